@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run install-service uninstall-service test coverage simulate schemathesis chaos failover operations soak systemd fuzz console lint check bench calibrate verify-plan format clean
+.PHONY: help install run install-service uninstall-service test coverage simulate schemathesis chaos archive-kills day failover operations soak systemd fuzz console lint check bench calibrate verify-plan format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -80,6 +80,17 @@ MINUTES ?= 3
 SEED ?= 1
 chaos: $(STAMP) ## Kill and freeze everything at random under load, for MINUTES
 	MINUTES=$(MINUTES) SEED=$(SEED) exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos
+
+# How many processes of each kind are killed.
+KILLS ?= 50
+archive-kills: $(STAMP) ## Kill and freeze archivers and matchers, KILLS times each, under load: each row is stored once
+	KILLS=$(KILLS) SEED=$(SEED) exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos/test_archivers.py tests/chaos/test_matchers.py
+
+# Messages of the day, and seconds for an hour of it.
+MESSAGES ?= 3000
+HOUR_S ?= 2
+day: $(STAMP) ## The traffic of a day in minutes; reports, lists, exports, balance and books agree to the unit
+	MESSAGES=$(MESSAGES) HOUR_S=$(HOUR_S) SEED=$(SEED) exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos/test_day.py
 
 # Cases for each target instead of MINUTES for all; one target of them, or several with commas between.
 CASES ?=

@@ -205,7 +205,7 @@ class Version:
         self._quiet()
         begun = self._reading()
         for block in blocks:
-            _insert(self.clickhouse_url, block)
+            insert(self.clickhouse_url, block)
         took_s = time.monotonic() - begun[0]
         self._quiet()
         put = size // 2 * 2 * len(blocks)
@@ -284,7 +284,7 @@ class Version:
         return (time.monotonic(), *map(_cpu_s, pids))  # type: ignore[return-value]
 
 
-def _insert(url: str, block: bytes) -> None:
+def insert(url: str, block: bytes) -> None:
     """Put one block into ClickHouse."""
     parts = urlsplit(url)
     names = ", ".join(f"`{name}`" for name in COLUMNS)
@@ -316,7 +316,7 @@ def _version(root: Path, place: Path) -> Iterator[Version]:
         stack.callback(server.stop, 10)
         process = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, _PROCESS, server.url, str(_SHARDS), str(place)],
+                [sys.executable, "-P", _PROCESS, server.url, str(_SHARDS), str(place)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -37,8 +37,8 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: float
 
 
-class MessageView(msgspec.Struct, frozen=True, kw_only=True):
-    """A message with its history: the body of `GET /v1/messages/{id}`."""
+class MessageSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A message without its events, as it stands in a list."""
 
     id: str
     status: Status
@@ -61,6 +61,11 @@ class MessageView(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     # Whether an attempt ended without an answer: the recipient may have got the message, or got it twice.
     outcome_unknown: bool
+
+
+class MessageView(MessageSummary, frozen=True, kw_only=True):
+    """A message with its history: the body of `GET /v1/messages/{id}`."""
+
     events: list[EventView]
     # False: ClickHouse gives no answer, or the archiver is so far behind that the newest events could not be
     # looked up, so that the message may be further than `status` and `charge` say.

@@ -23,11 +23,10 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from engine import ids
-from engine.activity.history import MessageView, describe, rfc3339
+from engine.activity.history import MessageSummary, MessageView, describe, rfc3339
 from engine.activity.ports import ArchivedMessages, ArchiveProgress
 from engine.activity.records import MessageFilter, MessageKey
-from engine.lifecycle import EVENTS, Charge, MessageEvent, Status
-from engine.records import Encoding, Queue
+from engine.lifecycle import EVENTS, MessageEvent, Status
 from engine.shards import shard_of
 
 # Messages that are looked at for one page at most, and in one query.
@@ -36,27 +35,6 @@ _LOOKED_MAX, _LOOKED = 2_000, 500
 _TURN = 50
 # How far Redis' clock may be ahead of the one that accepted a message, microseconds.
 _CLOCK_SLACK_US = 2_000_000
-
-
-class MessageSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A message in a list: a `MessageView` without its events."""
-
-    id: str
-    status: Status
-    charge: Charge
-    queue: Queue
-    to: str
-    sender: str = msgspec.field(name="from")
-    encoding: Encoding
-    segments: int
-    price: int
-    units: int
-    reference: str
-    accepted_at: str
-    expires_at: str | None
-    provider: str
-    attempts: int
-    outcome_unknown: bool
 
 
 class MessagePage(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,16 +1,13 @@
 """Inbound messages: where providers push them, where organisations list them, and whose they are.
 
-A provider has the address `/v1/providers/{name}/inbound/{token}`, with the token of its receipts. It is
-answered once what it sent is in Redis; when it gets another answer, or none, it sends again, as often as it
-likes.
+A provider has the address `/v1/providers/{name}/inbound/{token}`, with the token of its receipts.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import re
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from aiohttp import hdrs, web
@@ -22,11 +19,10 @@ from engine.api.known_organisations import check_exists
 from engine.api.paging import asked, limit_asked
 from engine.api.parameters import LIMIT
 from engine.api.ports import AdminServices, CommonServices, Services
-from engine.api.problems import not_found
-from engine.api.recipient_ports import InboundPage, InboundReader
+from engine.api.pushes import answer_push, until_kept
+from engine.api.recipient_ports import InboundPage
 from engine.api.response import Response, answer_of
 from engine.changes import describe
-from engine.errors import Unavailable
 from engine.inbound.ports import InboundSink
 from engine.inbound.records import InboundMessage, InboundPart, InboundRoute, ShownMessage, shown
 from engine.inbound.whole import whole_message
@@ -120,32 +116,10 @@ class InboundPushes:
         Raises Refusal 404 for an unknown address, 400, 413 or 422 for a request that cannot be read, after
         what could be read of it is kept; Unavailable when it cannot be kept.
         """
-        reader = self._reader(request)
-        reply = Response(
-            reader.reply.status, reader.reply.body.encode(), content_type=reader.reply.content_type
+        keeping = partial(keep, self._sink)
+        return await answer_push(
+            request, self._readers, keeping, body_bytes_max=self._body_bytes_max, now_us=self._now_us
         )
-        if request.method == hdrs.METH_HEAD:
-            # Somebody checks whether the address exists.
-            return reply
-        body = await read_body(request, self._body_bytes_max)
-        # As it came. Octets that are no UTF-8 stand in it as lone surrogates, which cannot be encoded.
-        query = request.raw_path.partition("?")[2].encode(errors="replace").decode()
-        content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
-        parts, refusal = reader.read(request.method, query, content_type, body, self._now_us())
-        if parts:
-            await keep(self._sink, parts)
-        if refusal is not None:
-            raise refusal
-        return reply
-
-    def _reader(self, request: web.Request) -> InboundReader:
-        """An unknown provider and a wrong token look alike."""
-        reader = self._readers.get(request.match_info["name"])
-        token = request.match_info["token"].encode(errors="replace")
-        wanted = reader.token.encode() if reader is not None else b""
-        if not hmac.compare_digest(token, wanted) or reader is None or not wanted:
-            raise not_found("There is nothing at this path.")
-        return reader
 
 
 class OwnInbound:
@@ -268,16 +242,7 @@ class InboundCalls:
 
 async def keep(sink: InboundSink, parts: Sequence[tuple[InboundPart, bytes, int]]) -> None:
     """Put messages into Redis. Raises Unavailable when that was not possible."""
-    kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-    def stored(done: bool) -> None:
-        # The exchange may have ended at its deadline.
-        if not kept.done():
-            kept.set_result(done)
-
-    sink.put(parts, stored)
-    if not await kept:
-        raise Unavailable("The messages cannot be kept now; send them again.")
+    await until_kept(partial(sink.put, parts), "messages")
 
 
 async def _page_of(

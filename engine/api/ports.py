@@ -12,8 +12,8 @@ import msgspec
 from engine.api.client_address import NO_PROXIES, TrustedProxies
 from engine.api.key_ports import AdminKeyBook, ApiKeyBook, Changes
 from engine.api.message_ports import Batches, Cancels, Lists
-from engine.api.receipt_ports import ReceiptReader
-from engine.api.recipient_ports import InboundReader, RecipientServices
+from engine.api.push_ports import InboundReader, ReceiptReader
+from engine.api.recipient_ports import RecipientServices
 from engine.api.report_ports import ReportServices
 from engine.api.request_counts import RequestCounts
 from engine.api.webhook_ports import WebhookServices

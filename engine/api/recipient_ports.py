@@ -6,11 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine.api.receipt_ports import ReceiptReply
-from engine.errors import Refusal
 from engine.inbound.auto_replies import AutoReply
 from engine.inbound.ports import InboundSink
-from engine.inbound.records import InboundMessage, InboundPart, InboundRoute
+from engine.inbound.records import InboundMessage, InboundRoute
 from engine.inbound.words import WordList
 from engine.intake.records import DestinationSheet, OptOut, OptOutSource, SenderKind, SenderRules
 
@@ -78,25 +76,6 @@ class AutoReplyBook(Protocol):
 
     async def remove(self, organisation_id: int, action: str, number: str, language: str) -> None:
         """Remove a reply, if there is one. Raises Refusal 422."""
-
-
-class InboundReader(Protocol):
-    """How to read the messages that a provider pushes, and what to answer."""
-
-    @property
-    def token(self) -> str:
-        """The secret word that must stand in the path."""
-
-    @property
-    def read(
-        self,
-    ) -> Callable[[str, str, str, bytes, int], tuple[list[tuple[InboundPart, bytes, int]], Refusal | None]]:
-        """The function (method, query of the URL as it came, content type, body, now_us) → messages, each
-        with what it is known again by and for how long, seconds; and why the request is refused, if it is."""
-
-    @property
-    def reply(self) -> ReceiptReply:
-        """What the provider is answered once its messages are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from engine.api.recipient_ports import InboundReader
+from engine.api.push_ports import InboundReader
 from engine.inbound.records import InboundMessage
 from engine.organisations import NewOrganisation
 from engine.providers import inbound_readers

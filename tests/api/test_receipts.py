@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from engine.api.ports import ReceiptReader
+from engine.api.push_ports import ReceiptReader
 from engine.providers import receipt_readers
 from engine.providers.settings import HttpSettings
 from engine.receipts.records import Receipt

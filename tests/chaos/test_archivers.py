@@ -15,7 +15,7 @@ from tests.activity.world import QUICK, World, new_world
 from tests.forked import Process
 
 SEED = int(os.environ.get("SEED", "1"))
-KILLS = 50
+KILLS = int(os.environ.get("KILLS", "50"))
 
 
 async def test_each_row_is_there_once_after_fifty_kills(redis_url: str, tmp_path: Path) -> None:
@@ -30,11 +30,12 @@ async def test_each_row_is_there_once_after_fifty_kills(redis_url: str, tmp_path
                     await _one_of_two_ends(world, f"{kill}", rng)
                     if kill % 10 == 9:
                         os.kill(server.pid, signal.SIGKILL)
-                        server.restart()
+                        server.restart(120)
                 stopping.set()
             await drain(world, deadline_s=300.0)
             await world.assert_each_row_once()
             assert world.put_rows > 100 * KILLS
+            print(f"\n{world.put_rows} rows, {KILLS} pairs of archivers killed")  # noqa: T201
     finally:
         server.stop(10)
 
@@ -47,15 +48,17 @@ async def _load(world: World, rng: random.Random, stopping: asyncio.Event) -> No
 
 
 async def _one_of_two_ends(world: World, name: str, rng: random.Random) -> None:
-    """Two archivers; the one that is active is killed, or frozen until the other has taken over."""
+    """Two archivers that share the shards, while each has its part or not yet; the first is killed, or
+    frozen, and then the second, with a part of the shards or with all."""
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(process(world, f"{name}-a", "none"))
         await first.says("active")
         second = await stack.enter_async_context(process(world, f"{name}-b", "none"))
+        await second.says("active")
         await asyncio.sleep(rng.uniform(0.0, 0.5))
         frozen = rng.random() < 0.3
         first.signal(signal.SIGSTOP if frozen else signal.SIGKILL)
-        await second.says("active")
+        await asyncio.sleep(rng.uniform(0.0, 2 * QUICK.lease_s))
         if frozen:
             first.signal(signal.SIGCONT)
             await asyncio.sleep(rng.uniform(0.0, QUICK.lease_s))

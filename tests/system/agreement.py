@@ -8,6 +8,7 @@ import json
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.system.client import Caller, eventually
@@ -29,8 +30,9 @@ OPTED_OUT, NO_NUMBER = "+4915112345679", "+49"
 class Kinds:
     """An organisation, and messages of every kind that it sends."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, top_up: int = TOP_UP) -> None:
         self.engine = engine
+        self.top_up = top_up
         self.admin = Caller(engine.admin_url, engine.admin_key)
         made = self.admin.call("POST", "/v1/admin/organisations", {"name": "reported"})[1]
         self.id: int = made["id"]
@@ -38,8 +40,8 @@ class Kinds:
         self.messages: list[dict[str, Any]] = []
         self.refused = Counter[str]()
         self._ids: list[str] = []
-        top_up = {"units": TOP_UP, "reference": "r1"}
-        assert self.admin.call("POST", f"/v1/admin/organisations/{self.id}/top-ups", top_up)[0] == 201
+        paid = {"units": top_up, "reference": "r1"}
+        assert self.admin.call("POST", f"/v1/admin/organisations/{self.id}/top-ups", paid)[0] == 201
         assert self.own.call("POST", "/v1/opt-outs", {"numbers": [OPTED_OUT]})[0] == 200
         # None of them is ever accepted; which is refused first says whether the opt-out is in force.
         both = {"messages": [{"to": to, "text": "no"} for to in (OPTED_OUT, NO_NUMBER)], "atomic": True}
@@ -55,14 +57,18 @@ class Kinds:
             }
             for n in range(count)
         ]  # fmt: skip
-        wanted += [{"to": OPTED_OUT, "text": "no"}, {"to": NO_NUMBER, "text": "no"}]
+        ids = self.submit([*wanted, {"to": OPTED_OUT, "text": "no"}, {"to": NO_NUMBER, "text": "no"}])
+        assert len(ids) == count, self.refused
+        return ids
+
+    def submit(self, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Submit a batch; the ids of those that are accepted."""
         status, answer = self.own.call("POST", "/v1/messages/batch", {"messages": wanted})
         assert status == 202, answer
         ids = [result["id"] for result in answer["results"] if "id" in result]
         self.refused.update(
             str(result["error"]["code"]) for result in answer["results"] if "id" not in result
         )
-        assert len(ids) == count, self.refused
         self._ids += ids
         return ids
 
@@ -70,10 +76,10 @@ class Kinds:
         """Cancel one that is scheduled."""
         assert self.own.call("POST", f"/v1/messages/{message_id}/cancel")[0] == 200
 
-    def wait(self, ended: Any) -> None:
+    def wait(self, ended: Any, within_s: float = 120) -> None:
         """Wait until `ended` is true of the history of each message."""
         left, found = set(self._ids), dict[str, Any]()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + within_s
         while left:
             assert time.monotonic() < deadline, [(found[i]["status"], found[i]["provider"]) for i in left]
             for message_id in sorted(left):
@@ -123,8 +129,12 @@ class Kinds:
         assert sum(charges.values()) == whole["units"]
         for group in ("country", "queue", "reference"):
             assert sum(row["units"] for row in self.report(group)) == whole["units"]
-        places = {number: country for country, number in PLACES.items()}
-        countries = Counter(places[m["to"]] for m in self.messages)
+        for group in ("minute", "hour", "day"):
+            rows = self.report(group)
+            told_of = [sum(row[name] for row in rows) for name in ("messages", "segments", "units")]
+            assert told_of == [whole["messages"], whole["segments"], whole["units"]], group
+        places = {number[:-4]: country for country, number in PLACES.items()}
+        countries = Counter(places[m["to"][:-4]] for m in self.messages)
         assert {r["country"]: r["messages"] for r in self.report("country")} == countries
         providers = Counter(m["provider"] for m in self.messages if m["status"] in ("sent", "delivered"))
         told = {r["provider"]: r["sent"] + r["delivered"] for r in self.report("provider")}
@@ -132,7 +142,7 @@ class Kinds:
 
         def booked() -> bool:
             balance = self.own.call("GET", "/v1/balance")[1]
-            return bool(balance["posted"] == TOP_UP - charges["captured"])
+            return bool(balance["posted"] == self.top_up - charges["captured"])
 
         eventually(booked)
         self._agree_with_exports()
