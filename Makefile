@@ -141,13 +141,14 @@ lint: $(STAMP) ## Check format, style and types, and that nothing is written tha
 
 check: lint test ## Lint and test, as the CI does
 
-# SAVE=NAME keeps the figures as a baseline, COMPARE=1 shows them beside the last one, or COMPARE=0001 beside that one.
+# SAVE=NAME keeps the figures as a baseline, COMPARE=1 says what is slower than the last one, COMPARE=NAME than that one.
 SAVE ?=
 COMPARE ?=
 bench: $(STAMP) ## Measure the parts, with COMPARE=1 beside the stored baseline; what else there is: .venv/bin/python -m benchmarks
-	exec $(BIN)/python -m pytest -o python_files='bench_*.py' -s benchmarks/micro \
-	    --benchmark-storage=file://benchmarks/results/baselines $(if $(SAVE),--benchmark-save=$(SAVE)) \
-	    $(if $(COMPARE),--benchmark-compare$(if $(filter-out 1,$(COMPARE)),=$(COMPARE))) $(ARGS)
+	$(BIN)/python -m pytest -o python_files='bench_*.py' -s benchmarks/micro \
+	    --benchmark-json=benchmarks/results/bench.json \
+	    --benchmark-storage=file://benchmarks/results/baselines $(if $(SAVE),--benchmark-save=$(SAVE)) $(ARGS)
+	$(if $(COMPARE),exec $(BIN)/python -m benchmarks.compare $(filter-out 1,$(COMPARE)))
 
 calibrate: $(STAMP) ## Measure what the engine costs on this machine, for smsengine plan, in under two minutes
 	exec $(BIN)/python -m benchmarks.calibrate

@@ -55,7 +55,8 @@ def main() -> None:
         if one.takes:
             print(f"  {one.command}\n      {one.answers} Takes {one.takes}.")
     print(
-        "\nThe parts: make bench, or make bench ARGS='-k NAME'; against a stored baseline with COMPARE=1:\n"
+        "\nThe parts: make bench, or make bench ARGS='-k NAME'; with COMPARE=1 it says what is slower than\n"
+        "the stored baseline, and python -m benchmarks.compare says it once more:\n"
     )
     for one in found:
         if not one.takes:

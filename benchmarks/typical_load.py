@@ -14,7 +14,6 @@ little too small. That is decided before anything is measured, and by the model 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
@@ -52,16 +51,6 @@ class TypicalLoad(NamedTuple):
             )
             found = {queue: found[queue] + latencies for queue, latencies in one.items()} if found else one
         return found
-
-
-def with_deaths(plan: Plan, deaths: Sequence[Death], seconds: float) -> Plan:
-    """The plan with what is predicted for many loads of `seconds` in each of which these workers die."""
-    found: dict[Queue, Latencies] = {}
-    for seed in range(1, _LOADS + 1):
-        arrivals = Arrivals(plan.system, plan.system.queues, (1, 10**9), seed, seconds)
-        one = simulate(plan.system, plan.shapes, arrivals, seed, deaths=deaths)
-        found = {queue: found[queue] + latencies for queue, latencies in one.items()} if found else one
-    return replace(plan, queues=[replace(q, latencies=found[q.queue]) for q in plan.queues])
 
 
 def typical_load(

@@ -44,10 +44,11 @@ from benchmarks.shaped import (
     quantile_name,
     warm,
 )
-from benchmarks.typical_load import PARTS, TypicalLoad, typical_load, with_deaths
+from benchmarks.typical_load import PARTS, TypicalLoad, typical_load
 from benchmarks.verify_records import Measured
 from benchmarks.verify_report import noted_here, write_reports
 from engine.capacity import response_times, targets
+from engine.capacity.consequences import with_deaths
 from engine.capacity.costs import CALIBRATION, Costs
 from engine.capacity.plan import Bounds, Plan, Planner
 from engine.capacity.simulation import Death, Shape, System
@@ -58,8 +59,8 @@ from supervisor.simulator.behaviour import Behaviour
 
 _UNITS = 100_000_000
 _TOLERANCE = 0.15
-# So often the load is simulated in which workers die.
-_DRAWS = 20
+# So many loads are simulated in which workers die, and the one that is sent so often.
+_LOADS, _DRAWS = 100, 20
 
 
 def verify(scenario: Scenario, costs: Costs, seconds: float, *, notch: bool) -> list[Measured]:
@@ -88,7 +89,7 @@ def verify(scenario: Scenario, costs: Costs, seconds: float, *, notch: bool) -> 
     behaviour = behaviour_of(times, scenario.failures)
     smaller = planner.evaluate(_smaller(plan), thorough=True)
     if deaths:
-        plan, smaller = (with_deaths(one, deaths, seconds) for one in (plan, smaller))
+        plan, smaller = (with_deaths(one, deaths, seconds, _LOADS) for one in (plan, smaller))
     load = typical_load(plan, smaller, behaviour, seconds, deaths=deaths)
     found = _run(scenario, plan, behaviour, load, planned=True)
     if notch and not plan.reason and not scenario.lost and not deaths:
@@ -168,7 +169,7 @@ def _recovering(plan: Plan, typical: TypicalLoad, recovery: Recovery) -> Plan:
     measured."""
     costs = msgspec.structs.replace(plan.system.costs, **recovery._asdict())
     plan = replace(plan, system=replace(plan.system, costs=costs))
-    return with_deaths(plan, typical.deaths, typical.arrivals.seconds)
+    return with_deaths(plan, typical.deaths, typical.arrivals.seconds, _LOADS)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from engine import text_file
+from engine.capacity.costs import CALIBRATION
 from engine.errors import ConfigError
 from engine.text_file import NotUtf8
 from supervisor.embedded import filelock
@@ -169,7 +170,8 @@ class DataDir:
             with self._writing():
                 names = {p.name for p in self.path.iterdir()}
             # When it has a format by now, another process has just made it; `_take_lock` finds that out.
-            if names - {"lost+found", "lock", "format.new"} and "format" not in names:
+            # `make calibrate` may come before the first start.
+            if names - {"lost+found", "lock", "format.new", CALIBRATION} and "format" not in names:
                 raise ConfigError(
                     f"{self.path} is not empty and no data directory of smsengine; "
                     "name another with --data-dir."

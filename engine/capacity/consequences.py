@@ -16,7 +16,7 @@ from engine.capacity import bottlenecks, durations, response_times
 from engine.capacity.costs import Costs
 from engine.capacity.plan import Bounds, Plan, Planner, QueuePlan
 from engine.capacity.queueing import drain_s
-from engine.capacity.simulation import Latencies, System
+from engine.capacity.simulation import Arrivals, Death, Latencies, System, simulate
 from engine.capacity.targets import Target
 from engine.records import Queue
 
@@ -25,8 +25,11 @@ OUTAGE_S = 60.0
 # Of the cores of a node, so much is planned for.
 _NODE_UTILISATION = 0.8
 _CHANGE = 0.2
+# A worker is killed in the middle of so much time, seconds, and so many of these are taken together.
+_DEATH_S, _DEATHS = 30.0, 40
 WHAT_IF_ALLOWED = (
-    "'arrivals x2', 'provider p50=2s' (or any distribution), 'throughput 500', or 'processes -1'"
+    "'arrivals x2', 'provider p50=2s' (or any distribution), 'throughput 500', 'processes -1', "
+    "or 'worker killed'"
 )
 
 
@@ -79,6 +82,17 @@ def without_a_process(plan: Plan, targets: Sequence[Target], bounds: Bounds) -> 
     return found
 
 
+def with_deaths(plan: Plan, deaths: Sequence[Death], seconds: float, loads: int = _DEATHS) -> Plan:
+    """The plan with what is predicted for many loads of `seconds`, in each of which these workers are killed,
+    replaced, and what they had in hand is sent again."""
+    found: dict[Queue, Latencies] = {}
+    for seed in range(1, loads + 1):
+        arrivals = Arrivals(plan.system, plan.system.queues, (1, 10**9), seed, seconds)
+        one = simulate(plan.system, plan.shapes, arrivals, seed, deaths=deaths)
+        found = {queue: found[queue] + latencies for queue, latencies in one.items()} if found else one
+    return replace(plan, queues=[replace(q, latencies=found[q.queue]) for q in plan.queues])
+
+
 def drained_after_s(plan: Plan, queue: Queue) -> float:
     """How long after an outage of OUTAGE_S at the peak the backlog of `queue` is gone, seconds."""
     rate = plan.system.rate(queue)
@@ -128,6 +142,9 @@ def what_if(plan: Plan, targets: Sequence[Target], bounds: Bounds, question: str
             raise ValueError(
                 f"{question.strip()!r}: {alone[0]} has one process alone, and nothing is sent without"
             )
+    elif (subject, rest) == ("worker", "killed"):
+        deaths = [Death(at_s=_DEATH_S / 2, queue=queue) for queue in shapes]
+        return Variation(name=question.strip(), plan=with_deaths(plan, deaths, _DEATH_S))
     elif subject == "provider":
         system = replace(system, answers=_answers(system, rest.split()[-1] if rest else ""))
     else:

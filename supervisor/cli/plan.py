@@ -97,7 +97,8 @@ _WhatIf = Annotated[
     list[str] | None,
     typer.Option(
         metavar="QUESTION",
-        help="Ask of the plan: 'provider p50=2s', 'arrivals x2', 'throughput 500', 'processes -1'.",
+        help="Ask of the plan: 'provider p50=2s', 'arrivals x2', 'throughput 500', 'processes -1', "
+        "'worker killed'.",
         rich_help_panel=_OUTPUT,
     ),
 ]

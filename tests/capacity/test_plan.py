@@ -143,7 +143,7 @@ def test_consequences_of_the_plan():
 @pytest.mark.parametrize(
     ("question", "met"),
     [("arrivals x3", False), ("provider p50=20ms", True), ("provider a constant(2s)", False),
-     ("throughput 1000", True), ("throughput 50", False)],
+     ("throughput 1000", True), ("throughput 50", False), ("worker killed", True)],
 )  # fmt: skip
 def test_what_if_answers_with_the_same_shapes(question: str, met: bool):
     made = system("constant(100ms)", Peak("a", "express", 100.0))
@@ -152,6 +152,18 @@ def test_what_if_answers_with_the_same_shapes(question: str, met: bool):
     seen = consequences.what_if(found, wanted, BOUNDS, question)
     assert seen.meets() is met
     assert seen.plan.shapes == found.shapes
+
+
+def test_a_worker_that_is_killed_makes_few_messages_late():
+    made = system("constant(100ms)", Peak("a", "express", 100.0))
+    found = Planner(made, [], BOUNDS).evaluate({"express": Shape(processes=1, concurrency=50)})
+    calm, killed = (
+        plan.queues[0].latencies
+        for plan in (found, consequences.what_if(found, [], BOUNDS, "worker killed").plan)
+    )
+    assert killed.quantile_s(0.5) < 1.1 * calm.quantile_s(0.5)
+    # It is the only one: its ten sends are made again after the fence, and what arrives waits for the next.
+    assert killed.quantile_s(0.999) > calm.quantile_s(0.999) + made.costs.replaced_s / 2
 
 
 @pytest.mark.parametrize(
