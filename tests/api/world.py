@@ -255,13 +255,13 @@ class Api:
         """The bytes of one connection's answers to these bytes, until it closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             answer = await reader.read()
         writer.close()
         return answer
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait for a state that no event announces."""
     deadline = time.monotonic() + timeout_s
     while not holds():
@@ -411,7 +411,7 @@ async def serving(
     front = Edge(services, keys, connections_max) if (has_edge if edge is None else edge) else None
     server = Server(create_app(services, keys), listener, front)
     await server.start()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=90)) as session:
         try:
             yield Api(services, server, listener.getsockname()[1], session, api_key)
         finally:
