@@ -19,7 +19,7 @@ from engine.capacity.peaks import Peak
 from engine.capacity.response_times import ResponseTimes
 from engine.delivery.read_ahead import ahead_at, worth_reading
 from engine.delivery.supply import Supply
-from engine.delivery.sweeper import TAKE_OVER_S, TICK_S
+from engine.delivery.sweep_times import TAKE_OVER_S, TICK_S
 from engine.records import QUEUES, Queue
 from engine.routing.slot_clock import HORIZON_S
 from engine.routing.timing import timing
