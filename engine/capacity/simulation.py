@@ -198,13 +198,16 @@ def simulate(
         tuple((death.at_s, _place(death, chosen)) for death in deaths),
         (costs.replaced_s, costs.fenced_s, TAKE_OVER_S, TICK_S),
     )
-    found: dict[Queue, Latencies] = {}
-    for place, queue in enumerate(QUEUES):
-        if queue in shapes:
-            whole_s = max(end_s, 1e-9) * chosen[place].processes
-            slots_s = whole_s * chosen[place].concurrency
-            found[queue] = Latencies(bins[place], busy_s[place] / whole_s, held_s[place] / slots_s)
-    return found
+    return {
+        queue: _latencies(bins[place], chosen[place], end_s, busy_s[place], held_s[place])
+        for place, queue in enumerate(QUEUES)
+        if queue in shapes
+    }
+
+
+def _latencies(bins: Sequence[int], shape: Shape, end_s: float, busy_s: float, held_s: float) -> Latencies:
+    whole_s = max(end_s, 1e-9) * shape.processes
+    return Latencies(bins, busy_s / whole_s, held_s / (whole_s * shape.concurrency))
 
 
 def _place(death: Death, chosen: Sequence[Shape]) -> int:
