@@ -108,7 +108,6 @@ def _smaller(plan: Plan) -> dict[Queue, Shape]:
 def _run(
     scenario: Scenario, plan: Plan, behaviour: Behaviour, typical: TypicalLoad, *, planned: bool
 ) -> list[Measured]:
-    seconds = typical.arrivals.seconds
     toml = configuration(plan.shapes, scenario.throughput)
     with (
         tempfile.TemporaryDirectory(prefix="smsengine-verify-") as place,
@@ -131,7 +130,8 @@ def _run(
         settled(target, before + count - load.refused, timeout_s=120)
         archived(target)
         seen = {
-            q.queue: latencies_ms(Path(place), q.queue, since_us + int(seconds * 1e5)) for q in plan.queues
+            q.queue: latencies_ms(Path(place), q.queue, since_us + int(typical.arrivals.seconds * 1e5))
+            for q in plan.queues
         }
     return [
         Measured(

@@ -161,8 +161,7 @@ def simulate(
     deaths: Sequence[Death] = (),
 ) -> dict[Queue, Latencies]:
     """By queue in `shapes`, the latencies of all of `arrivals`. `given_s`: how long the provider takes for
-    each send, in the order of the sends of both queues, seconds; negative: it fails then, for a while.
-    `deaths`: of processes, of which the first is 0."""
+    each send, in the order of the sends of both queues, seconds; negative: it fails. `deaths`: of workers."""
     costs, none = system.costs, Shape(processes=0, concurrency=0)
     chosen = [shapes.get(queue, none) for queue in QUEUES]
     answers = [array("d", system.answers[queue].times_s) for queue in QUEUES]

@@ -54,3 +54,8 @@ def test_a_file_that_is_no_run_is_refused_in_a_sentence(tmp_path: Path):
     (tmp_path / "some.json").write_text("{}")
     with pytest.raises(ValueError, match=r"some.json is no run of make bench: .*machine_info"):
         read_run(tmp_path / "some.json")
+
+
+def test_the_baseline_in_the_repository_can_be_compared_with():
+    baseline = read_run(find_baseline(""))
+    assert len(compare(baseline, baseline)) == len(baseline.benchmarks) > 0
