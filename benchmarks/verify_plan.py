@@ -108,10 +108,9 @@ def _smaller(plan: Plan) -> dict[Queue, Shape]:
 def _run(
     scenario: Scenario, plan: Plan, behaviour: Behaviour, typical: TypicalLoad, *, planned: bool
 ) -> list[Measured]:
-    toml = configuration(plan.shapes, scenario.throughput)
     with (
         tempfile.TemporaryDirectory(prefix="smsengine-verify-") as place,
-        engine(toml, place=Path(place)) as target,
+        engine(configuration(plan.shapes, scenario.throughput), place=Path(place)) as target,
     ):
         behave(target, behaviour)
         keys = target.organisations(len(scenario.peaks), _UNITS)
