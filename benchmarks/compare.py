@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.results import RESULTS, Machine
+from benchmarks.results import RESULTS
 
 BASELINES = RESULTS / "baselines"
 LAST_RUN = RESULTS / "bench.json"
@@ -37,15 +37,24 @@ class _Benchmark(msgspec.Struct):
     stats: _Stats
 
 
-class _MachineInfo(msgspec.Struct):
-    facts: Machine
+class _Processor(msgspec.Struct, frozen=True):
+    brand_raw: str = "an unknown processor"
+
+
+class _Machine(msgspec.Struct):
     calibration_us: float
+    cpu: _Processor = _Processor()
+
+
+class _Commit(msgspec.Struct):
+    id: str = "unknown"
 
 
 class Run(msgspec.Struct):
     """One run of `make bench`, as pytest-benchmark has written it."""
 
-    machine_info: _MachineInfo
+    machine_info: _Machine
+    commit_info: _Commit
     benchmarks: list[_Benchmark]
     datetime: str
 
@@ -127,8 +136,8 @@ def main() -> None:
     except ValueError as e:
         sys.exit(str(e))
     compared = compare(now, baseline)
-    facts = baseline.machine_info.facts
-    print(f"baseline {file.stem}, {baseline.datetime[:10]}, {facts}, commit {facts.commit}")
+    processor, commit = baseline.machine_info.cpu.brand_raw, baseline.commit_info.id[:8]
+    print(f"baseline {file.stem}, {baseline.datetime[:10]}, {processor}, commit {commit}")
     speed = now.machine_info.calibration_us / baseline.machine_info.calibration_us
     print(f"a fixed piece of work takes {speed:.2f} times as long here and now")
     print(show(compared, given.noise))

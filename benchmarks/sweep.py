@@ -242,7 +242,20 @@ def write_report(name: str, swept: Sequence[Swept], folder: Path) -> None:
     ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.svg").write_text(svg(maps, rows, columns), encoding="utf-8")
-    lines = [
+    lines = _head(name, settings, rows, columns)
+    for found in swept:
+        ms = " | ".join(f"{found.measured_ms[quantile_name(part)]:.0f}" for part in PARTS)
+        lines.append(
+            f"| {found.processes} × {found.concurrency} | {ms} | {found.predicted_ms[quantile]:.0f} "
+            f"| {'met' if found.meets else 'missed'} | {found.throughput_per_s:,.0f} |"
+        )
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _head(name: str, settings: Settings, rows: Sequence[int], columns: Sequence[int]) -> list[str]:
+    """The lines of the report before its rows."""
+    quantile = quantile_name(targets.parse(settings.target).part)
+    return [
         f"# Sweep: {settings.queue}",
         "",
         f"{machine()}; the load and the provider on the same machine.",
@@ -259,13 +272,6 @@ def write_report(name: str, swept: Sequence[Swept], folder: Path) -> None:
         "| messages/s from a backlog |",
         "|---|---|---|---|---|---|---|",
     ]
-    for found in swept:
-        ms = " | ".join(f"{found.measured_ms[quantile_name(part)]:.0f}" for part in PARTS)
-        lines.append(
-            f"| {found.processes} × {found.concurrency} | {ms} | {found.predicted_ms[quantile]:.0f} "
-            f"| {'met' if found.meets else 'missed'} | {found.throughput_per_s:,.0f} |"
-        )
-    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _command(

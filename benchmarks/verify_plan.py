@@ -28,11 +28,11 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from benchmarks.deaths import Recovery, kill_worker, measure_recovery
+from benchmarks.deaths import kill_worker, measure_recovery
 from benchmarks.open_load import OpenLoad, segments_of
 from benchmarks.plan_scenarios import SCENARIOS, Scenario
 from benchmarks.results import note
-from benchmarks.running import engine, settled
+from benchmarks.running import Engine, engine, settled
 from benchmarks.shaped import (
     archived,
     behave,
@@ -108,36 +108,29 @@ def _smaller(plan: Plan) -> dict[Queue, Shape]:
 def _run(
     scenario: Scenario, plan: Plan, behaviour: Behaviour, typical: TypicalLoad, *, planned: bool
 ) -> list[Measured]:
-    seconds = typical.arrivals.seconds
-    toml = configuration(plan.shapes, scenario.throughput)
     with (
         tempfile.TemporaryDirectory(prefix="smsengine-verify-") as place,
-        engine(toml, place=Path(place)) as target,
+        engine(configuration(plan.shapes, scenario.throughput), place=Path(place)) as target,
     ):
         behave(target, behaviour)
         keys = target.organisations(len(scenario.peaks), _UNITS)
         load = OpenLoad(target.url, keys, [peak.queue for peak in scenario.peaks])
         warm(target, load, plan.system)
         if typical.deaths:
-            recovery = measure_recovery(target, Path(place, "log"), typical.deaths[0].queue)
-            print(f"  killed workers are replaced and fenced: {recovery}", flush=True)
-            plan = _recovering(plan, typical, recovery)
+            plan = _recovering(plan, typical, target, Path(place, "log"))
         predicted = typical.predict(plan, draws=_DRAWS)
         load.refused = 0
         # The provider draws its answers anew.
         behave(target, msgspec.structs.replace(behaviour, seed=typical.seed))
         since_us, before = time.time_ns() // 1000, target.simulator_stats()["received"]
-        timers = [
-            threading.Timer(death.at_s, kill_worker, (target, death.queue, death.process + 1))
-            for death in typical.deaths
-        ]
-        for timer in timers:
-            timer.start()
+        for death in typical.deaths:
+            threading.Timer(death.at_s, kill_worker, (target, death.queue, death.process + 1)).start()
         count = uvloop.run(load.run(typical.arrivals))
         settled(target, before + count - load.refused, timeout_s=120)
         archived(target)
         seen = {
-            q.queue: latencies_ms(Path(place), q.queue, since_us + int(seconds * 1e5)) for q in plan.queues
+            q.queue: latencies_ms(Path(place), q.queue, since_us + int(typical.arrivals.seconds * 1e5))
+            for q in plan.queues
         }
     return [
         Measured(
@@ -164,9 +157,11 @@ def _run(
     ]
 
 
-def _recovering(plan: Plan, typical: TypicalLoad, recovery: Recovery) -> Plan:
-    """The plan with what is predicted where a worker that is killed is replaced and fenced as fast as was
-    measured."""
+def _recovering(plan: Plan, typical: TypicalLoad, target: Engine, log: Path) -> Plan:
+    """The plan with what is predicted where a worker that is killed is replaced and fenced as fast as is
+    measured now. `log`: of the supervisor."""
+    recovery = measure_recovery(target, log, typical.deaths[0].queue)
+    print(f"  killed workers are replaced and fenced: {recovery}", flush=True)
     costs = msgspec.structs.replace(plan.system.costs, **recovery._asdict())
     plan = replace(plan, system=replace(plan.system, costs=costs))
     return with_deaths(plan, typical.deaths, typical.arrivals.seconds, _LOADS)

@@ -34,126 +34,20 @@ from libc.math cimport floor, log
 from libc.stdint cimport int64_t, uint64_t
 
 from engine.capacity._events cimport Event, draw, pop, push
+from engine.capacity._turns cimport (
+    ACCEPTED, ANSWER, BIRTH, DEATH, DONE, FAILED, FENCE, LOOK, NOTHING, RETRY, ROUND, SEND, SLOT, TO_SEND, WAITS,
+    add, answer, begin_round, enter, event, leave, slot, take_in_hand, uniform,
+)
 from engine.capacity._world cimport Process, Queue, World, allocate, release
 
-# Kinds of events: a round of a process ends, a message is answered, a slot of the provider comes near for a
-# queue, a message is to be tried again, the slot of a message of a process is there; a process is killed, is
-# replaced, is fenced, looks for what others left; and one that does not happen. Then the number of bins.
+# The number of bins.
 cdef enum:
-    ROUND = 0
-    ANSWER = 1
-    SLOT = 2
-    RETRY = 3
-    SEND = 4
-    DEATH = 5
-    BIRTH = 6
-    FENCE = 7
-    LOOK = 8
-    NOTHING = 9
     BIN_COUNT = 2600
-
-# States of a message: it waits, is to be sent, was sent and will be answered so, or is done.
-cdef enum:
-    WAITS = 0
-    TO_SEND = 1
-    ACCEPTED = 2
-    FAILED = 3
-    DONE = 4
 
 # Bounds of the bins of latencies grow by 1 % from a microsecond.
 cdef double FIRST_S = 1e-6
 cdef double PER_BIN = 1 / log(1.01)
 BINS = BIN_COUNT
-
-
-cdef inline int64_t event(int kind, int index) noexcept nogil:
-    return (<int64_t>index << 4) | kind
-
-
-cdef inline double uniform(World* w) noexcept nogil:
-    return draw(&w.random)
-
-
-cdef void enter(World* w, Queue* q, int message) noexcept nogil:
-    """A message waits for its organisation's turn."""
-    cdef int organisation = w.organisation[message]
-    w.next[message] = -1
-    if w.first[organisation] >= 0:
-        w.next[w.last[organisation]] = message
-    else:
-        w.first[organisation] = message
-        if q.ring < 0:
-            w.ring_next[organisation] = organisation
-        else:
-            w.ring_next[organisation] = w.ring_next[q.ring]
-            w.ring_next[q.ring] = organisation
-        q.ring = organisation
-    w.last[organisation] = message
-
-
-cdef int leave(World* w, Queue* q) noexcept nogil:
-    """The message whose turn it is; its organisation goes to the end of the ring, or out of it."""
-    cdef int organisation = w.ring_next[q.ring]
-    cdef int message = w.first[organisation]
-    w.first[organisation] = w.next[message]
-    if w.first[organisation] >= 0:
-        q.ring = organisation
-    elif q.ring == organisation:
-        q.ring = -1
-    else:
-        w.ring_next[q.ring] = w.ring_next[organisation]
-    return message
-
-
-cdef double slot(World* w, int queue, double now, double* again) noexcept nogil:
-    """When the next message of a queue may be sent; -1: not yet, ask at `again`."""
-    cdef double ahead, reach, at
-    cdef bint reserve
-    at = w.tail if w.tail > now else now
-    ahead = at - now
-    reach = w.horizon_s / 2
-    reserve = queue == 0 and w.share > 0 and w.kept <= now + w.horizon_s
-    if ahead > reach and not (reserve and ahead <= w.horizon_s):
-        if reserve:
-            reach = w.horizon_s
-        # A little later than that, so that rounding does not make it ask twice.
-        again[0] = now + ahead - reach + 1e-7
-        return -1
-    if ahead > reach:
-        w.kept = (w.kept if w.kept > now else now) + w.segments * w.slot_s / w.share
-    w.tail = at + w.segments * w.slot_s
-    return at
-
-
-cdef void add(World* w, Process* process, int message) noexcept nogil:
-    w.next[message] = -1
-    if process.count == 0:
-        process.first = message
-    else:
-        w.next[process.last] = message
-    process.last = message
-    process.count += 1
-
-
-cdef void take_in_hand(World* w, Process* process, int message) noexcept nogil:
-    w.next[message] = -1
-    if process.hand == 0:
-        process.hand_first = message
-    else:
-        w.next[process.hand_last] = message
-    process.hand_last = message
-    process.hand += 1
-
-
-cdef void begin_round(World* w, int index, double now) noexcept nogil:
-    cdef Process* process = &w.processes[index]
-    cdef Queue* q = &w.of_queue[process.queue]
-    cdef double lasts = q.round_s + q.event_s * process.count
-    process.now_first = process.first
-    process.count = 0
-    process.running = True
-    q.busy_s += lasts
-    push(&w.heap, now + lasts, event(ROUND, index))
 
 
 cdef inline bint reads(World* w, Process* process, Queue* q) noexcept nogil:
@@ -258,19 +152,6 @@ cdef void answered(World* w, int message, double now) noexcept nogil:
         if latency > FIRST_S:
             bin = <Py_ssize_t>(log(latency / FIRST_S) * PER_BIN) + 1
         w.bins[process.queue][bin if bin < BIN_COUNT else BIN_COUNT - 1] += 1
-
-
-cdef inline double answer(World* w, int queue, int message) noexcept nogil:
-    """How long the provider takes for a send, and whether it fails."""
-    cdef double lasts
-    if w.given_size:
-        lasts = w.given[w.sent % w.given_size]
-        w.sent += 1
-        w.state[message] = FAILED if lasts < 0 else ACCEPTED
-        return -lasts if lasts < 0 else lasts
-    lasts = w.answers[queue][<Py_ssize_t>(uniform(w) * w.answers_size[queue])]
-    w.state[message] = FAILED if w.failed > 0 and uniform(w) < w.failed else ACCEPTED
-    return lasts
 
 
 cdef void end_round(World* w, int index, double now) noexcept nogil:
@@ -483,13 +364,11 @@ def simulate(
     w.random, w.failed, w.segments, w.counted_from = seed * 2 + 1, failed, segments, counted_from
     w.slot_s, w.share, w.horizon_s, w.tail, w.kept = slot_s, share, horizon_s, 0, 0
     w.queues, w.inner, w.inner_size = &queues[0], &inner[0], inner.shape[0]
-    w.answers[0], w.answers[1] = &express_answers[0], &normal_answers[0]
+    w.answers[0], w.answers[1], w.sent = &express_answers[0], &normal_answers[0], 0
     w.answers_size[0], w.answers_size[1] = express_answers.shape[0], normal_answers.shape[0]
-    w.given_size, w.sent = given.shape[0], 0
-    w.given = &given[0] if w.given_size else NULL
+    w.given_size, w.given = given.shape[0], &given[0] if given.shape[0] else NULL
     w.bins[0], w.bins[1] = &express_bins[0], &normal_bins[0]
-    w.messages = <int>total
-    w.replaced_s, w.fenced_s, w.look_s, w.again_s = recovery_s
+    w.messages, (w.replaced_s, w.fenced_s, w.look_s, w.again_s) = <int>total, recovery_s
     try:
         if not allocate(&w, total, queues.shape[0], processes[0] + processes[1]):
             raise MemoryError

@@ -19,7 +19,7 @@ from engine.capacity.peaks import Peak
 from engine.capacity.response_times import ResponseTimes
 from engine.delivery.read_ahead import ahead_at, worth_reading
 from engine.delivery.supply import Supply
-from engine.delivery.sweeper import TAKE_OVER_S, TICK_S
+from engine.delivery.sweep_times import TAKE_OVER_S, TICK_S
 from engine.records import QUEUES, Queue
 from engine.routing.slot_clock import HORIZON_S
 from engine.routing.timing import timing
@@ -161,8 +161,7 @@ def simulate(
     deaths: Sequence[Death] = (),
 ) -> dict[Queue, Latencies]:
     """By queue in `shapes`, the latencies of all of `arrivals`. `given_s`: how long the provider takes for
-    each send, in the order of the sends of both queues, seconds; negative: it fails then, for a while.
-    `deaths`: of processes, of which the first is 0."""
+    each send, in the order of the sends of both queues, seconds; negative: it fails. `deaths`: of workers."""
     costs, none = system.costs, Shape(processes=0, concurrency=0)
     chosen = [shapes.get(queue, none) for queue in QUEUES]
     answers = [array("d", system.answers[queue].times_s) for queue in QUEUES]
@@ -198,13 +197,16 @@ def simulate(
         tuple((death.at_s, _place(death, chosen)) for death in deaths),
         (costs.replaced_s, costs.fenced_s, TAKE_OVER_S, TICK_S),
     )
-    found: dict[Queue, Latencies] = {}
-    for place, queue in enumerate(QUEUES):
-        if queue in shapes:
-            whole_s = max(end_s, 1e-9) * chosen[place].processes
-            slots_s = whole_s * chosen[place].concurrency
-            found[queue] = Latencies(bins[place], busy_s[place] / whole_s, held_s[place] / slots_s)
-    return found
+    return {
+        queue: _latencies(bins[place], chosen[place], end_s, busy_s[place], held_s[place])
+        for place, queue in enumerate(QUEUES)
+        if queue in shapes
+    }
+
+
+def _latencies(bins: Sequence[int], shape: Shape, end_s: float, busy_s: float, held_s: float) -> Latencies:
+    whole_s = max(end_s, 1e-9) * shape.processes
+    return Latencies(bins, busy_s / whole_s, held_s / (whole_s * shape.concurrency))
 
 
 def _place(death: Death, chosen: Sequence[Shape]) -> int:

@@ -32,18 +32,17 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.backoff import Backoff
 from engine.delivery.ports import QueueReader
+from engine.delivery.sweep_times import TAKE_OVER_S, TICK_S
 from engine.errors import Unavailable
 from engine.records import Entry, Settlement
 from engine.waits import happens, until_tick_s
 
-# Pause between looks at the due sets, seconds: a retry or a scheduled message is late by this at most.
-# The same of a worker at rest, and how long after its last entry it comes to rest.
-TICK_S = 0.1
+# Pause between looks at the due sets of a worker at rest, seconds, and how long after its last entry it comes
+# to rest.
 _REST_S = 0.5
 _STIRRED_S = 1.0
-# How often the worker beats, and how often it looks for entries to take over, seconds.
+# How often the worker beats, seconds.
 _BEAT_S = 1.0
-TAKE_OVER_S = 1.0
 # How often the sweeper looks at messages that nobody has been given, seconds, and how many at a time.
 _LOOK_S = 1.0
 _LOOK_MAX = 2000
