@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from array import array
 from random import Random
@@ -155,6 +156,7 @@ def test_what_a_killed_worker_had_in_hand_is_sent_again_once_another_has_looked(
 
 def test_a_queue_with_one_worker_stands_still_until_that_is_replaced():
     made = system("constant(10ms)", [Peak("a", "normal", 100.0)])
+    made = dataclasses.replace(made, costs=msgspec.structs.replace(made.costs, replaced_s=0.4, fenced_s=0.6))
     arrivals = Arrivals(made, made.queues, (1, 10**9), 7, seconds=30.0)
     death = Death(at_s=15.0, queue="normal")
     seen = simulate(made, {"normal": Shape(processes=1, concurrency=60)}, arrivals, deaths=[death])["normal"]
