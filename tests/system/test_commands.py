@@ -19,7 +19,7 @@ from tests.system.conftest import COMMAND, ROOT, Engine, answer, environment, sm
 
 def received(engine: Engine) -> int:
     """Distinct messages that the simulated provider has taken."""
-    with urllib.request.urlopen(f"{engine.simulator_url}/stats", timeout=10) as reply:
+    with urllib.request.urlopen(f"{engine.simulator_url}/stats", timeout=60) as reply:
         return int(json.load(reply)["distinct"])
 
 
