@@ -100,7 +100,7 @@ async def books_url(postgres_url: str, empty_books: str) -> AsyncIterator[str]:
 @pytest.fixture
 async def streams_url(redis_url: str) -> AsyncIterator[str]:
     """Redis, emptied, with the engine's functions."""
-    link = RedisLink(redis_url, timeout_s=5, name="test")
+    link = RedisLink(redis_url, timeout_s=60, name="test")
     await link.start()
     await link.call("FLUSHALL")
     await load_functions(link)
@@ -111,7 +111,7 @@ async def streams_url(redis_url: str) -> AsyncIterator[str]:
 @asynccontextmanager
 async def own_database(redis_url: str, number: int) -> AsyncIterator[RedisLink]:
     """A logical database of the server to oneself, empty, with the functions."""
-    link = RedisLink(redis_url.rpartition("/")[0] + f"/{number}", timeout_s=10, name=f"database {number}")
+    link = RedisLink(redis_url.rpartition("/")[0] + f"/{number}", timeout_s=60, name=f"database {number}")
     await link.start()
     await load_functions(link)
     await link.call("FLUSHDB")

@@ -54,7 +54,7 @@ class Process:
 
     async def says(self, line: str) -> None:
         """Until it has said this line."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await self._lines.readline()).decode().strip() != line:
                 assert not self._lines.at_eof(), "it ended"
 
@@ -68,7 +68,7 @@ class Process:
 
     async def ended(self) -> int:
         """Its exit code, once it has ended; less than 0 when a signal ended it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.get_running_loop().run_in_executor(None, self._process.join, 30)
         assert self._process.exitcode is not None
         return self._process.exitcode

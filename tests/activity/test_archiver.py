@@ -44,12 +44,12 @@ async def running(archiver: Archiver) -> AsyncIterator[asyncio.Event]:
         yield draining
     finally:
         draining.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await work
 
 
 async def drain(
-    world: World, owner: str = "last", limits: Limits = QUICK, deadline_s: float = 20.0
+    world: World, owner: str = "last", limits: Limits = QUICK, deadline_s: float = 60.0
 ) -> Archiver:
     """Archive all there is with a new archiver."""
     archiver = Archiver(world.stream, world.store, owner, limits)

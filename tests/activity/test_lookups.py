@@ -153,5 +153,5 @@ async def test_a_caller_that_waits_when_the_process_ends_is_told(
     await lookups.close()
     for caller in (asking, *waiting):
         with pytest.raises(Unavailable, match="process ends"):
-            await asyncio.wait_for(caller, 5)
+            await asyncio.wait_for(caller, 60)
     assert len(store.asked) == 1

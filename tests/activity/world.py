@@ -155,7 +155,7 @@ async def new_world(redis_url: str, clickhouse_url: str, scripts: Path | None = 
         await world.close()
 
 
-async def until(condition: Callable[[], Awaitable[bool]], deadline_s: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], deadline_s: float = 60.0) -> None:
     """Return once the condition holds; fail when it does not within the deadline."""
     end = time.monotonic() + deadline_s
     while not await condition():

@@ -57,7 +57,7 @@ def process(directory: Path, name: str, sent: int) -> Iterator[subprocess.Popen[
         yield child
     finally:
         child.kill()
-        child.wait(10)
+        child.wait(60)
         child.stdin.close()
         child.stdout.close()
 
@@ -66,7 +66,7 @@ def test_what_a_killed_process_counted_stays(tmp_path: Path) -> None:
     with process(tmp_path, "node.normal.a", 7) as child:
         assert (sent_of(tmp_path), len(read_all(tmp_path).living)) == (7, 1)
         child.send_signal(signal.SIGKILL)
-        child.wait(10)
+        child.wait(60)
         assert (sent_of(tmp_path), len(read_all(tmp_path).living)) == (7, 0)
         add_up(tmp_path)
         assert sent_of(tmp_path) == 7

@@ -134,7 +134,7 @@ class Audited:
             lengths = await self.link.batch([("XLEN", f"activity:{{{s}}}") for s in range(SHARDS)])
             return not any(lengths)
 
-        await eventually(idle, timeout_s=20)
+        await eventually(idle)
 
     async def live(self, days: int, from_ms: int, step_ms: int = 86_400_000) -> None:
         """Each organisation is granted, holds and is charged a unit a day, for so many days from then on."""

@@ -116,7 +116,7 @@ async def test_a_store_that_is_away_costs_the_laws_that_need_it_and_no_others(
         except Unavailable:
             return False
 
-    await eventually(clean, timeout_s=30)
+    await eventually(clean)
 
 
 async def test_with_nothing_to_look_at_there_is_no_verdict(engine: Audited) -> None:
@@ -272,7 +272,7 @@ async def test_an_audit_whose_caller_has_gone_lets_the_next_one_go_on(engine: Au
     waits = (
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE $1"
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (await engine.books(waits, "smsengine audit%"))[0][0]:  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.01)
     audit.cancel()

@@ -57,7 +57,7 @@ async def test_one_locked_account_of_a_lost_shard_holds_up_no_other_account_and_
             await w.link.call("FLUSHALL")
             await load_functions(w.link)
             for organisation_id in (beside, apart):
-                await eventually(partial(served, ingest, organisation_id, 3), timeout_s=20)
+                await eventually(partial(served, ingest, organisation_id, 3))
                 await eventually(partial(held, organisation_id, 3))
         waits = [line for line in lines if line["event"].startswith("accounts of a closed shard are locked")]
         assert [line["shard"] for line in waits] == [shard_of(locked, SHARDS)]
@@ -72,7 +72,7 @@ async def test_one_locked_account_of_a_lost_shard_holds_up_no_other_account_and_
         await transaction.rollback()
         await operator.close()
         if not await asks:
-            await eventually(partial(served, ingest, locked, 7), timeout_s=20)
+            await eventually(partial(served, ingest, locked, 7))
         await eventually(partial(held, locked, 7))
         await w.clean(lost=True)
 

@@ -179,7 +179,7 @@ def accepted(submitted: Submitted) -> int:
     return sum("id" in outcome for outcome in msgspec.json.decode(submitted.answer))
 
 
-async def eventually(holds: object, timeout_s: float = 5.0) -> None:
+async def eventually(holds: object, timeout_s: float = 60.0) -> None:
     """Until `holds()` is true."""
     async with asyncio.timeout(timeout_s):
         # What changes is in the stores, which do not tell.
@@ -507,7 +507,7 @@ async def test_when_redis_loses_everything_the_books_are_closed_and_service_goes
             except Unavailable:
                 return False
 
-        await eventually(served, timeout_s=15)
+        await eventually(served)
 
         async def posted() -> bool:
             balance = await w.directory.balance(org)
@@ -544,7 +544,7 @@ async def test_a_ledger_that_is_to_end_leaves_the_lead_although_usage_never_ends
                 return sum(line["event"] == "leading" for line in lines) == 2
 
             try:
-                await eventually(leads, timeout_s=20)
+                await eventually(leads)
             finally:
                 enough.set()
                 await asyncio.gather(*customers)

@@ -163,7 +163,7 @@ async def test_a_ledger_that_ends_between_commit_and_sending_neither_loses_nor_d
             found = [await events_of(w, org) for org in organisations]
             return not usage.troubles and all(found) and await unsent(w) == 0
 
-        await eventually(all_told, timeout_s=20)
+        await eventually(all_told)
         for org in organisations:
             assert [row.units for row in await events_of(w, org)] == [99]
         draining.set()

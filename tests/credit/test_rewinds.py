@@ -120,7 +120,7 @@ async def test_what_was_lost_gives_its_units_back_with_the_cause_and_service_goe
     assert await served(ingest, org, 30)
     await eventually(partial(held, both, org, 70))
     machine.go_back(moment)
-    await eventually(partial(served, ingest, org, 10), timeout_s=15)
+    await eventually(partial(served, ingest, org, 10))
     await eventually(partial(held, both, org, 50))
     await both.clean(lost=True)
     found = await closed(both)
@@ -184,7 +184,7 @@ async def test_after_a_restart_that_lost_nothing_the_ledger_looks_and_the_books_
         await ingest.submit(org, drafts(1), render=render)
     ingest._running.after_s = 5.0
     await both.ledger()
-    await eventually(partial(served, ingest, org, 2), timeout_s=15)
+    await eventually(partial(served, ingest, org, 2))
     assert await losses(both) == 0
     # What was not answered in time was admitted all the same: one flush, sent until it was heard.
     await eventually(partial(held, both, org, 43))
@@ -209,7 +209,7 @@ async def test_a_fence_that_was_lost_lets_nobody_spend_what_others_were_granted(
     # Of the fence nothing is known any more. Whatever they try, they cannot both spend.
     outcomes = await asyncio.gather(first.spend(), second.spend())
     assert sum(outcomes) <= 1
-    await eventually(partial(looked_at, both), timeout_s=15)
+    await eventually(partial(looked_at, both))
     await both.clean(lost=True)
 
 
@@ -359,7 +359,7 @@ async def test_an_answer_that_redis_has_forgotten_ends_in_a_new_generation(both:
         return await losses(both) >= 1
 
     await eventually(noticed)
-    await eventually(partial(served, ingest, org, 1), timeout_s=15)
+    await eventually(partial(served, ingest, org, 1))
     await both.clean(lost=True)
 
 

@@ -14,7 +14,7 @@ async def test_a_fault_of_one_client_keeps_nothing_from_the_others(streams_url: 
     faults: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: faults.append(context))
     try:
-        async with world(streams_url, books_url) as w, asyncio.timeout(20):
+        async with world(streams_url, books_url) as w, asyncio.timeout(60):
             await w.ledger()
             ingest, _ = await w.holder("h1")
             org = await w.organisation(100)
@@ -35,7 +35,7 @@ async def test_what_was_given_up_in_time_is_not_admitted_and_nobody_is_told(
     streams_url: str, books_url: str
 ) -> None:
     told: list[object] = []
-    async with world(streams_url, books_url) as w, asyncio.timeout(20):
+    async with world(streams_url, books_url) as w, asyncio.timeout(60):
         await w.ledger()
         ingest, quota = await w.holder("h1")
         org = await w.organisation(100)

@@ -87,7 +87,7 @@ async def test_what_is_paused_waits_and_goes_on_in_order(kit: QueueKit, carriers
         # What comes meanwhile waits behind.
         await come(kit, *some(PAUSED, 5, first=150))
         left = 155 - sum(map(len, sent))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await limited.waiting(PAUSED) < left or await kit.pending():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.01)
         assert (await limited.waiting(PAUSED), await kit.waiting(), await kit.due()) == (left, 0, [])
@@ -107,7 +107,7 @@ async def test_what_expires_while_it_is_paused_is_not_sent_and_not_charged(kit: 
         # Before anything is sent, whatever the worker has read by then.
         dispatcher.pause({PAUSED: StreamId(1 << 60, 0)})
         await limited.pause(PAUSED)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while (await kit.usage()).get(PAUSED) != (0, 40):  # noqa: ASYNC110 - Redis has no event for it
                 await asyncio.sleep(0.02)
         assert await limited.waiting(PAUSED) == 5
@@ -132,7 +132,7 @@ async def test_what_a_worker_died_with_goes_back_to_the_backlog_of_a_paused_orga
         limited = Limited(kit, dispatcher.pause)
         dispatcher.pause({PAUSED: StreamId(1 << 60, 0)})
         await limited.pause(PAUSED)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while await limited.waiting(PAUSED) < 30 or await kit.pending():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
         assert other.submitted == []

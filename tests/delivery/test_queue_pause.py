@@ -35,7 +35,7 @@ async def waiting(kit: QueueKit) -> int:
 
 async def until_all_wait(kit: QueueKit, count: int) -> None:
     """Until no worker has any in hand, and so many wait."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await kit.pending() or await waiting(kit) != count:  # noqa: ASYNC110 - Redis has no event for it
             await asyncio.sleep(0.01)
 
@@ -73,7 +73,7 @@ async def test_what_expires_while_the_queue_is_paused_is_not_sent_and_not_charge
     carrier = Carrier()
     async with working(kit, [carrier], PAUSED):
         await come(kit, *some(7, 20, expires_at_us=now_us() + 500_000), *some(7, 5, first=20))
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while (await kit.usage()).get(7) != (0, 40):  # noqa: ASYNC110 - Redis has no event for it
                 await asyncio.sleep(0.02)
         await until_all_wait(kit, 5)

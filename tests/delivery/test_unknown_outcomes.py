@@ -72,7 +72,7 @@ async def test_a_hedge_counts_and_is_not_made_when_it_would_end_the_message(kit:
 async def settled_but(kit: QueueKit, waiting: int) -> None:
     """Until all but so many messages have left the queue and the due set."""
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await kit.waiting() != waiting or await kit.due():  # noqa: ASYNC110 - Redis has no event for it
             await asyncio.sleep(0.01)
 
@@ -134,7 +134,7 @@ async def test_a_message_taken_over_is_remembered_as_such_when_it_is_put_off(
 
 async def until_due(kit: QueueKit) -> Message:
     """The one message, once it is on the due set."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (due := await kit.due()):  # noqa: ASYNC110 - Redis has no event for it
             await asyncio.sleep(0.01)
     return due[0][1]
@@ -158,7 +158,7 @@ async def test_a_draining_worker_hands_back_what_it_took_over_with_its_count_or_
     for entry in entries:
         settler.put_back(entry)
     running = asyncio.create_task(settler.run())
-    await asyncio.wait_for(settler.settled.wait(), 10)
+    await asyncio.wait_for(settler.settled.wait(), 60)
     running.cancel()
     assert await events(kit) == [("outcome_unknown_released", "taken_over", 1)] * at_most_once
     left = await (await kit.reader("next")).read(10, 50)

@@ -68,7 +68,7 @@ class Process:
         """The reply to one command; tried again until the server answers."""
         link = RedisLink(self.url, timeout_s=2, name="test")
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     try:
                         return await link.call(*command)
@@ -167,7 +167,7 @@ class Replicated:
         return len(whole) == len(self.replicas) and others == len(self.sentinels) - 1
 
 
-async def until(holds: Any, timeout_s: float = 30.0) -> None:
+async def until(holds: Any, timeout_s: float = 60.0) -> None:
     """Until `holds()` is true, asked again and again: what changes is in other processes."""
     deadline = time.monotonic() + timeout_s
     while not await holds():

@@ -61,7 +61,7 @@ async def test_no_202_while_the_replica_does_not_follow_and_nothing_is_overspent
                 return False
             return True
 
-        await eventually(again, 10)
+        await eventually(again)
         await takes_messages(w.link, quota)
         # What was written has its first answer; it was written once.
         replayed = await ingest.submit(org, drafts(20), render=render, idempotency_key="k", fingerprint=b"f")

@@ -100,7 +100,7 @@ async def test_clients_get_503_at_once_and_what_they_were_refused_is_not_sent_la
             except Unavailable:
                 return False
 
-        await eventually(accepts, 10)
+        await eventually(accepts)
         # Not one of the 13; and all their units can be spent.
         assert await queued(w) == 11
         assert accepted(await ingest.submit(org, drafts(1000), render=render)) == 989

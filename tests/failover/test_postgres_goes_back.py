@@ -74,7 +74,7 @@ async def test_a_lost_top_up_and_a_lost_organisation_stop_nobody_else(
     assert await served(ingest, bystander, 5)
     await eventually(partial(held, both, bystander, 5))
     kept = machine.backup()
-    await eventually(partial(served, ingest, bystander, 1), timeout_s=15)
+    await eventually(partial(served, ingest, bystander, 1))
     # The books forget these: a top-up, and an organisation with its first one.
     await both.directory.top_up(poor, 100, "second")
     fresh = await both.organisation(50)
@@ -83,8 +83,8 @@ async def test_a_lost_top_up_and_a_lost_organisation_stop_nobody_else(
     await eventually(partial(held, both, poor, 60))
     await eventually(partial(held, both, fresh, 7))
     machine.restore(kept)
-    await eventually(partial(served, ingest, bystander, 20), timeout_s=15)
-    await eventually(partial(held, both, bystander, 26), timeout_s=15)
+    await eventually(partial(served, ingest, bystander, 20))
+    await eventually(partial(held, both, bystander, 26))
     # All that was used is in the books, or waits to be booked; nothing is missing.
     rows = await fetch(
         both,
@@ -132,12 +132,12 @@ async def test_usage_is_applied_again_and_what_holders_were_granted_ends(
     assert await served(ingest, org, 1)
     await eventually(partial(held, both, org, 1))
     kept = machine.backup()
-    await eventually(partial(served, ingest, org, 200), timeout_s=15)
+    await eventually(partial(served, ingest, org, 200))
     await eventually(partial(held, both, org, 201))
     fresh = await both.directory.create_organisation("lost")
     with capture_logs() as lines:
         machine.restore(kept)
-        await eventually(partial(served, ingest, org, 3), timeout_s=15)
+        await eventually(partial(served, ingest, org, 3))
         await eventually(partial(held, both, org, 204))
     named = [line for line in lines if line["event"].startswith("PostgreSQL went back")]
     assert named
@@ -157,7 +157,7 @@ async def test_where_usage_was_trimmed_the_books_hold_what_redis_has_and_the_res
     assert await served(ingest, org, 1)
     await eventually(partial(held, both, org, 1))
     kept = machine.backup()
-    await eventually(partial(served, ingest, org, 200), timeout_s=15)
+    await eventually(partial(served, ingest, org, 200))
     await eventually(partial(held, both, org, 201))
 
     async def noted() -> bool:
@@ -168,7 +168,7 @@ async def test_where_usage_was_trimmed_the_books_hold_what_redis_has_and_the_res
     for shard in range(SHARDS):
         await both.link.call("XTRIM", keys.usage_key(shard), "MAXLEN", 0)
     machine.restore(kept)
-    await eventually(partial(served, ingest, org, 3), timeout_s=15)
+    await eventually(partial(served, ingest, org, 3))
     await eventually(partial(held, both, org, 204))
     causes = await fetch(both, "SELECT DISTINCT reference FROM journal WHERE movement = 'hold'")
     assert any(str(row[0]).startswith("PostgreSQL went back behind the usage") for row in causes)
@@ -201,9 +201,9 @@ async def test_a_ledger_that_starts_cold_tells_trimmed_usage_from_a_redis_that_w
     assert await send_all(reader, 1) == 1
     await eventually(partial(charged, both, org, 1))
     kept = machine.backup()
-    await eventually(partial(served, ingest, org, 30), timeout_s=15)
+    await eventually(partial(served, ingest, org, 30))
     assert await send_all(reader, 30) == 30
-    await eventually(partial(charged, both, org, 31), timeout_s=15)
+    await eventually(partial(charged, both, org, 31))
     fresh = await both.directory.create_organisation("lost")
     await quota.leave()
     draining.set()

@@ -113,7 +113,7 @@ async def test_without_postgresql_who_needs_units_is_refused_at_once_and_who_has
         assert await served(ingest, rich, 5)
         proxy.flow()
         proxy.admit()
-        await eventually(partial(served, ingest, poor, 3), timeout_s=15)
+        await eventually(partial(served, ingest, poor, 3))
         w.postgres_url = books_url
         await w.clean()
 
@@ -177,7 +177,7 @@ async def test_a_customer_whose_account_is_locked_when_its_shard_is_closed_is_re
         async with left_open(books_url, f"SELECT FROM accounts WHERE organisation_id = {locked} FOR UPDATE"):
             # Redis has lost data of that shard alone: a close of another one would register the holder anew.
             await w.link.call("DEL", keys.generation_key(shard_of(locked, SHARDS)))
-            await eventually(partial(served, ingest, other, 1), timeout_s=15)
+            await eventually(partial(served, ingest, other, 1))
             await refuses(w, ingest, locked)
             assert await served(ingest, other, 1)
         await eventually(partial(served, ingest, locked, 3))

@@ -23,7 +23,7 @@ async def test_things_end_in_the_order_in_which_they_began() -> None:
     expiry, names, all_ended = await ended(0.01, count=4)
     for name in "abc":
         expiry.begin(name)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.sleep(0)
         expiry.begin("d")
         await all_ended.wait()
@@ -38,17 +38,17 @@ async def test_what_has_stopped_does_not_end_and_may_begin_again() -> None:
     assert expiry.stop("b")
     assert not expiry.stop("b")
     expiry.begin("b")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await all_ended.wait()
     assert names == ["c", "b"]
     assert not expiry.stop("c")
 
 
 async def test_what_began_earlier_ends_earlier() -> None:
-    expiry, names, all_ended = await ended(30.0, count=1)
+    expiry, names, all_ended = await ended(300.0, count=1)
     expiry.begin("now")
-    expiry.begin("long ago", ago_s=29.99)
-    async with asyncio.timeout(5):
+    expiry.begin("long ago", ago_s=299.99)
+    async with asyncio.timeout(60):
         await all_ended.wait()
     assert names == ["long ago"]
     assert expiry.stop("now")
@@ -67,6 +67,6 @@ async def test_the_end_of_one_may_stop_another() -> None:
     expiry: Expiry[str] = Expiry(0.01, end)
     for name in "abc":
         expiry.begin(name)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await done.wait()
     assert names == ["a", "c"]

@@ -47,14 +47,14 @@ async def scene(streams_url: str) -> AsyncIterator[Scene]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         # What changes is the clock.
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
 async def won(lease: Lease) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not lease.active:
             await lease.stand_by(1)
 

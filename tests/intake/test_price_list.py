@@ -47,7 +47,7 @@ async def kept(url: str, look_s: float) -> AsyncIterator[PriceList]:
     await pool.close()
 
 
-async def until_price(prices: PriceList, units: int, timeout_s: float = 10.0) -> None:
+async def until_price(prices: PriceList, units: int, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while prices.units_per_segment(TO) != units:
         assert time.monotonic() < deadline, "the change was not noticed"
@@ -91,7 +91,7 @@ async def test_no_price_is_told_before_one_is_known(streams_url: str, books_url:
                 except Unavailable:
                     await asyncio.sleep(0.01)
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert [o["units"] for o in msgspec.json.decode(await priced())] == [5]
         await w.clean()
 
@@ -113,7 +113,7 @@ async def test_a_submission_has_one_price_while_prices_change(
 
         altering = asyncio.create_task(change())
         seen: set[int] = set()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while len(seen) < 4 and time.monotonic() < deadline:
             told = msgspec.json.decode((await ingest.submit(org, drafts(50), render=render)).answer)
             costs = {outcome["units"] for outcome in told}

@@ -157,7 +157,7 @@ def ask(method: str, url: str, body: object = None, key: str = "", **headers: st
     for name, value in headers.items():
         request.add_header(name, value)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return Reply(answer.status, answer.headers, answer.read())
     except urllib.error.HTTPError as refused:
         with refused:

@@ -96,7 +96,7 @@ def kannel(
         urllib.request.Request(url, query.encode()) if post else urllib.request.Request(f"{url}?{query}")
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refused:
         with refused:
@@ -147,7 +147,7 @@ def test_a_parameter_that_stands_twice_is_refused(
     key = base64.b64encode(f"AC1:{of.api_key}".encode()).decode()
     request = urllib.request.Request(url, form.encode(), {"Authorization": f"Basic {key}"})
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=30)
+        urllib.request.urlopen(request, timeout=60)
     with refused.value:
         assert refused.value.code == 400
 
@@ -155,6 +155,6 @@ def test_a_parameter_that_stands_twice_is_refused(
 def test_nothing_else_is_at_that_address(documented: Documented) -> None:
     for path in ("/v1/messages", "/cgi-bin/", "/2010-04-01/Accounts.json", "/docs"):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"{documented.compatible_url}{path}", timeout=30)
+            urllib.request.urlopen(f"{documented.compatible_url}{path}", timeout=60)
         refused.value.close()
         assert refused.value.code == 404

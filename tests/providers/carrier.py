@@ -86,7 +86,7 @@ class CarrierServer:
     async def end(self) -> None:
         for writer, ended in list(self._open.items()):
             writer.close()
-            await asyncio.wait_for(ended.wait(), 10)
+            await asyncio.wait_for(ended.wait(), 60)
 
 
 @contextlib.asynccontextmanager
@@ -129,7 +129,7 @@ class ReceiptAddress:
         return Reply(reply.status, reply.body.encode(), reply.content_type)
 
     async def until(self, condition: Callable[[list[Receipt]], bool]) -> list[Receipt]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not condition(self.receipts):
                 self.arrived.clear()
                 await self.arrived.wait()

@@ -140,14 +140,14 @@ class Outcomes:
         return self.all
 
     async def wait(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until something is so, at most ten seconds."""
-    async with asyncio.timeout(10):
+    """Let the loop run until something is so, at most a minute."""
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - the state is the loop's own, nobody signals it
             await asyncio.sleep(0.001)

@@ -89,7 +89,7 @@ async def test_a_test_number_has_its_outcome_and_the_others_go_to_the_provider(i
             assert (verdict.kind, verdict.provider, verdict.code) == (wanted, "one", "test")
     while len(sink.receipts) < 3:
         sink.arrived.clear()
-        await asyncio.wait_for(sink.arrived.wait(), 10)
+        await asyncio.wait_for(sink.arrived.wait(), 60)
     found = {(r.to, r.state, r.code, r.at_us) for r in sink.receipts}
     assert found == {
         ("447700900901", "delivered", "DELIVRD test", 77),
@@ -108,10 +108,10 @@ async def test_a_receipt_that_is_to_come_is_given_when_the_provider_stops_and_ag
     sink.keeps = False
     provider.submit(message("+447700900905"), lambda verdict: None)
     await provider.stop()
-    await asyncio.wait_for(sink.arrived.wait(), 10)
+    await asyncio.wait_for(sink.arrived.wait(), 60)
     assert sink.receipts == []
     sink.keeps = True
     while not sink.receipts:
         sink.arrived.clear()
-        await asyncio.wait_for(sink.arrived.wait(), 10)
+        await asyncio.wait_for(sink.arrived.wait(), 60)
     assert [r.state for r in sink.receipts] == ["delivered"]

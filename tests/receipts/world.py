@@ -132,14 +132,14 @@ class ReceiptWorld:
             yield
         finally:
             draining.set()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await work
 
     async def told(self, *receipts: Receipt) -> None:
         """A carrier sends these, and is told that they are kept."""
         kept = asyncio.get_running_loop().create_future()
         self.sink.put(receipts, kept.set_result)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await kept
 
     async def told_by_number(self, numbers: Iterable[int], state: Any = "delivered", **changes: Any) -> None:
@@ -178,7 +178,7 @@ class ReceiptWorld:
             yield rounds
         finally:
             draining.set()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await work
 
     async def match_all(self, owner: str = "last", **parts: Any) -> Rounds:

@@ -74,14 +74,14 @@ async def routing(books_url: str) -> AsyncIterator[Routing]:
     await pool.close()
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+async def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, "not in time"
         await asyncio.sleep(0.005)
 
 
-async def until_copied(redis_url: str, plan: RoutingPlan, timeout_s: float = 10.0) -> None:
+async def until_copied(redis_url: str, plan: RoutingPlan, timeout_s: float = 60.0) -> None:
     link = RedisLink(redis_url, timeout_s=5, name="test")
     deadline = time.monotonic() + timeout_s
     while (newest := await RoutingCopy(link).newest()) != plan:

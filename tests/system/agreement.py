@@ -108,7 +108,7 @@ class Kinds:
         """The text of an export."""
         request = urllib.request.Request(f"{self.engine.url}/v1/reports/messages?{query}")
         request.add_header("Authorization", f"Bearer {self.own.key}")
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return str(answer.read().decode())
 
     def agree(self) -> None:

@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 class Caller:
     """Calls one engine with one key. Not for several threads at once."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, timeout_s: float = 30.0) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         self._address = parts.hostname, parts.port
         self.key = key
+        self._timeout_s = timeout_s
         self._connection: http.client.HTTPConnection | None = None
         # Of the last answer.
         self.headers: http.client.HTTPMessage = http.client.HTTPMessage()
@@ -27,7 +28,7 @@ class Caller:
     def call(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
         """Status and decoded answer of one call, sent once."""
         if self._connection is None:
-            self._connection = http.client.HTTPConnection(*self._address, timeout=20)
+            self._connection = http.client.HTTPConnection(*self._address, timeout=self._timeout_s)
         try:
             sent = {"Authorization": f"Bearer {self.key}", **headers}
             payload = None if body is None else json.dumps(body)
@@ -44,7 +45,7 @@ class Caller:
             self._connection = None
         return answer.status, json.loads(text) if text else None
 
-    def insist(self, path: str, body: object, timeout_s: float = 30.0) -> tuple[int, Any]:
+    def insist(self, path: str, body: object, timeout_s: float = 60.0) -> tuple[int, Any]:
         """A POST repeated under one Idempotency-Key until it is decided."""
         key, deadline = str(uuid.uuid4()), time.monotonic() + timeout_s
         while True:
@@ -60,7 +61,7 @@ class Caller:
 
 
 def fetch(url: str | urllib.request.Request) -> Any:
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return json.loads(answer.read())
 
 
@@ -69,10 +70,10 @@ def behave(simulator_url: str, **behaviour: object) -> None:
     request = urllib.request.Request(
         f"{simulator_url}/behaviour", json.dumps(behaviour).encode(), method="PUT"
     )
-    urllib.request.urlopen(request, timeout=30).close()
+    urllib.request.urlopen(request, timeout=60).close()
 
 
-def eventually(holds: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+def eventually(holds: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """The first true value of `holds()`; AssertionError with the last one when none comes."""
     deadline = time.monotonic() + timeout_s
     while not (value := holds()):

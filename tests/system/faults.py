@@ -15,7 +15,7 @@ ROLES = ("ingest", "express", "normal", "ledger", "archiver", "notifier")
 class Senders:
     """Threads that send batches until told to stop, insisting on each."""
 
-    def __init__(self, engine: Engine, count: int = 3, patience_s: float = 30.0) -> None:
+    def __init__(self, engine: Engine, count: int = 3, patience_s: float = 60.0) -> None:
         self.accepted: list[str] = []
         self.trouble: list[object] = []
         self._engine = engine
@@ -76,15 +76,15 @@ def assert_all_delivered(
         queues = status["queues"].values()
         return not any(q["waiting"] + q["in_hand"] + q["due"] + q["dead"] for q in queues)
 
-    eventually(settled, timeout_s=30)
+    eventually(settled)
 
-    eventually(lambda: assert_clean(engine)["totals"]["held"] == 0, timeout_s=10)
+    eventually(lambda: assert_clean(engine)["totals"]["held"] == 0)
     totals = assert_clean(engine)["totals"]
     assert totals["captured"] == len(seen)
     assert totals["topped_up"] == 1_000_000
 
 
-def assert_clean(engine: Engine, timeout_s: float = 30.0) -> Any:
+def assert_clean(engine: Engine, timeout_s: float = 60.0) -> Any:
     """Audit until all laws could be checked; the audit, which is clean. Not clean fails at once."""
 
     def audit() -> Any:

@@ -86,6 +86,6 @@ def test_a_worker_frozen_past_the_patience_of_its_supervisor_is_replaced(victim:
     eventually(lambda: len(senders.accepted) >= 40)
     kill(victim, "express", signal.SIGSTOP)
     frozen = pid_of(victim, "express")
-    eventually(lambda: (pid := pid_of(victim, "express")) is not None and pid != frozen, timeout_s=30)
+    eventually(lambda: (pid := pid_of(victim, "express")) is not None and pid != frozen)
     accepted = senders.stop()
     assert_all_delivered(victim, accepted, duplicates_max=400)

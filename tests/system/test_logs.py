@@ -86,7 +86,7 @@ def go_wrong(engine: Engine) -> None:
     for token in (TOKEN, f"{TOKEN}x"):
         query = f"to={RECIPIENT[1:]}&text={TEXT.replace(' ', '+')}&password={PASSWORD}"
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{engine.url}/v1/receipts/talkative/{token}?{query}", timeout=20).close()
+            urllib.request.urlopen(f"{engine.url}/v1/receipts/talkative/{token}?{query}", timeout=60).close()
 
     def tried() -> bool:
         views = [caller.call("GET", f"/v1/messages/{i}")[1] for i in accepted]

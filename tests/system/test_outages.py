@@ -230,12 +230,12 @@ def test_an_ingest_process_frozen_past_its_fencing_spends_nothing_when_it_wakes(
 
 def fresh_connection(engine: Engine, caller: Caller) -> Caller:
     """Accepted by whichever process is awake."""
-    return Caller(engine.url, caller.key)
+    return Caller(engine.url, caller.key, timeout_s=20)
 
 
 def spend_all(engine: Engine, caller: Caller) -> int:
     """Send until 402; how many were accepted."""
-    accepted, deadline = 0, time.monotonic() + 60
+    accepted, deadline = 0, time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
             status = send(fresh_connection(engine, caller))[0]

@@ -50,7 +50,7 @@ def test_a_price_set_while_the_engine_runs_is_applied_and_recorded(
         assert status == 202
         return sent if sent["units"] == 6 else None
 
-    second = eventually(dearer, timeout_s=10)
+    second = eventually(dearer)
     _, shown = caller.call("GET", f"/v1/messages/{second['id']}")
     assert (shown["segments"], shown["price"], shown["units"]) == (2, 3, 6)
     # What was sent before keeps the price it was accepted at.

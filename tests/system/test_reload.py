@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Customer(threading.Thread):
                 self.failure = f"{status}: {told}"
                 return
             self.accepted.append(told["id"])
+            time.sleep(0.01)
 
 
 class Operator(threading.Thread):
@@ -75,6 +77,7 @@ class Operator(threading.Thread):
             except EngineError as e:
                 self.failures.append(str(e))
             client.close()
+            time.sleep(0.02)
 
 
 def reload(engine: Engine, config: Path, text: str, outcome: str) -> str:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +125,7 @@ class Sending:
                 if status != 202:
                     return
                 self.accepted += [result["id"] for result in answer["results"]]
+                time.sleep(0.02)
 
     def ended(self) -> list[str]:
         self._thread.join()

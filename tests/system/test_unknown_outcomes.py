@@ -165,7 +165,7 @@ def test_a_provider_that_answers_nonsense_gets_a_message_three_times_and_a_recei
     assert world.odd.texts["nonsense"] == 3
     # The receipt names the message, as the provider was asked to; it moves no units.
     place = f"/v1/providers/odd/receipts/token-of-the-test?id={message_id}&state=1&to={ODD[1:]}&reply=0"
-    urllib.request.urlopen(world.engine.url + place, timeout=20).close()
+    urllib.request.urlopen(world.engine.url + place, timeout=60).close()
     assert world.ended(message_id, "delivered")["charge"] == "captured"
     assert world.captured() == before + 1
 

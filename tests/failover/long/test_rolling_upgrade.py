@@ -133,7 +133,7 @@ def test_nodes_are_upgraded_one_after_another_and_nothing_is_lost_or_doubled(sha
         for name, other in (("a", "b"), ("b", "a")):
             node, stays = balancer.nodes[name], balancer.nodes[other]
             eventually(lambda by=stays: seen(by) == {"a": "running", "b": "running"})
-            done = node.run("node", "drain", "--wait", "--reason", "upgrade", timeout_s=150)
+            done = node.run("node", "drain", "--wait", "--reason", "upgrade")
             assert done.returncode == 0, done.stderr
             # Only the API is left, and the process that speaks for the node.
             eventually(lambda by=stays, n=name: roles(by, n) == {"admin", "ingest", "node"})

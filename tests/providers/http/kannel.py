@@ -77,9 +77,9 @@ class Kannel:
             process.terminate()
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+                process.wait(60)
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
     def delivered(self) -> list[str]:
         """What has reached the SMSC, as fakesmsc prints it: "SENDER RECEIVER KIND TEXT"."""
@@ -98,7 +98,7 @@ class Kannel:
     def _status(self) -> str:
         url = f"http://127.0.0.1:{self._ports['admin']}/status.txt?password=admin"
         try:
-            with urlopen(url, timeout=5) as answer:
+            with urlopen(url, timeout=60) as answer:
                 return str(answer.read().decode(errors="replace"))
         except (URLError, OSError):
             return ""
@@ -129,7 +129,7 @@ def _listens(port: int) -> bool:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "Kannel did not come up"
         time.sleep(0.05)

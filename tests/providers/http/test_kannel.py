@@ -70,7 +70,7 @@ def final(*messages: Message) -> Callable[[list[Receipt]], bool]:
 
 async def reached(kannel: Kannel, to: str, segments: int = 1) -> list[str]:
     """What has reached the SMSC for a recipient, once it is so many segments."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             found = [one for one in kannel.delivered() if one.split(" ")[1] == to]
             if len(found) >= segments:

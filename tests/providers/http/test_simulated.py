@@ -37,7 +37,7 @@ def simulator() -> Iterator[Simulator]:
 
 def call(simulator: Simulator, method: str, path: str, value: object = None) -> Any:
     body = None if value is None else json.dumps(value).encode()
-    with urlopen(Request(simulator.url + path, body, method=method), timeout=10) as answer:
+    with urlopen(Request(simulator.url + path, body, method=method), timeout=60) as answer:
         return json.load(answer)
 
 
@@ -236,7 +236,7 @@ async def test_stopping_gives_what_is_in_flight_its_verdict(simulator: Simulator
     behave(simulator, latency={"constant_ms": 200})
     async with provider_to(simulator.url) as provider:
         pending = asyncio.create_task(verdicts(provider, [message(n) for n in range(20)]))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await asyncio.to_thread(lambda: call(simulator, "GET", "/stats")["received"]) < 20:
                 pass
         await provider.stop()
@@ -249,7 +249,7 @@ async def test_a_carrier_that_is_killed_and_comes_back() -> None:
     port = simulator.url.rpartition(":")[2]
     async with provider_to(simulator.url) as provider:
         pending = asyncio.create_task(verdicts(provider, [message(n) for n in range(10)]))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await asyncio.to_thread(lambda: call(simulator, "GET", "/stats")["received"]) < 10:
                 pass
         await asyncio.to_thread(simulator.stop)
@@ -257,7 +257,7 @@ async def test_a_carrier_that_is_killed_and_comes_back() -> None:
         assert (await verdict(provider)).kind == "temporary"
         simulator = await asyncio.to_thread(start_simulator, f"127.0.0.1:{port}")
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (await verdict(provider)).kind != "accepted":  # noqa: ASYNC110 - nobody signals it
                     await asyncio.sleep(0.01)
         finally:

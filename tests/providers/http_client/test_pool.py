@@ -208,7 +208,7 @@ async def test_a_callback_may_send_the_next_request() -> None:
                 ended.set_result(None)
 
         pool.request(b"POST", b"/send", b"", b"{}", done)
-        await asyncio.wait_for(ended, 20)
+        await asyncio.wait_for(ended, 60)
         assert server.connections == 1
 
 

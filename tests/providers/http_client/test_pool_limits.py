@@ -102,7 +102,7 @@ async def test_a_server_that_comes_back_is_found() -> None:
             writer.write(OK)
 
         server = await asyncio.start_server(serve, "127.0.0.1", port)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await requests.one()).kind != "answered":  # noqa: ASYNC110 - nobody signals it
                 await asyncio.sleep(0.005)
         server.close()
@@ -152,7 +152,7 @@ async def test_a_write_that_an_idle_reset_connection_refuses_moves_to_the_next_c
                 sock.close()
             # No await since: the pool cannot have noticed. The kernel has, on loopback.
             requests.send()
-            fresh = await asyncio.wait_for(answer_next(listener), 10)
+            fresh = await asyncio.wait_for(answer_next(listener), 60)
             assert [outcome.kind for outcome in await requests.ended()] == ["answered"] * 4
             fresh.close()
 
@@ -201,8 +201,8 @@ async def test_stopping_waits_for_answers_and_ends_the_rest() -> None:
 async def test_stopping_does_not_wait_when_nothing_is_in_flight() -> None:
     async with serving(ok) as server, pool_to(server.port) as pool:
         await Outcomes(pool).one()
-        async with asyncio.timeout(5):
-            await pool.stop(60)
+        async with asyncio.timeout(60):
+            await pool.stop(600)
 
 
 async def test_a_stop_that_is_canceled_still_ends_every_request() -> None:

@@ -192,7 +192,7 @@ async def provider_to(
     try:
         yield provider, Verdicts(provider, problems)
     finally:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await provider.stop()
 
 

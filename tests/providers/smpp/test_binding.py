@@ -59,7 +59,7 @@ async def test_they_do_not_wait_for_long_and_later_ones_not_at_all() -> None:
                 await asyncio.sleep(0)
                 return [verdict.code for verdict in verdicts.by_message[number]] == ["not_bound"]
 
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await refused_at_once():  # noqa: ASYNC110 - nobody signals it
                     await asyncio.sleep(0.005)
             await carrier.listen()
@@ -404,7 +404,7 @@ async def test_stopping_ends_within_the_time_out_with_a_verdict_on_every_message
         for _ in range(5):
             verdicts.submit()
         await until(lambda: len(carrier.submits) == 5)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await provider.stop()
         assert {verdict.kind for verdict in await verdicts.all()} == {"unknown"}
 
@@ -415,7 +415,7 @@ async def test_stopping_before_anything_is_bound_is_quick() -> None:
         async with provider_to(carrier.port, timeout_s=600.0) as (provider, verdicts):
             number = verdicts.submit()
             await until(lambda: bool(carrier.peers))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await provider.stop()
             assert (await verdicts.of(number))[0].code == "stopped"
 

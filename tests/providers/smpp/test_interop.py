@@ -145,7 +145,7 @@ async def test_it_sees_the_session_unbound_in_good_order() -> None:
 async def test_unbound_by_it_the_session_is_bound_again() -> None:
     async with third_party() as smsc, provider_to(smsc.port) as (_, verdicts):
         await verdicts.one()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await smsc.esmes[0].unbind()
         await until(lambda: len(smsc.esmes) == 2)
         assert (await verdicts.one()).kind == "accepted"

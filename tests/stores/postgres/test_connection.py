@@ -60,7 +60,7 @@ async def pgbouncer(url: str, mode: str, folder: Path) -> AsyncIterator[str]:
         argv[1:1] = ["-u", "nobody"]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     (await asyncio.open_connection("127.0.0.1", port))[1].close()

@@ -163,10 +163,10 @@ async def test_a_ledger_whose_server_takes_no_writes_waits(url: str, connection:
 
 async def test_a_session_that_an_administrator_ends_passes(url: str, connection: Any) -> None:
     victim = await asyncpg.connect(url)
-    sleeping = asyncio.create_task(met(victim.execute("SELECT pg_sleep(10)")))
+    sleeping = asyncio.create_task(met(victim.execute("SELECT pg_sleep(600)")))
     pid = victim.get_server_pid()
     active = "SELECT FROM pg_stat_activity WHERE pid = $1 AND state = 'active'"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await connection.fetch(active, pid):  # noqa: ASYNC110 - the server does not tell
             await asyncio.sleep(0.01)
     await connection.execute("SELECT pg_terminate_backend($1)", pid)
@@ -236,7 +236,7 @@ async def test_a_server_that_is_starting_up_passes(tmp_path: Path) -> None:
     settings.write_text(settings.read_text() + "hot_standby = off\n")
     server.begin_restart()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 error, state = await met(asyncpg.connect(url))
                 assert isinstance(error, Unavailable)

@@ -61,7 +61,7 @@ def message(name: str, **changes: Any) -> Message:
     return Message(**fields | changes)
 
 
-async def until(holds: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
+async def until(holds: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
     """Wait for a state that no event announces; fails with `what` at the deadline."""
     deadline = time.monotonic() + timeout_s
     while not holds():
@@ -76,7 +76,7 @@ class QueueKit:
 
     def __init__(self, redis_url: str) -> None:
         self.url = redis_url.rpartition("/")[0] + f"/{DATABASE}"
-        self.link = RedisLink(self.url, timeout_s=5, name="kit")
+        self.link = RedisLink(self.url, timeout_s=60, name="kit")
         self._links: list[RedisLink] = []
 
     async def start(self) -> None:

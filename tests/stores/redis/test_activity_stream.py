@@ -48,7 +48,7 @@ async def test_a_read_that_waits_returns_with_the_first_entry(world: World) -> N
     reading = asyncio.create_task(world.stream.read(START, 10, 10_000))
     await asyncio.sleep(0)
     await world.put(1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert len(await reading) == 1
 
 

@@ -44,7 +44,7 @@ def names(entries: Sequence[Entry]) -> list[str]:
 async def read_all(reader: QueueStreams, count: int) -> list[Entry]:
     """Read until `count` have come."""
     entries: list[Entry] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(entries) < count:
             entries += await reader.read(count, 50)
     return entries
@@ -64,7 +64,7 @@ async def test_a_read_waits_for_the_first_entry_and_no_longer(kit: QueueKit) -> 
     reader = await kit.reader("w1")
     assert await reader.read(10, 20) == []
     reading = asyncio.create_task(reader.read(10, 60_000))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while b"flags=b" not in await kit.link.call("CLIENT", "LIST"):  # noqa: ASYNC110 - Redis has no event for it
             await asyncio.sleep(0.005)
     await kit.put(2, message("late"))
@@ -255,7 +255,7 @@ async def test_entries_of_a_frozen_worker_are_taken_over_after_the_idle_time(kit
     await read_all(frozen, 1)
     assert await living.take_over(60_000, 100) == []
     taken: list[Entry] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not taken:
             taken = await living.take_over(200, 100)
     assert names(taken) == ["m"]
@@ -302,7 +302,7 @@ async def test_entries_on_their_last_chance_pass_one_at_a_time_past_the_others(k
     assert await living.take_over(60_000, 10) == []
     await living.settle(settlements(first))
     seen = names(first)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(seen) < 32:
             some = await living.take_over(60_000, 10)
             assert len(some) == 1

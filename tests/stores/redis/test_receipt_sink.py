@@ -52,7 +52,7 @@ class Caller:
         self.put_now = True
         self._sink.put(receipts, stored)
         self.put_now = False
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await reply
 
 

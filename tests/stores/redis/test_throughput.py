@@ -248,7 +248,7 @@ class Pacers:
         return self._directory / f"{self._run}.{number}.sent"
 
     async def begin(self) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for process in self.processes:
                 assert process.stdout is not None
                 assert await process.stdout.readline() == b"ready\n"
@@ -257,12 +257,12 @@ class Pacers:
             process.stdin.write(b"go\n")
 
     async def end(self) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for process in self.processes:
                 assert await process.wait() in (0, -signal.SIGKILL)
 
     async def until_sent(self, number: int, segments: int) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(self.sent_by(number)) < segments:
             assert time.monotonic() < deadline, f"process {number} does not send"
             await asyncio.sleep(0.01)

@@ -161,7 +161,7 @@ class Terminal:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def until(self, holds: Callable[[str], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not holds(self.shown):
             assert time.monotonic() < deadline, self.shown[-2000:]
             if select.select([self.master], [], [], 0.5)[0]:

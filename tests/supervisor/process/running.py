@@ -19,7 +19,7 @@ from supervisor.process.child_state import ChildState
 from supervisor.process.snapshot import ProcessRow
 
 T = TypeVar("T")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 ROOT = Path(__file__).parents[3]
 
 
@@ -118,7 +118,7 @@ class Running:
     def ask(self, role: str = "ingest") -> str:
         """The name of the process of this role, `ingest` or `admin`, that answers a connection."""
         port = int(self.stdout.split()[1 if role == "ingest" else 2])
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             return connection.recv(1000).decode()
 
     def send(self, signum: int) -> None:

@@ -18,7 +18,7 @@ class SmppClient:
     def __init__(self, simulator: Simulator | int) -> None:
         port = simulator if isinstance(simulator, int) else simulator.smpp_port
         assert port is not None
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._reader = Reader()
         self._read: deque[Pdu] = deque()
         self._sequence = 0

@@ -152,7 +152,7 @@ def test_the_command_ends_well_when_told_to(number: signal.Signals) -> None:
         assert process.stdout is not None
         assert "url" in json.loads(process.stdout.readline())
         process.send_signal(number)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.communicate()
