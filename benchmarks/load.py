@@ -1,8 +1,8 @@
 """The load: how many messages an engine accepts, at any URL, and how long a client waits for the 202.
 
-    python -m benchmarks.load --url http://127.0.0.1:8080 --key KEY --rate 500         open
-    python -m benchmarks.load --url https://sms.example.com --key KEY --clients 64     closed
-    python -m benchmarks.load --url URL --keys FILE --rate 5000 --size 100       batches, of many keys
+    python -m benchmarks.load --url http://127.0.0.1:8080 --key KEY --rate 500  # open
+    python -m benchmarks.load --url https://sms.example.com --key KEY --clients 64  # closed
+    python -m benchmarks.load --url URL --keys FILE --rate 5000 --size 100  # batches, of many keys
 
 Takes half a minute. The messages are real: they go wherever the engine's providers bring them, to numbers
 that are made up. So the engine needs a provider that is a simulator (`smsengine simulator`), and

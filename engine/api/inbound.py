@@ -26,6 +26,7 @@ from engine.changes import describe
 from engine.inbound.ports import InboundSink
 from engine.inbound.records import InboundMessage, InboundPart, InboundRoute, ShownMessage, shown
 from engine.inbound.whole import whole_message
+from engine.intake.phone_numbers import e164_in
 
 # As `_cursor` writes it: microseconds since 1970, and an id.
 _CURSOR = re.compile(r"([0-9]{1,16})\.([0-9a-f-]{36})")
@@ -80,7 +81,7 @@ _MESSAGE = Shape(
     _Written,
     "an inbound message",
     {
-        "from": "a phone number as a string",
+        "from": 'a phone number in E.164 as a string, such as "+4915112345678"',
         "to": _NUMBER,
         "text": f"a string of at most {_TEXT_MAX} characters",
     },
@@ -178,6 +179,7 @@ class InboundCalls:
     @described(
         "write_inbound_message",
         "Take a message as if a recipient had written it.",
+        more="`from` is read as the `to` of a message is.",
         body=_MESSAGE,
         limits={"text": {"maxLength": _TEXT_MAX}, "from": {"minLength": 1}, "to": {"minLength": 1}},
         examples={"a word": {"from": "+4915112345678", "to": "12345", "text": "hello"}},
@@ -189,15 +191,15 @@ class InboundCalls:
         Raises Refusal 400, 401, 413, 422, Unavailable.
         """
         given = _MESSAGE.decode(await read_body(request, self._body_bytes_max))
-        if not given.sender.strip() or not given.recipient.strip():
-            field = "to" if given.sender.strip() else "from"
-            raise invalid(f"`{field}` must not be empty.", field)
+        sender = e164_in("from", given.sender)
+        if not given.recipient.strip():
+            raise invalid("`to` must not be empty.", "to")
         if len(given.text) > _TEXT_MAX:
             raise invalid(f"`text` must be a string of at most {_TEXT_MAX} characters.", "text")
         now_us = self._now_us()
         # Each call is a message of its own, also when it says the same.
         part = whole_message(
-            _BY_OPERATOR, given.sender, given.recipient, given.text, f"{now_us}.{id(request)}", now_us
+            _BY_OPERATOR, sender, given.recipient, given.text, f"{now_us}.{id(request)}", now_us
         )
         await keep(self._sink, [part])
         describe(None, {"to": given.recipient})

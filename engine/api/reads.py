@@ -15,6 +15,7 @@ from engine.activity.lookups import Lookups
 from engine.activity.ports import ActivityStream
 from engine.activity.records import MessageKey
 from engine.config import Config
+from engine.disk_space import scarcest
 from engine.errors import EngineError, Unavailable
 from engine.nodes.control import NodeControl
 from engine.nodes.flow import Flow, added_up
@@ -128,6 +129,7 @@ class Reports:
             clock_ahead_ms=self._clock.ahead_us // 1000,
             processes=_processes(self._config),
             targets=_targets(self._config),
+            disk=scarcest(self._config.data_dir),
             missing=missing,
             **known,
         )

@@ -9,6 +9,7 @@ import msgspec
 
 from engine import redis_keys as keys
 from engine.activity.ports import ActivityStream
+from engine.disk_space import DiskSpace
 from engine.limits.records import DRAIN_S
 from engine.nodes.flow import Flow
 from engine.nodes.records import SeenNode
@@ -126,6 +127,8 @@ class Status(msgspec.Struct):
     targets: dict[Queue, LatencyTarget] = {}
     # How far the clock of the node is ahead of that of Redis (below 0: behind), milliseconds.
     clock_ahead_ms: int = 0
+    # The room on the disk of the data directory of this node, known also when no store answers.
+    disk: DiskSpace | None = None
     # By what is not known, such as "ledger": a sentence that says why.
     missing: dict[str, str] = {}
 

@@ -272,6 +272,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     problems_last_hour: int | None = None
     # How far the clock of the node is ahead of that of Redis (below 0: behind), milliseconds.
     clock_ahead_ms: int = 0
+    # The room on the disk of the data directory of this node, known also when no store answers.
+    disk: Disk | None = None
     # By what is not known, such as "ledger": a sentence that says why.
     missing: dict[str, str] = {}
 

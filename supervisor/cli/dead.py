@@ -117,8 +117,10 @@ def list_letters(
     if not found:
         console.print("There are no dead letters.")
         return
-    columns = ("id", "dead since", "organisation", "to", "units", "attempts", "")
-    console.print(show.table(columns, map(_row, found), frozenset({2, 4, 5})))
+    # As wide as a page of 80 characters; where all can be replayed there is no more to say of them.
+    rows = [_row(letter) for letter in found]
+    columns = ("id", "dead since", "organisation", "to", "units", *[""][: any(row[-1] for row in rows)])
+    console.print(show.table(columns, (row[: len(columns)] for row in rows), frozenset({2, 4})))
 
 
 @app.command("show")
@@ -267,7 +269,6 @@ def _row(letter: _Letter) -> tuple[str, ...]:
         str(letter.organisation_id or ""),
         letter.to,
         show.number(letter.units),
-        str(letter.attempts),
         state,
     )
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from engine.organisations import Balance, NewOrganisation, Organisation
 from supervisor.cli import options, org_adjust, org_keys, org_limits, org_senders, show
 from supervisor.cli.answers import Organisations, TopUp
+from supervisor.cli.client import decode, json_bytes
 from supervisor.cli.org_limits import Id
 
 app = typer.Typer(
@@ -101,11 +102,14 @@ def topup(
     """
     path = f"/v1/admin/organisations/{organisation}/top-ups"
     body = _TopUp(units=units, reference=reference)
-    done = engine.admin().post(path, body, TopUp)
+    answer = engine.admin().call("POST", path, json_bytes(body))
+    done = decode(answer.body, TopUp)
     if engine.print_json(done):
         return
     available = show.number(done.balance.available)
-    print(f"{show.number(done.units)} units as {done.reference!r}; {available} are available now")
+    # 200 in place of 201: the reference counted before.
+    before = "" if answer.status == 201 else f" were added at {done.at[:19]}Z, and none are now"
+    print(f"{show.number(done.units)} units as {done.reference!r}{before}; {available} are available now")
 
 
 app.command()(org_adjust.adjust)

@@ -9,7 +9,15 @@ from rich.text import Text
 
 from engine.clock_estimate import NOTABLE_US, difference
 from engine.organisations import Drain, Pause
-from supervisor.cli.answers import Audit, LedgerState, PausedOrganisation, QueueState, Status, WebhooksState
+from supervisor.cli.answers import (
+    Audit,
+    LedgerState,
+    Node,
+    PausedOrganisation,
+    QueueState,
+    Status,
+    WebhooksState,
+)
 from supervisor.cli.sending import Totals
 from supervisor.cli.show_nodes import nodes_of, scarce_disks
 
@@ -36,12 +44,20 @@ def status(seen: Status, now_us: int) -> RenderableType:
     parts: list[RenderableType] = [queues, Text()] if seen.queues is not None else []
     parts += _behind(seen)
     if seen.missing:
-        parts += [table(("not known", "why"), seen.missing.items())]
+        parts += [table(("not known", "why"), _by_reason(seen.missing))]
     parts = [*nodes_of(seen, now_us), *parts]
     if abs(seen.clock_ahead_ms) > NOTABLE_US // 1000:
         sentence = f"the clock of this node is {difference(seen.clock_ahead_ms * 1000)} that of Redis"
         parts += [Text(), Text(sentence)]
     return Group(*parts)
+
+
+def _by_reason(missing: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What is not known for one and the same reason, in one row."""
+    names: dict[str, list[str]] = {}
+    for name, why in missing.items():
+        names.setdefault(why, []).append(name)
+    return [(", ".join(those), why) for why, those in names.items()]
 
 
 def _behind(seen: Status) -> list[RenderableType]:
@@ -66,7 +82,10 @@ def _behind(seen: Status) -> list[RenderableType]:
 
 def sentences(seen: Status) -> list[str]:
     """What an operator has to know beside the numbers, a sentence each: what is wrong, paused or drained."""
-    found = scarce_disks(seen.nodes or ())
+    # The nodes are not known while Redis cannot write because this very disk is full.
+    found = scarce_disks(
+        [Node(name=seen.node, seen="running", disk=seen.disk)] if seen.nodes is None else seen.nodes
+    )
     ledger, receipts = seen.ledger, seen.receipts
     if ledger is not None and ledger.held_up_by:
         found.append(f"the books are locked in PostgreSQL by {ledger.held_up_by}")

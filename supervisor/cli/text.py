@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -11,16 +12,27 @@ from rich.text import Text
 
 # A line of an explanation that is longer was broken because it was full.
 _FULL = 60
+# What begins an entry of a list: a word, and what it means after some spaces.
+_ENTRY = re.compile(r"\S+ {2,}\S")
+# So many characters of a page of 80 the first column of a table takes at most without being folded.
+_WHOLE_MAX = 40
 
 
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset()
 ) -> Table:
-    """A plain table. The columns with their index in `right` are aligned to the right, for numbers."""
+    """A plain table. The columns with their index in `right` are aligned to the right, for numbers.
+
+    The first column names the row, and is what the next command is given. So the others are folded first,
+    unless it takes half of a page of 80 characters.
+    """
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    cells = [*rows]
+    whole = max((len(row[0]) for row in cells), default=0) <= _WHOLE_MAX
     for place, name in enumerate(columns):
-        made.add_column(name, justify="right" if place in right else "left", overflow="fold")
-    for row in rows:
+        justify: Literal["left", "right"] = "right" if place in right else "left"
+        made.add_column(name, justify=justify, overflow="fold", no_wrap=whole and place == 0)
+    for row in cells:
         made.add_row(*(Text(cell) for cell in row))
     return made
 
@@ -36,8 +48,8 @@ def listing(
 def flowing(words: str) -> str:
     """An explanation whose lines end where the page does, not where the source does.
 
-    What the author broke because the line was full is one line again; short lines, such as those of a list,
-    and examples stay as they are."""
+    What the author broke because the line was full is one line again; short lines, those that begin an
+    entry of a list (a word, and what it means after some spaces), and examples stay as they are."""
     lines: list[str] = []
     for line in words.split("\n"):
         before = lines[-1] if lines else ""
@@ -45,6 +57,7 @@ def flowing(words: str) -> str:
             len(before.rpartition("\n")[2]) > _FULL
             and line.strip()
             and not line.startswith(("[cyan]smsengine", " "))
+            and not _ENTRY.match(line)
         ):
             lines[-1] = f"{before} {line}"
         else:

@@ -133,5 +133,11 @@ async def test_operators_say_whose_messages_are_and_write_one_to_try_it(
     for _ in range(2):
         assert (await admin("POST", "/inbound-messages", written))[0] == 202
     assert len({digest for _, digest, _ in given.sink.receipts}) == 2, "each is a message of its own"
-    for wrong, field in (({"from": " "}, "from"), ({"to": ""}, "to"), ({"text": "x" * 5001}, "text")):
+    for wrong, field in (
+        ({"from": " "}, "from"),
+        ({"from": "x"}, "from"),
+        ({"from": "015112345678"}, "from"),
+        ({"to": ""}, "to"),
+        ({"text": "x" * 5001}, "text"),
+    ):
         assert (await admin("POST", "/inbound-messages", written | wrong))[1]["field"] == field

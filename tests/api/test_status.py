@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
 
 import asyncpg
 import msgspec
@@ -33,6 +34,7 @@ from tests.credit.audit_world import Stores
 
 _CONFIG = Config(
     shards=2,
+    data_dir=str(Path(__file__).parent),
     autoscale=Autoscale(normal=AutoscaleSettings(target="p95 <= 1.5s")),
     providers=tuple(SimulatedSettings(name=name, url="http://127.0.0.1:1") for name in ("one", "two")),
 )
@@ -96,6 +98,7 @@ async def test_a_frozen_store_costs_its_own_part_of_the_status(
 ) -> None:
     whole = await views.status()
     assert (known(whole), whole.missing) == (_ALL, {})
+    assert whole.disk is not None
     assert whole.receipts is not None
     assert whole.receipts.unmatched == 0
     monkeypatch.setattr(reads, "PART_S", 0.5)
@@ -114,6 +117,7 @@ async def test_a_frozen_store_costs_its_own_part_of_the_status(
             for _ in range(4):
                 status = await status_without(views, missing)
                 assert known(status) == left, store
+                assert status.disk is not None, store
                 assert all(missing[part] in why for part, why in status.missing.items()), status.missing
         finally:
             stores.thaw(store)

@@ -224,6 +224,9 @@ def test_organisations_are_made_listed_and_topped_up_once(engine: Engine) -> Non
     made = new_organisation(engine, 500)
     again = answer(engine.run("org", "topup", made["id"], 500, "--reference", "first", "--json"))
     assert again["balance"]["available"] == 500
+    said = engine.run("org", "topup", made["id"], 500, "--reference", "first").stdout
+    assert said.startswith("500 units as 'first' were added at ")
+    assert said.endswith("Z, and none are now; 500 are available now\n")
     listed = [json.loads(line) for line in engine.run("org", "list", "--json").stdout.splitlines()]
     assert {"demo", "Acme Ltd"} <= {o["name"] for o in listed}
     assert made["id"] in [o["id"] for o in listed]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import clickhouse_connect
 import msgspec
+from aiohttp import ClientError, ServerDisconnectedError
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 
 from engine.errors import ConfigError, Unavailable
@@ -143,9 +146,36 @@ async def answering(url: ClickHouseUrl, timeout_s: float) -> AsyncIterator[None]
         if isinstance(e, ProgrammingError):
             # Without a request: the client knows from the server that a setting cannot be changed.
             raise ConfigError(f"ClickHouse at {url.shown} cannot be used: {_sentence(e)}.") from e
+        if (reason := _unreached(e)) is not None:
+            raise Unavailable(f"ClickHouse at {url.shown} cannot be reached: {reason}.") from e
         raise Unavailable(f"ClickHouse at {url.shown} fails: {_sentence(e)}.") from e
     except OSError as e:
-        raise Unavailable(f"ClickHouse at {url.shown} cannot be reached: {_sentence(e)}.") from e
+        raise Unavailable(
+            f"ClickHouse at {url.shown} cannot be reached: {_unreached(e) or _sentence(e)}."
+        ) from e
+
+
+def _unreached(error: BaseException) -> str | None:
+    """Why the connection could not be made or broke, in the system's words; None when it is neither."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ConnectionRefusedError):
+            return "nothing listens there"
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({seen.verify_message}), see clickhouse.tls_ca_file"
+        if isinstance(seen, ssl.SSLError):
+            return "TLS does not come about"
+        if isinstance(seen, ServerDisconnectedError | ConnectionResetError):
+            return "it closed the connection"
+        if isinstance(seen, socket.gaierror):
+            return "its name is not known"
+        if isinstance(seen, TimeoutError):
+            return "no answer in time"
+        # aiohttp's own is an OSError too, and has the system's behind it.
+        if isinstance(seen, OSError) and not isinstance(seen, ClientError):
+            return (seen.strerror or _sentence(seen)).lower()
+        seen = seen.__cause__
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,7 +31,10 @@ def test_explanations_fill_the_lines_of_a_narrow_terminal() -> None:
         ragged += [
             (command.__name__, line)
             for before, line in itertools.pairwise(lines)
-            if len(before) > 60 and line.strip() and not line.startswith(("[cyan]smsengine", " "))
+            if len(before) > 60
+            and line.strip()
+            and not line.startswith(("[cyan]smsengine", " "))
+            and not re.match(r"\S+ {2,}\S", line)
         ]
     assert ragged == []
 
@@ -44,6 +48,9 @@ def test_help_on_a_terminal_of_80_columns() -> None:
 def test_the_lines_of_a_list_stay_lines() -> None:
     words = "Scopes:\n\nread     look\nall      everything\n\n" + "word " * 20 + "\nmore"
     assert flowing(words) == "Scopes:\n\nread     look\nall      everything\n\n" + "word " * 20 + " more"
+    # An entry that fills its line does not draw the next one up, only what belongs to it.
+    full = "operate  " + "word " * 20
+    assert flowing(f"{full}\nmore\nmoney    credit") == f"{full} more\nmoney    credit"
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,19 @@ def test_a_disk_that_is_nearly_full_is_told_and_no_other(
     assert shown.count("make room") == 1
 
 
+def test_a_full_disk_is_told_although_it_keeps_redis_from_telling_of_nodes(
+    tmp_path: Path, answering: Callable[[int, object], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = {"place": "/data", "free_mb": 0, "total_mb": 20000, "low_below_mb": 512}
+    why = "Redis at redis://127.0.0.1:1 cannot be reached: Connection refused."
+    seen = {"node": "a", "disk": disk, "nodes": None, "missing": {"queues": why, "nodes": why, "flow": why}}
+    assert cli.run(["status", *running(tmp_path, answering(200, seen))]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "/data of node a has 0 MB free, of 20,000 MB: make room" in shown
+    assert "queues, nodes, flow" in shown
+    assert shown.count("cannot be reached") == 1
+
+
 @pytest.mark.parametrize("away", ["nobody listens", "no answer"])
 def test_without_an_answer_the_processes_are_shown_as_the_supervisor_wrote_them(
     tmp_path: Path, answering: Callable[[int, object], str], away: str, capsys: pytest.CaptureFixture[str]
