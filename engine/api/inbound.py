@@ -181,6 +181,7 @@ class InboundCalls:
         "Take a message as if a recipient had written it.",
         more="`from` is read as the `to` of a message is.",
         body=_MESSAGE,
+        codes=("invalid_number",),
         limits={"text": {"maxLength": _TEXT_MAX}, "from": {"minLength": 1}, "to": {"minLength": 1}},
         examples={"a word": {"from": "+4915112345678", "to": "12345", "text": "hello"}},
         answers={202: Answer(dict[str, str], example={"status": "kept"})},
