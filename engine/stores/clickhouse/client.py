@@ -161,9 +161,11 @@ def _unreached(error: BaseException) -> str | None:
     while seen is not None:
         if isinstance(seen, ConnectionRefusedError):
             return "nothing listens there"
-        if isinstance(seen, ssl.SSLCertVerificationError):
+        # aiohttp's own are errors of the system too, and have the system's behind them.
+        is_systems = not isinstance(seen, ClientError)
+        if isinstance(seen, ssl.SSLCertVerificationError) and is_systems:
             return f"its certificate is not trusted ({seen.verify_message}), see clickhouse.tls_ca_file"
-        if isinstance(seen, ssl.SSLError):
+        if isinstance(seen, ssl.SSLError) and is_systems:
             return "TLS does not come about"
         if isinstance(seen, ServerDisconnectedError | ConnectionResetError):
             return "it closed the connection"
@@ -171,8 +173,7 @@ def _unreached(error: BaseException) -> str | None:
             return "its name is not known"
         if isinstance(seen, TimeoutError):
             return "no answer in time"
-        # aiohttp's own is an OSError too, and has the system's behind it.
-        if isinstance(seen, OSError) and not isinstance(seen, ClientError):
+        if isinstance(seen, OSError) and is_systems:
             return (seen.strerror or _sentence(seen)).lower()
         seen = seen.__cause__
     return None
