@@ -10,7 +10,7 @@ from collections.abc import Callable
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.problem_records import ProblemKind
@@ -151,6 +151,7 @@ def test_an_answer_shows_nothing_of_its_message_and_no_secret(
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-be"])
 @given(parts=TEXTS, to=st.from_regex(r"\+[1-9][0-9]{7,14}", fullmatch=True))
+@example(parts=(["digits"], "1000", "/"), to="+10000000")
 def test_a_receipt_shows_its_form_and_no_content(
     form: str, encoding: str, parts: tuple[list[str], str, str], to: str
 ) -> None:
@@ -160,7 +161,8 @@ def test_a_receipt_shows_its_form_and_no_content(
     problems.know(spellings(SECRET))
     problems.note("acme", ProblemKind.receipt_unread, FORMS[form](text, to).encode(encoding))
     [noted] = problems.collect()
-    shown = noted.samples[0].sample
+    # What stands for digits has that word of its own, whatever the text says.
+    shown = noted.samples[0].sample.replace("<digits", "<")
     assert leaks(shown, [text, *words], code, to) == []
     assert not [word for word in words if len(word) > 5 and word in shown.replace("\\x00", "")]
 
