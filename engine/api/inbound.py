@@ -164,6 +164,7 @@ class InboundCalls:
         | LIMIT
         | _CURSOR_OF,
         answers={200: _AdminPage},
+        codes=("not_found",),
     )
     async def show(self, request: web.Request) -> Response:
         """`GET /inbound-messages?organisation=`: 200 with a page of those of one, or of nobody.
@@ -217,6 +218,7 @@ class InboundCalls:
         body=_ROUTE,
         examples={"the first": {"number": "12345", "organisation_id": 1}},
         answers={200: InboundRoute},
+        codes=("not_found",),
     )
     async def put_route(self, request: web.Request) -> Response:
         """`PUT /inbound-routes`: 200 with the one route as it is kept. Safe to repeat.

@@ -142,6 +142,7 @@ class AllMessages:
         path=ORGANISATION,
         query=_FILTERS,
         answers={200: MessagePage},
+        codes=("invalid_number",),
     )
     async def page(self, request: web.Request) -> Response:
         """`GET /organisations/{organisation_id}/messages`: 200 with a page, as `GET /v1/messages`.

@@ -182,7 +182,7 @@ class AllReports:
         more=_MORE,
         query={**_PARAMETERS, "organisation": Parameter("Only those of this organisation.", ID)},
         answers={200: Answer(Report, example=_EXAMPLE)},
-        codes=("report_too_large",),
+        codes=("report_too_large", "not_found"),
     )
     async def summary(self, request: web.Request) -> Response:
         """`GET /reports/summary`: 200 with an `activity.reports.Report`. Raises Refusal 401, 403, 404, 422,

@@ -16,6 +16,7 @@ from engine.api.auth import Keys
 from engine.api.decoding import Shape, invalid, read_body
 from engine.api.description import ID, TEXT, TIME, Parameter, described
 from engine.api.guard import Action
+from engine.api.known_organisations import check_exists
 from engine.api.paging import NUMBER, NUMBER_MAX, asked, choice_asked, limit_asked
 from engine.api.parameters import CURSOR, LIMIT
 from engine.api.ports import AdminServices, CommonServices
@@ -349,7 +350,9 @@ def admin_webhooks(services: AdminServices, organisation: str) -> Iterator[Admin
     """The same calls of operators. `organisation`: the path of one."""
 
     async def whose(request: web.Request, changes: bool) -> int:
-        return organisation_id_of(request)
+        organisation_id = organisation_id_of(request)
+        await check_exists(services.directory, organisation_id)
+        return organisation_id
 
     calls = Webhooks(services, whose)
     for method, path, action, outside in _calls(calls):
