@@ -106,6 +106,8 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc
     kept: str = ""
     # The message's own.
     callback_url: str = ""
+    # For `accepted` and `scheduled`, where `[activity] texts_days` says so: the text.
+    text: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):

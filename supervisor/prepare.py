@@ -154,6 +154,7 @@ async def _migrate(config: Config) -> object:
         events=activity.events_days or 0,
         minutes=activity.minutes_days,
         inbound=activity.inbound_days or 0,
+        texts=activity.texts_days or 0,
     )
     await keep_for(config.clickhouse.url, kept, _CLICKHOUSE_S)
     await confirm_rights(config.clickhouse.url, _CLICKHOUSE_S)

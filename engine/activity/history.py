@@ -67,6 +67,8 @@ class MessageView(MessageSummary, frozen=True, kw_only=True):
     """A message with its history: the body of `GET /v1/messages/{id}`."""
 
     events: list[EventView]
+    # None: it is not recorded (`[activity] texts_days`), or not any more; nor shown to operators.
+    text: str | None = None
     # False: ClickHouse gives no answer, or the archiver is so far behind that the newest events could not be
     # looked up, so that the message may be further than `status` and `charge` say.
     history_complete: bool = True
@@ -122,6 +124,7 @@ def describe(rows: Iterable[ActivityRow], *, complete: bool = True) -> MessageVi
         attempts=max(row.attempt for row in known),
         outcome_unknown=any(row.outcome_unknown for row in known),
         events=events,
+        text=next((row.text for row in known if row.text), None),
         history_complete=complete,
     )
 

@@ -114,7 +114,7 @@ class OwnExports:
     async def messages(self, request: web.Request) -> Response:
         """`GET /v1/reports/messages`: 200 with a file. Raises Refusal 401, 403, 422, 429, Unavailable."""
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
-        query = _query_of(request, organisation_id, self._now_us() // 1_000_000)
+        query = _query_of(request, organisation_id, self._now_us() // 1_000_000, texts=True)
         return await _file(self._export, query, self._queue)
 
 
@@ -144,9 +144,10 @@ class AllExports:
         return await _file(self._export, query, self._queue)
 
 
-def _query_of(request: web.Request, organisation_id: int, now_s: int) -> ExportQuery:
+def _query_of(request: web.Request, organisation_id: int, now_s: int, *, texts: bool = False) -> ExportQuery:
     from_s, until_s = period_of(request, now_s)
     return ExportQuery(
+        texts=texts,
         organisation_id=organisation_id,
         from_s=from_s,
         until_s=until_s,

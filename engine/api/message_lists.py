@@ -64,7 +64,7 @@ _VIEW = {
     "to": "+4915112345678", "from": "ACME", "encoding": "GSM-7", "segments": 1, "price": 1, "units": 1,
     "reference": "order-1", "accepted_at": "2026-11-22T09:43:35.953000Z",
     "expires_at": "2026-11-22T09:48:35.953000Z", "provider": "", "attempts": 0, "outcome_unknown": False,
-    "history_complete": True, "events": [_EVENT],
+    "history_complete": True, "events": [_EVENT], "text": None,
 }  # fmt: skip
 
 
@@ -105,7 +105,7 @@ class MessageListCalls:
         """`GET /v1/messages/{id}`: 200 with the message and its history. Raises Refusal 401, 404,
         Unavailable."""
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
-        return await _message(self._history, request, organisation_id)
+        return answer_of(200, await _message(self._history, request, organisation_id))
 
     @described(
         "get_batch",
@@ -162,11 +162,13 @@ class AllMessages:
         answers={200: Answer(MessageView, example=_VIEW)},
     )
     async def message(self, request: web.Request) -> Response:
-        """`GET /organisations/{organisation_id}/messages/{id}`: 200 with the message and its history.
+        """`GET /organisations/{organisation_id}/messages/{id}`: 200 with the message and its history, without
+        its text, which is its organisation's alone.
 
         Raises Refusal 401, 403, 404, Unavailable.
         """
-        return await _message(self._history, request, organisation_id_of(request))
+        view = await _message(self._history, request, organisation_id_of(request))
+        return answer_of(200, msgspec.structs.replace(view, text=None))
 
 
 async def _page(lists: Lists, request: web.Request, organisation_id: int) -> MessagePage:
@@ -183,13 +185,13 @@ async def _page(lists: Lists, request: web.Request, organisation_id: int) -> Mes
     return await lists.page(organisation_id, _filter(request), cursor, limit)
 
 
-async def _message(history: History, request: web.Request, organisation_id: int) -> Response:
-    """Raises Refusal 404, Unavailable."""
+async def _message(history: History, request: web.Request, organisation_id: int) -> msgspec.Struct:
+    """The message that the path names. Raises Refusal 404, Unavailable."""
     message_id = request.match_info["id"]
     if _UUID.fullmatch(message_id):
         view = await history(organisation_id, message_id.lower())
         if view is not None:
-            return answer_of(200, view)
+            return view
     raise not_found("The organisation has no message with this id.")
 
 

@@ -124,8 +124,9 @@ async def serve(process: Process) -> None:
         gate, closures = _gate(config, limits), _closures(config, postgres)
         check = partial(_check, process.clock, closures)
         admission = RedisAdmission(
-            link, inbox_link, config.shards, process.pulse, accepted_on=config.redis.accepted_on
-        )
+            link, inbox_link, config.shards, process.pulse,
+            accepted_on=config.redis.accepted_on, texts=config.activity.texts_days is not None,
+        )  # fmt: skip
         answers = RedisKeptAnswers(link, config.shards, lambda: admission.key_ttl_s)
         quota, ingest = assemble_ingest(
             admission,

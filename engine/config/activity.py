@@ -27,6 +27,10 @@ class ActivitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     # stays. All else of the rows stays, so that reports and audits are as before. Receipts look for their
     # messages, by their numbers too, for eight days.
     numbers_days: Annotated[int, Meta(ge=9, le=36_500)] | None = None
+    # The texts of messages are recorded with their acceptance, and removed so many days after it; an
+    # organisation sees them in the history of a message and in exports, operators do not. None: texts are not
+    # recorded, and those that were go.
+    texts_days: Annotated[int, Meta(ge=1, le=36_500)] | None = None
     # Events of messages stay so many days after the end of the month in which their message was accepted, and
     # then go as a whole: histories, lists and exports no longer have those messages, reports by the quarter
     # of an hour still do. None: they stay. A message may be scheduled five weeks ahead, and be valid for one
@@ -48,6 +52,9 @@ def wrong(settings: ActivitySettings, *, own_store: bool) -> tuple[str, str] | N
     key = secret("", settings.numbers_key_file, "activity.numbers_key")
     if key and len(key) < _KEY_MIN:
         return "activity.numbers_key_file", f"a file whose first line has at least {_KEY_MIN} characters"
+    # The erasure of a number finds a message's text by the number.
+    if settings.texts_days and settings.numbers_days and settings.texts_days > settings.numbers_days:
+        return "activity.texts_days", "at most as many as activity.numbers_days"
     if settings.numbers == "hashed" and not key and not own_store:
         return "activity.numbers_key_file", "given with clickhouse.url, the same key on all nodes"
     return None

@@ -95,6 +95,7 @@ def test_a_sent_message_shows_its_whole_history() -> None:
             },
         ],
         "history_complete": True,
+        "text": None,
     }
 
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engine.activity.row import acceptance_octets, row_of
-from engine.records import Addressed, Message
+from engine.records import ActivityRow, Addressed, Message
 
 
 @pytest.mark.parametrize("due_at_us", [0, 1_000_500])
@@ -34,4 +34,7 @@ def test_the_row_of_an_acceptance_is_as_all_others(due_at_us: int) -> None:
         expires_at_us=message.expires_at_us,
     )
     addressed = Addressed(queue="express", message=message, due_at_us=due_at_us)
-    assert acceptance_octets(addressed) == msgspec.msgpack.encode(row)
+    whole = msgspec.msgpack.decode(msgspec.msgpack.encode(row))
+    assert msgspec.msgpack.decode(acceptance_octets(addressed)) == whole[:-1], "the text, which comes last"
+    assert msgspec.msgpack.decode(acceptance_octets(addressed, texts=True)) == [*whole[:-1], "hello"]
+    assert msgspec.msgpack.decode(acceptance_octets(addressed), type=ActivityRow) == row

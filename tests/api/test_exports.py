@@ -53,6 +53,7 @@ def rows_of(organisation_id: int, number: int) -> list[ActivityRow]:
             provider="a" if place else "",
             reference='quoted, "twice"' if number else "",
             latency_us=0,
+            text='Grüße, "you"' if number % 2 and not place else "",
         )
         for place, event in enumerate(HISTORIES[number % len(HISTORIES)])
     ]
@@ -127,6 +128,7 @@ async def test_the_file_has_each_message_once_as_its_history_says(
         view = views[row["id"]]
         wanted = (view.status, view.charge, view.to, view.reference, view.provider, view.accepted_at)
         told = ("status", "charge", "to", "reference", "provider", "accepted_at")
+        assert row["text"] == (view.text or "")
         assert tuple(row[name] for name in told) == wanted
         assert (int(row["units"]), int(row["attempts"])) == (view.units, view.attempts)
         assert bool(row["delivered_at"]) == (view.status == "delivered")

@@ -229,6 +229,10 @@ WRONG = [
     ("[autoscale.normal]\ncalm_s = 1", "autoscale.normal.calm_s must be a number from 5 to 86400."),
     ("[autoscale]\nnormal = 5", "autoscale.normal must be a section."),
     ("[prices]\n'+98' = 'x'", "prices.* must be a whole number."),
+    (
+        "[activity]\ntexts_days = 40\nnumbers_days = 30",
+        "activity.texts_days must be at most as many as activity.numbers_days.",
+    ),
     ("[activity]\nnumbers = 'none'", "activity.numbers must be one of: hashed, plain."),
     (
         "[activity]\nnumbers = 'hashed'\n[clickhouse]\nurl = 'http://h'",

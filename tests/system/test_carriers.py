@@ -214,7 +214,7 @@ def test_express_keeps_its_time_while_the_preferred_carrier_hangs(pair: Carriers
 def test_what_its_processes_counted_is_in_the_log_when_it_drains_and_hashed_numbers_meet_their_receipts(
     tmp_path: Path,
 ) -> None:
-    with carriers(tmp_path, more="""[activity]\nnumbers = "hashed"\n""") as pair:
+    with carriers(tmp_path, more="""[activity]\nnumbers = "hashed"\ntexts_days = 30\n""") as pair:
         behave(pair.a.url, receipts={"delay": {"constant_ms": 50}})
         caller = Caller(pair.engine.url, pair.engine.api_key)
         message_id = send(caller, "counted")
@@ -227,6 +227,15 @@ def test_what_its_processes_counted_is_in_the_log_when_it_drains_and_hashed_numb
             ]
         )
         assert (listed["id"], listed["to"][:5]) == (message_id, "#9800")
+        # Texts are recorded, for their organisation alone.
+        path = f"/messages/{message_id}"
+        operator = Caller(pair.engine.admin_url, pair.engine.admin_key)
+        organisation = "/v1/admin/organisations/1"
+        assert caller.call("GET", f"/v1{path}")[1]["text"] == "counted"
+        assert operator.call("GET", f"{organisation}{path}")[1]["text"] is None
+        export = "/reports/messages?format=jsonl&from_time=2020-01-01T00:00:00Z"
+        assert caller.call("GET", f"/v1{export}")[1]["text"] == "counted"
+        assert "text" not in operator.call("GET", f"{organisation}{export}")[1]
         assert pair.engine.stop() == 0
         log = pair.engine.log.read_text()
         key = (tmp_path / "data/secrets/numbers_key").read_text().strip()

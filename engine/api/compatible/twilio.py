@@ -92,7 +92,7 @@ class Twilio:
         return Response(201, submitted.answer)
 
     async def show(self, request: web.Request) -> Response:
-        """`GET .../Messages/{message}.json`: 200 with the message, but its text, which nobody keeps."""
+        """`GET .../Messages/{message}.json`: 200 with the message; its text is there when texts are recorded."""
         try:
             organisation_id = await self._keys.organisation(_authorization(request), request)
             sid = _SID.fullmatch(request.match_info["message"])
@@ -103,8 +103,10 @@ class Twilio:
             return _refused(e)
         account = request.match_info["account"]
         status = _STATUSES.get(view.status, "failed")
+        text = view.text or ""
         return answer_of(
-            200, _message(view.id, account, view.to, view.sender, "", view.segments, status, view.accepted_at)
+            200,
+            _message(view.id, account, view.to, view.sender, text, view.segments, status, view.accepted_at),
         )
 
 

@@ -81,6 +81,14 @@ export function newOnce() {
   return `console-${Array.from(octets, (octet) => octet.toString(16).padStart(2, "0")).join("")}`;
 }
 
+/** JSON, with a whole number that a Number does not hold to the unit as a BigInt, where the browser gives its digits. */
+function parse(text) {
+  return JSON.parse(text, (_, value, context) => {
+    const digits = context?.source;
+    return Number.isInteger(value) && !Number.isSafeInteger(value) && /^-?\d+$/.test(digits ?? "") ? BigInt(digits) : value;
+  });
+}
+
 async function call(method, url, options) {
   try {
     return await request(method, url, options);
@@ -110,7 +118,7 @@ async function request(method, url, { body, once = "", signal } = {}) {
   if (response.status === 204) return null;
   let document = null;
   try {
-    document = await response.json();
+    document = parse(await response.text());
   } catch {
     if (response.ok) throw new Problem(response.status, null, "The engine's answer cannot be read.");
   }

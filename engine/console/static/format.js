@@ -11,6 +11,7 @@ export function number(value) {
 /** A whole number in at most six characters: 12,345, 1.2 M. */
 export function short(value) {
   if (value === null || value === undefined) return UNKNOWN;
+  value = Number(value);
   if (Math.abs(value) < 100_000) return whole.format(value);
   for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
     if (Math.abs(value) >= size) {

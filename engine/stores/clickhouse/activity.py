@@ -59,6 +59,7 @@ COLUMNS = {
     "outcome_unknown": "Bool",
     "segment": "UInt16",
     "callback_url": "String",
+    "text": "String",
     "shard": "UInt16",
     "stream_ms": "UInt64",
     "stream_seq": "UInt32",

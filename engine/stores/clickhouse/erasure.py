@@ -14,7 +14,7 @@ from engine.stores.clickhouse.client import answering
 # By table; the number is in E.164, so that it has nothing in it that SQL would read, nor have the other
 # forms in which it may be stored.
 _STATEMENTS = {
-    "activity": "UPDATE to = '' WHERE to IN ({forms})",
+    "activity": "UPDATE to = '', text = '' WHERE to IN ({forms})",
     # A JSON array, in which the number is a string of its own.
     "outstanding": "UPDATE row = {row} WHERE multiSearchAny(row, [{quoted}])",
     # The whole message with its text, which would be sent once more.

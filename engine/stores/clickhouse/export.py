@@ -57,6 +57,8 @@ COLUMNS = {
     "attempts": "max(attempt)",
     "sent_at": _FIRST.format(event="sent"),
     "delivered_at": _FIRST.format(event="delivered"),
+    # "" where it is not recorded, or not any more.
+    "text": "max(text)",
 }
 EVENT_COLUMNS = {
     "id": "message_id",
@@ -94,6 +96,8 @@ class ExportQuery(msgspec.Struct, frozen=True, kw_only=True):
     # "": both.
     queue: Queue | Literal[""] = ""
     rows: ExportRows = "messages"
+    # Whether messages have their texts.
+    texts: bool = False
 
 
 class ClickHouseExport(ClickHouseAdapter):
@@ -125,7 +129,7 @@ class ClickHouseExport(ClickHouseAdapter):
 
     async def _whole(self, parts: AsyncIterator[bytes], query: ExportQuery) -> AsyncIterator[bytes]:
         if query.format == "csv":
-            yield ",".join(_BY_ROWS[query.rows][0]).encode() + b"\r\n"
+            yield ",".join(_columns(query)).encode() + b"\r\n"
         # The end of an answer says whether it is whole, and may be in two parts.
         held = b""
         while True:
@@ -143,6 +147,11 @@ class ClickHouseExport(ClickHouseAdapter):
             yield held
 
 
+def _columns(query: ExportQuery) -> dict[str, str]:
+    """Name and expression of each column of an export."""
+    return {name: of for name, of in _BY_ROWS[query.rows][0].items() if name != "text" or query.texts}
+
+
 def statement(query: ExportQuery) -> tuple[str, dict[str, Any]]:
     """The SQL of an export, and its parameters."""
     parameters: dict[str, Any] = {
@@ -152,7 +161,7 @@ def statement(query: ExportQuery) -> tuple[str, dict[str, Any]]:
     if query.queue:
         where, parameters["queue"] = "AND queue = {queue:String}", query.queue
     # The columns are named in a query around it: a name like that of a column would be read in its place.
-    columns, order = _BY_ROWS[query.rows]
+    columns, order = _columns(query), _BY_ROWS[query.rows][1]
     inner = ", ".join(f"{expression} AS c{i}" for i, expression in enumerate(columns.values()))
     outer = ", ".join(f"c{i} AS `{name}`" for i, name in enumerate(columns))
     sql = (

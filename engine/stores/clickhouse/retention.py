@@ -24,6 +24,8 @@ class KeptDays(NamedTuple):
     events: int = 0
     minutes: int = 0
     inbound: int = 0
+    # The texts of messages; 0: none is recorded any more, and what was recorded goes.
+    texts: int = 0
 
 
 class _Rule(NamedTuple):
@@ -40,6 +42,14 @@ _NUMBERS = _Rule(
     r"`to` String[^\n]* TTL toDateTime\(accepted_at\) \+ toIntervalDay\((\d+)\)",
     "ALTER TABLE activity MODIFY COLUMN to TTL toDateTime(accepted_at) + toIntervalDay({days})",
     "ALTER TABLE activity MODIFY COLUMN to REMOVE TTL",
+)
+# A text without a TTL is none that was ever kept, so there is no removal: where texts are not recorded any more,
+# those of before go at once, which is a day after their acceptance.
+_TEXTS = _Rule(
+    "activity",
+    r"`text` String[^\n]* TTL toDateTime\(accepted_at\) \+ toIntervalDay\((\d+)\)",
+    "ALTER TABLE activity MODIFY COLUMN text TTL toDateTime(accepted_at) + toIntervalDay({days})",
+    "",
 )
 
 
@@ -76,6 +86,7 @@ async def keep_for(url: str, kept: KeptDays, timeout_s: float) -> list[str]:
         (_EVENTS, kept.events),
         (_MINUTES, kept.minutes),
         (_INBOUND, kept.inbound),
+        (_TEXTS, kept.texts),
     )
     place = parse_url(url)
     client = await connect(place, database=place.database, timeout_s=timeout_s)
@@ -83,7 +94,10 @@ async def keep_for(url: str, kept: KeptDays, timeout_s: float) -> list[str]:
     try:
         async with answering(place, timeout_s):
             for rule, days in wanted:
-                if await _days(client, rule) != days:
+                found = await _days(client, rule)
+                if found and not days and not rule.removal:
+                    days = 1
+                if found != days:
                     # The server goes on with what is there by itself.
                     sql = rule.change.format(days=days) if days else rule.removal
                     await client.command(sql, settings={"alter_sync": 0, "mutations_sync": 0})

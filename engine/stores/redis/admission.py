@@ -49,12 +49,15 @@ class RedisAdmission:
         pulse: Pulse | None = None,
         *,
         accepted_on: int = 1,
+        texts: bool = False,
     ) -> None:
         """`link` is for commands; `inbox_link` blocks while it waits for answers of the ledger.
 
         `pulse` goes with each registration and each heartbeat. `accepted_on`: on how many machines a
-        flush with submissions must be to count as applied.
+        flush with submissions must be to count as applied. `texts`: whether the texts of messages are
+        recorded.
         """
+        self._texts = texts
         self._link = link
         self._inbox_link = inbox_link
         self._shards = range(shards)
@@ -109,7 +112,9 @@ class RedisAdmission:
         """
         bundles = self._pulse is None or self._pulse.readable("bundle")
         bundle_max = bundle_format.MESSAGES_MAX if bundles else 1
-        commands = [admit_wire.admit(name, flush, self._key_ttl_s, bundle_max) for flush in flushes]
+        commands = [
+            admit_wire.admit(name, flush, self._key_ttl_s, bundle_max, texts=self._texts) for flush in flushes
+        ]
         confirmed = self._replicas and any(flush.submissions or flush.withdrawn for flush in flushes)
         if confirmed:
             commands.append(wait(self._replicas, min(WAIT_MS, int(timeout_s * 500) + 1)))

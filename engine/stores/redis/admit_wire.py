@@ -33,9 +33,11 @@ def admit(
     flush: Flush,
     key_ttl_s: int = KEY_TTL_S,
     bundle_max: int = bundle_format.MESSAGES_MAX,
+    *,
+    texts: bool = False,
 ) -> Command:
     """Apply a flush of the holder `name`; the reply is that of `admit` in queue.lua. `bundle_max`: how many
-    messages may be written in one entry."""
+    messages may be written in one entry. `texts`: whether the texts are recorded."""
     s = flush.shard
     touched: list[Argument] = [
         keys.holder_key(s, name),
@@ -58,7 +60,7 @@ def admit(
         if has_key:
             touched.append(keys.idempotency_key(s, submission.organisation_id, submission.idempotency_key))
         if has_key or not open_to_more:
-            portions.append(_Portion(index, _kept(submission) if has_key else b""))
+            portions.append(_Portion(index, _kept(submission) if has_key else b"", texts=texts))
         open_to_more = not has_key
         portions[-1].add(submission)
     arguments: list[Argument] = [
@@ -96,9 +98,10 @@ def _kept(submission: Submission) -> bytes:
 class _Portion:
     """What is let in together or not at all."""
 
-    def __init__(self, index: int, kept: bytes) -> None:
+    def __init__(self, index: int, kept: bytes, *, texts: bool) -> None:
         self._index = index
         self._kept = kept
+        self._texts = texts
         self._units: dict[int, int] = {}
         self._rows: list[bytes] = []
         self._pieces: list[Argument] = []
@@ -111,7 +114,7 @@ class _Portion:
         name = str(organisation_id)
         for addressed in submission.messages:
             message = addressed.message
-            self._rows.append(acceptance_octets(addressed))
+            self._rows.append(acceptance_octets(addressed, texts=self._texts))
             payload = message_format.packed(message)
             if addressed.due_at_us:
                 self._dues += (_QUEUES[addressed.queue], addressed.due_at_us, payload)

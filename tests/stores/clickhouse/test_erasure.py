@@ -35,6 +35,7 @@ async def test_an_erased_number_is_in_no_table_and_all_else_is_there(world: Worl
             make_row(
                 2, at_us=now_us, accepted_at_us=now_us, message_id=kept.id, to=to, event="sent",
                 provider_message_id=f"id{place}", kept=msgspec.json.encode(kept).decode(),
+                text=f"for {to} alone",
             )
         )  # fmt: skip
     await world.store.insert(

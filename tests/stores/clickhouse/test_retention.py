@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
@@ -103,3 +104,35 @@ async def test_months_of_events_and_of_what_recipients_wrote_go_as_a_whole_and_t
     await world.query("ALTER TABLE activity DELETE WHERE 1 SETTINGS mutations_sync = 1")
     assert await lost.complete_from_ms(10) > now_us // 1000
     assert await keep_for(world.clickhouse_url, KeptDays(minutes=400), 30) == ["activity", "inbound_messages"]
+
+
+async def test_texts_go_after_their_days_and_all_of_them_when_none_are_recorded_any_more(
+    world: World,
+) -> None:
+    [(now_us,)] = await world.query("SELECT toUnixTimestamp64Micro(now64(6))")
+    rows = [
+        make_row(
+            0, organisation_id=days, event="accepted", to="+989120000001", text=f"{days} days",
+            at_us=now_us - days * DAY_US, accepted_at_us=now_us - days * DAY_US,
+        )
+        for days in (5, 20)
+    ]  # fmt: skip
+    entry = ActivityEntry(shard=0, id=StreamId(1, 0), blob=blob_of(rows))
+    await world.store.insert(block_of([entry])[0], "t")
+
+    async def texts() -> list[str]:
+        return [text for (text,) in await world.query("SELECT text FROM activity ORDER BY organisation_id")]
+
+    async def gone(left: list[str]) -> bool:
+        return await texts() == left
+
+    default = KeptDays(minutes=400)
+    assert await keep_for(world.clickhouse_url, default, 30) == ["report_minutes"]
+    assert await texts() == ["5 days", "20 days"]
+    assert await keep_for(world.clickhouse_url, KeptDays(minutes=400, texts=10), 30) == ["activity"]
+    assert await keep_for(world.clickhouse_url, KeptDays(minutes=400, texts=10), 30) == []
+    await until(partial(gone, ["5 days", ""]), 60)
+    assert await keep_for(world.clickhouse_url, default, 30) == ["activity"]
+    assert await keep_for(world.clickhouse_url, default, 30) == []
+    await until(partial(gone, ["", ""]), 60)
+    assert await world.query("SELECT count(), uniqExact(to) FROM activity") == [(2, 1)]

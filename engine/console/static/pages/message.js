@@ -36,15 +36,15 @@ function draw(one, organisation) {
       ["Accepted at", time(one.accepted_at)],
       ["Expires at", time(one.expires_at)],
     ]),
-    section("Text", textOf(one)),
+    section("Text", textOf(one, organisation)),
     section("History", timeline(one.events)),
   ];
 }
 
-/** The text in its own direction; it may be absent, because it is not kept for ever, nor shown to everybody. */
-function textOf(one) {
+/** The text in its own direction; operators do not get it, and it is not recorded everywhere, nor for ever. */
+function textOf(one, organisation) {
   if (typeof one.text === "string") return h("p", { class: "text", dir: "auto" }, one.text);
-  return empty("The text is not kept with the record of a message.");
+  return empty(organisation ? "Texts are shown to their organisation alone." : "The text is not recorded, or not any more.");
 }
 
 function timeline(events) {

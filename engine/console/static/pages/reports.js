@@ -83,7 +83,7 @@ function draw(report, groups, signal) {
 }
 
 function totals(rows) {
-  const sum = (name) => rows.reduce((all, row) => all + (row[name] ?? 0), 0);
+  const sum = (name) => rows.reduce((all, row) => all + Number(row[name] ?? 0), 0);
   const known = rows[0].delivered !== undefined;
   return facts([
     ["Messages", number(sum("messages"))], ["Segments", number(sum("segments"))], ["Units", number(sum("units"))],
