@@ -92,7 +92,7 @@ class Twilio:
         return Response(201, submitted.answer)
 
     async def show(self, request: web.Request) -> Response:
-        """`GET .../Messages/{message}.json`: 200 with the message; its text is there when texts are recorded."""
+        """`GET .../Messages/{message}.json`: 200 with the message, and its text where texts are recorded."""
         try:
             organisation_id = await self._keys.organisation(_authorization(request), request)
             sid = _SID.fullmatch(request.match_info["message"])

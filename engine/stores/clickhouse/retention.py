@@ -43,8 +43,8 @@ _NUMBERS = _Rule(
     "ALTER TABLE activity MODIFY COLUMN to TTL toDateTime(accepted_at) + toIntervalDay({days})",
     "ALTER TABLE activity MODIFY COLUMN to REMOVE TTL",
 )
-# A text without a TTL is none that was ever kept, so there is no removal: where texts are not recorded any more,
-# those of before go at once, which is a day after their acceptance.
+# Where texts are not recorded any more, those of before go a day after their acceptance: there is no
+# removal.
 _TEXTS = _Rule(
     "activity",
     r"`text` String[^\n]* TTL toDateTime\(accepted_at\) \+ toIntervalDay\((\d+)\)",

@@ -130,6 +130,21 @@ def test_an_organisation_is_paused_limited_and_paid_for(visitor: Visitor) -> Non
     expect(visitor.page.get_by_role("dialog").get_by_role("alert")).to_contain_text("reference")
 
 
+def test_a_balance_beyond_what_a_number_of_the_browser_holds_is_shown_to_the_unit(
+    visitor: Visitor, engine: Engine
+) -> None:
+    admin = Caller(engine.admin_url, engine.admin_key)
+    status, made = admin.call("POST", "/v1/admin/organisations", {"name": "Rich"})
+    assert status == 201, made
+    for number, units in enumerate([10**15] * 10 + [1]):
+        path = f"/v1/admin/organisations/{made['id']}/top-ups"
+        status, paid = admin.call("POST", path, {"units": units, "reference": f"rich-{number}"})
+        assert status == 201, paid
+    visitor.open(f"organisation?id={made['id']}")
+    credit = visitor.page.locator(".facts", has_text="Available")
+    expect(credit).to_contain_text("10,000,000,000,000,001 units")
+
+
 def test_a_delivery_that_failed_is_replayed(visitor: Visitor, engine: Engine) -> None:
     # Nobody listens there.
     address = "http://127.0.0.1:9/"
