@@ -92,9 +92,13 @@ class Visitor:
         expect(self.page.locator(".toast")).to_contain_text(text)
 
     def expect_fits(self) -> None:
-        """The page is not wider than the window."""
+        """The page is not wider than the window, nor anything in a field wider than the field."""
         wide, window = self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert wide <= window, f"{self.page.url} is {wide} wide in a window of {window}"
+        over = self.page.evaluate("""() => [...document.querySelectorAll(".field > *")].filter((one) =>
+            one.getBoundingClientRect().right > one.parentElement.getBoundingClientRect().right + 1
+        ).map((one) => one.outerHTML.slice(0, 100))""")
+        assert not over, f"{self.page.url}: {over}"
 
     def expect_accessible(self) -> None:
         """axe-core finds nothing that is serious."""
