@@ -7,7 +7,6 @@ which every client of HTTP notices. A reader that takes nothing for a while is g
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import get_args
@@ -28,8 +27,6 @@ from engine.api.response import Response
 from engine.errors import EngineError
 from engine.stores.clickhouse.export import ExportFormat, ExportQuery, ExportRows
 
-# A reader that takes no octet for so long is given up, seconds.
-_STALL_S = 30.0
 _FORMATS: Mapping[str, ExportFormat] = {name: name for name in get_args(ExportFormat)}
 _ROWS: Mapping[str, ExportRows] = {name: name for name in get_args(ExportRows)}
 _TYPES: Mapping[ExportFormat, str] = {
@@ -81,12 +78,12 @@ class FileResponse(Response):
         try:
             async for part in self._parts:
                 octets = b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
-                await asyncio.wait_for(request.writer.write(octets), _STALL_S)
+                await request.writer.write(octets)
                 # What is in the socket's own buffer is enough to wait for.
-                await asyncio.wait_for(request.writer.drain(), _STALL_S)
+                await request.writer.drain()
             if chunked:
                 await request.writer.write(b"0\r\n\r\n")
-        except (EngineError, TimeoutError):
+        except EngineError:
             # The body has begun, so that nothing else can be said.
             self.force_close()
             if request.transport is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
+import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.api import server
+from engine.api import server, stalled_writes
 from engine.api.edge.heads import head_of
 from engine.api.response import Response, accepted_octets
+from engine.api.stalled_writes import StalledWrites
 from engine.organisations import NewOrganisation
 from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.directory import Directory
@@ -367,6 +369,50 @@ async def test_a_client_that_does_not_read_is_not_read_either(
             await drained
         writer.close()
         assert len(ingest.accepted) == count
+
+
+@pytest.mark.parametrize("at_edge", [True, False])
+async def test_a_client_that_reads_nothing_is_cut(
+    directory: Directory, acme: NewOrganisation, monkeypatch: pytest.MonkeyPatch, at_edge: bool
+) -> None:
+    monkeypatch.setattr(stalled_writes, "STALL_S", 0.1)
+    async with serving(await services_with(directory), acme.api_key) as api:
+        request = GET.replace(b"/healthz", b"/openapi.json")
+        if at_edge:
+            request = post().replace(KEY, api.api_key.encode())
+        with socket.socket() as client:
+            # Little fits on the way to the client.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, ("127.0.0.1", api.port))
+            async with asyncio.timeout(300):
+                with pytest.raises(OSError):
+                    await loop.sock_sendall(client, request * 400_000)
+        await until(lambda: served_by_edge(api) == 0)
+
+
+async def test_a_client_that_takes_something_between_two_looks_is_not_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stalled_writes, "STALL_S", 0.0)
+
+    class Draining(asyncio.Transport):
+        """What waits for a client, and whether the connection was cut."""
+
+        waiting = [500, 400, 1, 1]
+        is_cut = False
+
+        def get_write_buffer_size(self) -> int:
+            return self.waiting.pop(0) if len(self.waiting) > 1 else self.waiting[0]
+
+        def abort(self) -> None:
+            self.is_cut = True
+
+    transport = Draining()
+    StalledWrites().begin(transport)
+    await until(lambda: transport.is_cut)
+    assert transport.waiting == [1]
 
 
 async def test_a_silent_client_is_given_up(

@@ -6,6 +6,7 @@ process, up to a bound. Whatever is not a plain call, and whatever else is unusu
     the client leaves           a request under way goes on: what was admitted stays admitted; nobody is
                                 answered
     it reads slowly             the next request waits until it has read its answers
+    it reads nothing            the connection is cut after a while (`StalledWrites`)
     its head does not come      the connection is closed when it has been without a request for long
     its body does not come      after a moment aiohttp waits for it, and counts that moment
     its request takes too long  what was not sent to Redis is taken back, and the client is told 503
@@ -25,6 +26,7 @@ from engine.api.edge.heads import HEAD_MAX, Head, Origin, may_be_one
 from engine.api.edge.parts import Parts
 from engine.api.edge.room import Seat
 from engine.api.edge.waiting import AwaitedBody, IdleClock, Unserved
+from engine.api.stalled_writes import StalledWrites
 from engine.errors import Refusal
 
 
@@ -38,6 +40,7 @@ class EdgeConnection(asyncio.Protocol):
         "_is_writing_paused",
         "_parts",
         "_seat",
+        "_stalled",
         "_transport",
         "_unserved",
         "idle",
@@ -60,6 +63,7 @@ class EdgeConnection(asyncio.Protocol):
         # `_serve` goes on by itself behind a request that has its answer at once.
         self._is_serving = False
         self._is_writing_paused = False
+        self._stalled = StalledWrites()
         # Its place among all connections; None: nobody has connected.
         self._seat: Seat | None = None
 
@@ -76,7 +80,7 @@ class EdgeConnection(asyncio.Protocol):
             self.peer = transport.get_extra_info("peername")
             first_s = server.FIRST_REQUEST_S
         self._transport = transport
-        self.idle = IdleClock(transport, first_s, server.KEEP_ALIVE_S)
+        self.idle = IdleClock(transport, self._stalled, first_s, server.KEEP_ALIVE_S)
         self._parts.joined(self)
 
     def connection_lost(self, exc: BaseException | None, *, is_handed_over: bool = False) -> None:
@@ -84,6 +88,7 @@ class EdgeConnection(asyncio.Protocol):
         if self._seat is not None and not is_handed_over:
             self._seat.leave()
         self._transport = self._awaited = None
+        self._stalled.end()
         if self.idle is not None:
             self.idle.stop()
         if self._exchange is None:
@@ -113,10 +118,13 @@ class EdgeConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than we write."""
         self._is_writing_paused = True
+        if self._transport is not None:
+            self._stalled.begin(self._transport)
 
     def resume_writing(self) -> None:
         """The client has read what we wrote."""
         self._is_writing_paused = False
+        self._stalled.end()
         if self._exchange is None and self._transport is not None:
             self._serve(self._transport, self._unserved.take())
 
@@ -233,10 +241,12 @@ class EdgeConnection(asyncio.Protocol):
         self.connection_lost(None, is_handed_over=True)
         assert self._seat is not None
 
-        def take_back(transport: asyncio.Transport, data: bytes) -> None:
+        def take_back(transport: asyncio.Transport, data: bytes, is_writing_paused: bool) -> None:
             transport.set_protocol(self)
-            self._is_writing_paused = False
             self.connection_made(transport, server.KEEP_ALIVE_S)
+            self._is_writing_paused = False
+            if is_writing_paused:
+                self.pause_writing()
             self.data_received(data)
 
         self._parts.hand_over(transport, data, waited_s, self._is_writing_paused, self._seat, take_back)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from engine.api.edge.heads import Head
+from engine.api.stalled_writes import StalledWrites
 
 # So much may wait behind a request that is under way before the connection is read no further, octets.
 BEHIND_MAX = 65536
@@ -59,12 +60,16 @@ class AwaitedBody:
 class IdleClock:
     """Closes a connection that has been without a request for long."""
 
-    __slots__ = ("_limit_s", "_timer", "_transport", "busy", "since_s")
+    __slots__ = ("_limit_s", "_stalled", "_timer", "_transport", "busy", "since_s")
 
-    def __init__(self, transport: asyncio.Transport, first_s: float, limit_s: float) -> None:
-        """`first_s`: how long the first request may stay out, `limit_s`: each later one, seconds."""
+    def __init__(
+        self, transport: asyncio.Transport, stalled: StalledWrites, first_s: float, limit_s: float
+    ) -> None:
+        """`stalled`: watches the connection when it is closed. `first_s`: how long the first request may stay
+        out, `limit_s`: each later one, seconds."""
         loop = asyncio.get_running_loop()
         self._transport = transport
+        self._stalled = stalled
         self._limit_s = limit_s
         # Whether a request is under way; if not, since when. The loop's time.
         self.busy = False
@@ -82,3 +87,4 @@ class IdleClock:
             self._timer = loop.call_later(left_s, self._look)
         else:
             self._transport.close()
+            self._stalled.begin(self._transport)
