@@ -142,7 +142,13 @@ def measure(messages: int, rate: float, organisations: int) -> dict[str, Any]:
         waiting = store.info("memory")["used_memory"]
         if time.time() > first_us / 1e6:
             raise SystemExit("The first message was due before all were accepted; this machine is too busy.")
-        time.sleep(first_us / 1e6 - time.time())
+        left_s, span_s = first_us / 1e6 - time.time(), messages / rate if rate else 0.0
+        print(
+            f"{messages} wait, accepted in {taken_s:.0f} s; "
+            f"they are due in {left_s:.0f} s, for {span_s:.0f} s",
+            file=sys.stderr,
+        )
+        time.sleep(left_s)
         settled(target, messages, timeout_s=60 + messages / (rate or _ACCEPTED_PER_S) * 4)
         while target.call("GET", "/v1/admin/status")["activity"]["waiting_entries"]:
             time.sleep(0.5)
