@@ -13,6 +13,7 @@ Once a second. Without `[autoscale]` only run/processes.json is read.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -79,6 +80,7 @@ class Autoscaling:
         self._link = link
         self._notes = RedisNodeNotes(link)
         self._costs = _costs(process.config.data_dir)
+        self._cores = len(process.config.processes.cpus or os.sched_getaffinity(0))
         self._readings = Readings({p.name: sends_max(p) for p in process.config.providers})
         self._scalers: dict[Queue, tuple[AutoscaleSettings, Autoscaler]] = {}
         self._scaled: dict[Queue, QueueScaled] = {}
@@ -145,7 +147,8 @@ class Autoscaling:
                 self._scaled.pop(queue, None)
             elif settings != has:
                 shape = scaler.shape if scaler else own.shape(queue)
-                self._scalers[queue] = settings, Autoscaler(queue, settings, self._costs, shape)
+                scaler = Autoscaler(queue, settings, self._costs, shape, self._cores)
+                self._scalers[queue] = settings, scaler
                 if queue in own.scaled:
                     self._scaled.setdefault(queue, own.scaled[queue])
 

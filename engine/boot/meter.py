@@ -64,9 +64,11 @@ class Meter:
         self._file: CountsFile | None = None
         self._fails = False
         self._began_s = time.time()
-        self._lag = Histogram(ROUND_TRIP_S)
-        self.histogram("smsengine_process_loop_lag_seconds", self._lag)
+        # How late timers come. Besides the meter itself `engine.boot.loop_lag` adds to it.
+        self.lag = Histogram(ROUND_TRIP_S)
+        self.histogram("smsengine_process_loop_lag_seconds", self.lag)
         self.number("smsengine_process_cpu_seconds", _cpu_s)
+        self.number("smsengine_process_busy_seconds", _busy_s)
         self.gauges(self._show_process)
 
     # What is shown.
@@ -115,7 +117,7 @@ class Meter:
             left_s = until_tick_s(FLUSH_S)
             due_s = time.monotonic() + left_s
             await asyncio.sleep(left_s)
-            self._lag.add(max(0.0, time.monotonic() - due_s))
+            self.lag.add(max(0.0, time.monotonic() - due_s))
             self.flush()
 
     def flush(self) -> Snapshot:
@@ -199,6 +201,16 @@ def _add(numbers: Numbers, metric: str, key: str, number: float) -> None:
 def _cpu_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+def _busy_s() -> float:
+    """Time in which the thread of the loop was on a CPU or waited for one, seconds; without the wait where
+    the kernel does not tell. sched-stats.rst of Linux: schedstat is of the first thread, nanoseconds."""
+    try:
+        on_cpu, waited, _ = Path("/proc/self/schedstat").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return time.thread_time()
+    return (int(on_cpu) + int(waited)) / 1e9
 
 
 def _resident_bytes() -> int:

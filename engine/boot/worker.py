@@ -17,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from engine import providers
 from engine.boot.counter_log import CounterLog
 from engine.boot.lane_gauges import watch_worker
+from engine.boot.loop_lag import watch_lag
 from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, patiently, until
 from engine.config import QueueSettings
@@ -176,9 +177,7 @@ async def deliver(process: Process) -> None:
         postgres = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
         limits = LimitTable(LimitBook(postgres))
         worker, sweeper, dispatcher = assemble_worker(
-            reader,
-            built,
-            config.providers,
+            reader, built, config.providers,
             RedisSlots(await stack.enter_async_context(process.link("pace"))),
             config.queues.of(queue),
             take_over_s=config.take_over_s,
@@ -189,7 +188,7 @@ async def deliver(process: Process) -> None:
             fit=lambda: not process.clock.off,
             readable=process.pulse.readable,
             weight_of=limits.weight_of,
-        )
+        )  # fmt: skip
         watch_worker(process.meter, counters, worker, dispatcher.lanes)
         keeper = _limit_keeper(process, link, limits, dispatcher)
 
@@ -202,7 +201,8 @@ async def deliver(process: Process) -> None:
         await _start(stack, built)
         await patiently(reader.join)
         await patiently(keeper.look)
-        beside = list(map(asyncio.create_task, (sweeper.run(life.draining), routes.run(), keeper.run())))
+        runs = (sweeper.run(life.draining), routes.run(), keeper.run(), watch_lag(process.meter.lag))
+        beside = list(map(asyncio.create_task, runs))
         try:
             life.follow_concurrency(config.queues.of(queue).concurrency, worker.allow)
             life.ready()

@@ -238,6 +238,12 @@ _HTTP = (
 
 _PROCESSES = (
     _counter("process_cpu_seconds", "CPU time of a process, user and system", "role", "process"),
+    _counter(
+        "process_busy_seconds",
+        "Time in which the loop of a process had work: it was on a CPU, or waited for one",
+        "role",
+        "process",
+    ),
     _gauge("process_resident_memory_bytes", "Resident memory of a process", "role", "process"),
     _gauge(
         "process_start_time_seconds",
@@ -248,7 +254,7 @@ _PROCESSES = (
     ),
     _histogram(
         "process_loop_lag_seconds",
-        "How late a timer of one second comes, so how busy the loop is",
+        "How late a timer comes, so how long an answer waits for the loop",
         ROUND_TRIP_S,
         "role",
     ),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from engine.boot.loop_lag import watch_lag
 from engine.boot.meter import Meter
 from engine.boot.metric_files import read_all
 from engine.delivery.settlement_counts import SettlementCounts
 from engine.delivery.verdict_counts import VerdictCounts
-from engine.histogram import SENT_S, Histogram
+from engine.histogram import ROUND_TRIP_S, SENT_S, Histogram
 from engine.metrics.snapshot import added
 from tests.providers.scripted import until
 
@@ -84,3 +86,31 @@ async def test_a_directory_that_cannot_be_written_costs_the_process_nothing_else
         shown.close()
     assert [line["event"] for line in logs] == ["metrics of this process are not kept"]
     assert (await shown.read_all()).snapshots.keys() == {"node.express.1"}
+
+
+def test_the_time_in_which_the_loop_has_work_is_counted_and_that_in_which_it_has_none_is_not() -> None:
+    shown = meter()
+
+    def counted(metric: str) -> float:
+        return sum(shown.snapshot().counts.counters[metric].values())
+
+    busy_s, cpu_s = counted("smsengine_process_busy_seconds"), counted("smsengine_process_cpu_seconds")
+    end_s = time.thread_time() + 0.05
+    while time.thread_time() < end_s:
+        pass
+    assert counted("smsengine_process_busy_seconds") - busy_s >= 0.045
+    assert counted("smsengine_process_cpu_seconds") - cpu_s >= 0.045
+
+
+async def test_how_long_a_timer_waits_for_the_loop_is_seen() -> None:
+    lag = Histogram(ROUND_TRIP_S)
+    watching = asyncio.create_task(watch_lag(lag))
+    try:
+        await until(lambda: sum(lag.counts) > 0)
+        before_s = lag.sum_s
+        # Whenever the next look is due, this holds it up.
+        time.sleep(0.25)  # noqa: ASYNC251 - a loop that is held up is what is seen
+        await until(lambda: sum(lag.counts) > 1)
+        assert lag.sum_s - before_s >= 0.09
+    finally:
+        watching.cancel()

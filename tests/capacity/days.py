@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
-from engine.capacity.autoscale import Autoscaler, Change, Measured, within
+from engine.capacity.autoscale import Autoscaler, Change
 from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.capacity.costs import REFERENCE
+from engine.capacity.measured import Measured
 from engine.capacity.simulation import Shape
+from engine.capacity.wanted import within
 from engine.histogram import ANSWER_S, Histogram
 from engine.records import Queue
 

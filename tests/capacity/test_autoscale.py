@@ -7,10 +7,12 @@ from random import Random
 
 import pytest
 
-from engine.capacity.autoscale import Autoscaler, Measured, within
+from engine.capacity.autoscale import Autoscaler
 from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.capacity.costs import REFERENCE
+from engine.capacity.measured import Measured
 from engine.capacity.simulation import Shape
+from engine.capacity.wanted import within
 from engine.histogram import ANSWER_S
 from tests.capacity.days import Day
 
@@ -111,7 +113,7 @@ def _near_an_outage(at_s: int) -> bool:
 
 def test_at_its_bounds_it_is_not_calm_and_nothing_is_taken_away() -> None:
     def rate(at_s: float) -> float:
-        return 20.0 if at_s < 50 else 2000.0
+        return 20.0 if at_s < 50 else 4000.0
 
     day = Day(rate, fast, concurrency_min=2, concurrency_max=40, calm_s=20)
     day.pass_s(49)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from engine.capacity.autoscale import Measured
+from engine.capacity.measured import Measured
 from engine.capacity.readings import Others, Readings
-from engine.histogram import ANSWER_S, Histogram
+from engine.histogram import ANSWER_S, ROUND_TRIP_S, Histogram
 from engine.metrics.snapshot import Counts, Numbers
+from engine.nodes.flow import quantile_ms
 
 ALONE = Others(unread=0.0)
 BETWEEN = "\x1f"
@@ -20,6 +21,7 @@ class Node:
         self.sends = dict.fromkeys(windows, 0)
         self.verdicts = {name: {"accepted": 0, "temporary": 0} for name in windows}
         self.answers = {name: Histogram(ANSWER_S) for name in windows}
+        self.lags, self.cpu_s, self.busy_s = Histogram(ROUND_TRIP_S), 0.0, 0.0
         self.gauges: Numbers = {}
         for name in windows:
             self.show(name)
@@ -31,14 +33,19 @@ class Node:
         self.gauges.setdefault("smsengine_provider_in_flight", {})[f"{name}{BETWEEN}express"] = float(flies)
         self.gauges.setdefault("smsengine_provider_paused", {})[name] = float(paused)
 
-    def second(self, arrive: int = 0, **sent: int) -> None:
-        """One more second; `sent`: by provider, messages that it took in 60 ms each."""
+    def worked(self, *, cpu_s: float, busy_s: float, lag_s: float) -> None:
+        """What the only worker is going to show of the next second; timers came late by `lag_s`."""
+        self.cpu_s, self.busy_s = self.cpu_s + cpu_s, self.busy_s + busy_s
+        self.lags.add_all([lag_s] * 10)
+
+    def second(self, arrive: int = 0, *, took_s: float = 0.06, **sent: int) -> None:
+        """One more second; `sent`: by provider, messages that it took, in `took_s` each."""
         self.at_s += 1
         self.accepted += arrive
         for name, count in sent.items():
             self.sends[name] += count
             self.verdicts[name]["accepted"] += count
-            self.answers[name].add_all([0.06] * count)
+            self.answers[name].add_all([took_s] * count)
         counters: Numbers = {
             "smsengine_messages_accepted": {"express": self.accepted, "normal": 5},
             "smsengine_provider_sends": {f"{n}{BETWEEN}express": c for n, c in self.sends.items()},
@@ -47,9 +54,22 @@ class Node:
                 for name, of in self.verdicts.items()
                 for verdict, count in of.items()
             },
+            "smsengine_process_cpu_seconds": {
+                f"express{BETWEEN}express 1": self.cpu_s,
+                f"normal{BETWEEN}n": 9,
+            },
+            "smsengine_process_busy_seconds": {
+                f"express{BETWEEN}express 1": self.busy_s,
+                f"normal{BETWEEN}n": 9,
+            },
         }
         answers = {f"{n}{BETWEEN}express": [*h.counts, h.sum_s] for n, h in self.answers.items()}
-        counts = Counts(counters=counters, histograms={"smsengine_provider_answer_seconds": answers})
+        lags = {"express": [*self.lags.counts, self.lags.sum_s]}
+        histograms = {
+            "smsengine_provider_answer_seconds": answers,
+            "smsengine_process_loop_lag_seconds": lags,
+        }
+        counts = Counts(counters=counters, histograms=histograms)
         self.readings.add(self.at_s, counts, self.gauges)
 
     def seen(self, others: Others = ALONE, horizon_s: float = 3.0) -> Measured:
@@ -122,6 +142,30 @@ def test_a_provider_that_refuses_most_is_down_before_its_circuit_opens() -> None
         node.verdicts["a"]["temporary"] += 200
         node.second(20, a=2)
     assert node.seen().hold == "no provider takes messages: a"
+
+
+def test_answers_that_waited_for_the_loop_say_nothing_of_the_provider() -> None:
+    node = Node(a=None)
+    for _ in range(5):
+        node.worked(cpu_s=0.1, busy_s=0.2, lag_s=0.0005)
+        node.second(100, a=100)
+    seen = node.seen()
+    assert (sum(seen.answers), seen.wait_s, seen.late) == (300, 0.0, False)
+    for _ in range(5):
+        node.worked(cpu_s=0.5, busy_s=0.95, lag_s=0.2)
+        node.show("a", flies=40)
+        node.second(1000, a=500, took_s=0.46)
+        node.show("a", flies=7)
+    seen = node.seen()
+    assert (quantile_ms(seen.answers, ANSWER_S, 0.99) or 0) <= 75, "of the time before"
+    assert (seen.wait_s, seen.late) == (0.0, True)
+    assert (round(seen.message_s, 6), round(seen.busy, 3), seen.in_flight) == (0.001, 0.95, 40)
+    for _ in range(60):
+        node.worked(cpu_s=0.5, busy_s=0.95, lag_s=0.2)
+        node.second(1000, a=500, took_s=0.46)
+    seen = node.seen()
+    assert sum(seen.answers) == 1500, "nobody knows better any more"
+    assert round(seen.wait_s, 6) == 0.4, "and twice the wait of the loop is not the provider's"
 
 
 def test_silence_while_something_is_in_flight_says_nothing_and_is_calm() -> None:
