@@ -183,11 +183,11 @@ class Dispatcher:
                 # All messages that wait there go to other providers, or back to Redis.
                 for entry, read_at_s in lane.leave():
                     self._place(entry, read_at_s, now_s)
-        free = self.lanes.free()
+        places, left = self.lanes.places, self.lanes.shared_left()
         for lane in self.lanes:
-            while free > 0 and (taken := lane.next(free, now_s)):
+            while lane.waiting and (taken := lane.next(places.free(lane.awaited.expected, left), now_s)):
                 if entries := self._settler.to_send(taken):
-                    free -= len(entries)
+                    left -= places.shared_taken(lane.awaited.expected, len(entries))
                     submit, verdicts = self._providers[lane.name]
                     submit([entry.message for entry in entries], lane.began(entries, now_s), verdicts)
 

@@ -53,6 +53,11 @@ class InFlight:
         self._answered_at_s = 0.0
         self._stalled_at_s = float("-inf")
 
+    @property
+    def hanging(self) -> int:
+        """How many sends that nobody has given up were in flight when the provider last stalled, about."""
+        return max(0, len(self._entries) - self.expected)
+
     def began(self, entries: Sequence[Entry], now_s: float) -> int:
         """Note that `entries` are being sent; returns the token of the first. Those of the others follow."""
         if not self.expected:
@@ -123,14 +128,15 @@ class InFlight:
             return 0
         return int(self.expected * ahead_s / self.usual_s)
 
-    def patience_s(self) -> float:
+    def patience_s(self, least_s: float = _PATIENCE_MIN_S) -> float:
         """How long an answer may take before the provider counts as stalled, seconds; see the module."""
         usual_s = _PATIENCE_FACTOR * self._slowest_s or self._timeout_s / 4
-        return min(self._timeout_s / 2, max(_PATIENCE_MIN_S, usual_s))
+        return min(self._timeout_s / 2, max(least_s, usual_s))
 
-    def silent(self, now_s: float) -> bool:
-        """Whether answers are expected, and none has come for longer than the patience."""
-        return self.expected > 0 and now_s - self._answered_at_s > self.patience_s()
+    def silent(self, now_s: float, least_s: float = _PATIENCE_MIN_S) -> bool:
+        """Whether answers are expected, and none has come for longer than the patience, as if that were
+        `least_s` at least."""
+        return self.expected > 0 and now_s - self._answered_at_s > self.patience_s(least_s)
 
     def stalled(self, now_s: float) -> None:
         """Note that the provider has stalled: of what is in flight now nothing is expected any more."""

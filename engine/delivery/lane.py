@@ -7,6 +7,7 @@ that were expected comes after all, the circuit is closed again.
 
 A lane is *crowded* when more messages wait in it than it can send within about a second. A
 message that comes then is put off: back to Redis until about its turn (`engine.delivery.put_off`).
+While its provider takes unusually long and has not stalled yet, a few messages that wait make it crowded.
 
 Times are monotonic seconds.
 """
@@ -75,6 +76,8 @@ class Lane:
         # The slots of a provider with a throughput; None: it has none.
         self.allowance: Allowance | None = None
         self.paused = False
+        # Whether its provider took unusually long to answer when that was last looked at.
+        self.hesitates = False
         self.timeout_s = timeout_s
         self.awaited = InFlight(timeout_s)
         # The entries that wait, each with the time at which it was read; and the sum of their segments.
@@ -146,6 +149,8 @@ class Lane:
         if self.allowance is not None:
             of_rate = self.allowance.rate_seen(now_s) * _WAITING_S
             return min(self.waiting_max, max(_WAITING_MIN, of_rate)) - self.waiting_segments
+        if self.hesitates:
+            return _WAITING_MIN - len(self.waiting)
         if not self.awaited.usual_s:
             return self.waiting_max - len(self.waiting)
         most = max(_WAITING_MIN, self.in_flight_max * _WAITING_S / self.awaited.usual_s)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from engine.delivery import read_ahead
 from engine.delivery.breaker import Breaker
 from engine.delivery.lane import Lane
+from engine.delivery.places import Places
 from engine.delivery.supply import Supply
 from engine.providers.settings import ProviderSettings
 from engine.records import Entry
@@ -34,6 +35,7 @@ class Lanes:
         self.by_name = {p.name: _lane(p, concurrency, len(settings)) for p in settings}
         self._throughput = {p.name: p.throughput for p in settings}
         self._concurrency = concurrency
+        self.places = Places(concurrency, len(settings))
         self._order = list(self.by_name.values())
         # How fast the worker sends, and how long a read takes.
         self.supply = Supply()
@@ -48,6 +50,7 @@ class Lanes:
         """Let so many sends be in flight from now on. Fewer: those that are in flight get their verdict
         first, and what waits in the lanes stays there."""
         self._concurrency = concurrency
+        self.places = Places(concurrency, len(self._order))
         for lane in self._order:
             lane.in_flight_max, lane.waiting_max = _bounds(concurrency, len(self._order))
 
@@ -58,15 +61,28 @@ class Lanes:
             lane.limit(plan.throughput.get(name, self._throughput[name]))
         self._order.sort(key=lambda lane: lane.allowance is None)
 
-    def free(self) -> int:
-        """How many sends may begin now."""
-        return self._concurrency - sum(lane.awaited.expected for lane in self._order)
+    def shared_left(self) -> int:
+        """How many of the places that belong to no lane are free; see `engine.delivery.places`."""
+        return self.places.shared_left([lane.awaited.expected for lane in self._order])
+
+    def hanging(self) -> int:
+        """How many messages are in hand whose provider has stalled since they were sent, of each lane no more
+        than it may have in flight. They keep nobody from reading and sending others."""
+        return sum(min(lane.awaited.hanging, lane.in_flight_max) for lane in self._order)
 
     def room(self, now_s: float) -> int | None:
         """How many more messages are worth reading now; None: as many as the worker takes in hand."""
         if not any(lane.open(now_s) and lane.room(now_s) > 0 for lane in self._order):
             return 0
         return None if len(self._order) > 1 else read_ahead.room(self._order[0], now_s)
+
+    def held_up(self, now_s: float) -> int:
+        """How many messages are with lanes that are crowded. More for them are put off as they are read, so
+        that those for others are read; 0 where there is one lane."""
+        if len(self._order) < 2:
+            return 0
+        crowded = [lane for lane in self._order if lane.waiting and lane.room(now_s) <= 0]
+        return sum(len(lane.waiting) + lane.awaited.expected for lane in crowded)
 
     def ahead(self, now_s: float, *, far: bool) -> int:
         """How many messages are worth having in hand beside those that are being sent, so that the providers
@@ -92,9 +108,12 @@ class Lanes:
 
     def again_at_s(self, now_s: float) -> float:
         """When more may be sent although nothing happens; infinity: not before something does."""
-        if self.free() <= 0:
-            return math.inf
-        times = [lane.again_at_s(now_s) for lane in self._order]
+        left = self.shared_left()
+        times = [
+            lane.again_at_s(now_s)
+            for lane in self._order
+            if lane.waiting and self.places.free(lane.awaited.expected, left) > 0
+        ]
         return min((at_s for at_s in times if at_s is not None), default=math.inf)
 
     def leave(self) -> list[tuple[Entry, float]]:

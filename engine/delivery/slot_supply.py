@@ -87,15 +87,17 @@ class SlotSupply:
     def _wishes(self, now_s: float) -> tuple[list[tuple[Allowance, SlotRequest]], float]:
         """What to ask for now in one call, with the allowance of each request; and when to look again if
         that is nothing."""
-        wishes, again_at_s, free = [], math.inf, self._lanes.free()
+        wishes, again_at_s = [], math.inf
+        places, left = self._lanes.places, self._lanes.shared_left()
         for lane in self._lanes:
             if (allowance := lane.allowance) is None:
                 break
-            wish = lane.wish(free, now_s)
+            in_flight = lane.awaited.expected
+            wish = lane.wish(places.free(in_flight, left), now_s)
             if wish.segments:
                 share = self._express_shares[lane.name]
                 ask = request(allowance, lane.name, self._queue, wish.segments, share)
                 wishes.append((allowance, ask))
             again_at_s = min(again_at_s, wish.again_at_s)
-            free = max(0, free - wish.messages)
+            left -= places.shared_taken(in_flight, wish.messages)
         return wishes, again_at_s

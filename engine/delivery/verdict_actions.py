@@ -22,6 +22,11 @@ _NO_VERDICT_S = 2.0
 # When two looks are further apart than this, seconds, the loop was held up; then verdicts may have come
 # that nobody has acted on.
 _HELD_UP_S = 1.0
+# A lane hesitates when its provider has been silent for longer than the patience, and than this, seconds.
+# It may be long before that counts as stalled.
+_HESITATION_MIN_S = 0.25
+# After so long, seconds, one look does not show that a provider takes unusually long.
+_LATE_S = 0.2
 
 
 class VerdictActions:
@@ -59,11 +64,14 @@ class VerdictActions:
     def look_after(self, now_s: float) -> None:
         """Give up messages that have waited for an answer for too long."""
         held_up = now_s - self.looked_at_s > _HELD_UP_S
+        late = now_s - self.looked_at_s > _LATE_S
         self.looked_at_s = now_s
         for lane in self._lanes:
             if lane.breaker.state != self._breakers[lane.name]:
                 was, self._breakers[lane.name] = self._breakers[lane.name], lane.breaker.state
                 self._log.debug("breaker", provider=lane.name, was=was, state=lane.breaker.state)
+            if not late:
+                lane.hesitates = lane.awaited.silent(now_s, _HESITATION_MIN_S)
             if self._hedge:
                 self._give_up_overdue(lane, now_s)
             if held_up:

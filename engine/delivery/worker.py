@@ -160,11 +160,11 @@ class Worker:
     def _room(self) -> int:
         """How many entries more may be read."""
         settler = self._settler
+        room = self._unsent_max() - settler.in_hand + self._dispatcher.lanes.hanging()
         if self._careful:
-            return self._unsent_max() - settler.in_hand
-        if self._full():
-            return 0
-        return self._unsent_max() - settler.in_hand + settler.unsettled
+            return room
+        held_up = self._dispatcher.lanes.held_up(self._clock_s())
+        return 0 if self._full() else room + settler.unsettled + held_up
 
     def _full(self) -> bool:
         """Whether so many entries wait to be settled that no more are to be read."""
@@ -184,6 +184,8 @@ class Worker:
 
     def _worth_reading(self) -> int:
         """How much room there must be for a read."""
+        if self._dispatcher.lanes.held_up(self._clock_s()):
+            return 1
         return worth_reading(self._concurrency, self._ahead())
 
     async def _wake_when(self, draining: asyncio.Event) -> None:
@@ -198,7 +200,8 @@ class Worker:
             room = self._room()
             if room < self._worth_reading():
                 freed.clear()
-                await freed.wait()
+                # A lane of several may become crowded meanwhile.
+                await (freed.wait() if len(self._dispatcher.lanes) < 2 else _soon(freed, _LOOK_S))
                 continue
             lanes, now_s, more = self._dispatcher.lanes, self._clock_s(), self._reader.more
             lanes.begun(now_s, more=more)

@@ -123,8 +123,7 @@ def test_express_keeps_its_time_and_threads_are_few(victim: Engine) -> None:
         waited = [w for i in ids if (w := seconds_until("sent", message_of(victim, i))) is not None]
         p50, most = quantile(waited, 0.5) * 1000, max(waited) * 1000
         print(f"sent after p50 {p50:.0f} ms, most {most:.0f} ms; {threads} threads, {len(asked)} questions")  # noqa: T201
-        # In the first seconds of the flood a message may wait before the worker begins to send it; up to
-        # 2.3 s were seen. A look-up in a thread for all names would hold the others up for 5 and more.
+        # A look-up in a thread for all names would hold the others up for 5 s and more.
         assert most < 4000
         # A look-up for each name, and a few of libraries.
         assert threads <= HANGING + 8

@@ -1,0 +1,127 @@
+"""What one provider keeps in flight or in hand holds up no message of another: on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from engine.delivery.places import Places
+from engine.records import Entry, Message, Queue
+from engine.routing.records import Route, RoutingPlan
+from tests.delivery.carrier import Carrier
+from tests.delivery.test_turns_of_delivery import TRIP_S, Backlog, PaceInMemory, started
+from tests.delivery.turns import VirtualTime
+from tests.stores.redis.kit import message
+
+HUNG = ("h0", "h1", "h2", "h3", "h4", "h5")
+ROUTES = (Route(prefix="+49", providers=("well",)), Route(prefix="+98", providers=HUNG))
+
+
+class Arriving(Backlog):
+    """A queue's reader to which messages come; a read waits for them."""
+
+    def __init__(self, queue: Queue) -> None:
+        super().__init__()
+        self.queue = queue
+        self._came = asyncio.Event()
+        self._count = 0
+
+    def arrive(self, to: str, count: int = 1) -> list[Message]:
+        came = [message(f"m{self._count + n}", to=to) for n in range(count)]
+        self._count += count
+        entries = [Entry(shard=0, queue=self.queue, entry_id=m.id.encode(), message=m) for m in came]
+        # A message alone is of an organisation that sends little, whose turn is now.
+        self.left = [*entries, *self.left] if count == 1 else [*self.left, *entries]
+        self._came.set()
+        return came
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        if not self.left:
+            self._came.clear()
+            try:
+                async with asyncio.timeout(block_ms / 1000):
+                    await self._came.wait()
+            except TimeoutError:
+                return []
+        return await super().read(count, block_ms)
+
+
+class Timed(Carrier):
+    """A carrier that notes when it was given each message."""
+
+    def __init__(self, name: str, virtual: VirtualTime) -> None:
+        super().__init__(name)
+        self.at_s: dict[str, float] = {}
+        self._virtual = virtual
+
+    def submit(self, message: Message, done: object) -> None:
+        self.at_s[message.id] = self._virtual.clock.now
+        super().submit(message, done)  # type: ignore[arg-type]
+
+
+def longest_wait_s(virtual: VirtualTime, reader: Arriving, well: Timed, seconds: float) -> float:
+    """How long the one of the messages for `well` waited that waited longest; one comes every 50 ms."""
+    came: dict[str, float] = {}
+    for _ in range(int(seconds / 0.05)):
+        came[reader.arrive("+4915112345678")[0].id] = virtual.clock.now
+        virtual.pass_s(0.05)
+    now = virtual.clock.now
+    return max(well.at_s.get(id_, now) - at_s for id_, at_s in came.items())
+
+
+@pytest.mark.parametrize("queue", ["express", "normal"])
+@pytest.mark.parametrize("flood", [300, 5000])
+def test_a_flood_for_providers_that_hang_holds_up_no_message_of_one_that_answers(
+    queue: Queue, flood: int
+) -> None:
+    with VirtualTime() as virtual:
+        reader, well, hung = Arriving(queue), Timed("well", virtual), [Carrier(n) for n in HUNG]
+        well.latency_s = 0.003
+        for carrier in hung:
+            carrier.latency_s = None
+        _, dispatcher, _ = started(
+            virtual, reader, [well, *hung], PaceInMemory(virtual), concurrency=200, hedge=queue == "express"
+        )
+        dispatcher.use(RoutingPlan(version=2, routes=ROUTES))
+        reader.arrive("+989121234567", flood)
+        assert longest_wait_s(virtual, reader, well, 7.0) <= 20 * TRIP_S
+        assert any(carrier.submitted for carrier in hung)
+
+
+@pytest.mark.parametrize("at_most_once", [False, True])
+def test_a_fast_provider_that_hangs_with_a_backlog_holds_up_others_for_less_than_it_takes_to_stall(
+    at_most_once: bool,
+) -> None:
+    with VirtualTime() as virtual:
+        reader, well, fast = Arriving("normal"), Timed("well", virtual), Carrier("fast")
+        well.latency_s = fast.latency_s = 0.003
+        _, dispatcher, _ = started(
+            virtual, reader, [well, fast], PaceInMemory(virtual), concurrency=20, at_most_once=at_most_once
+        )
+        routes = (Route(prefix="+49", providers=("well",)), Route(prefix="+98", providers=("fast",)))
+        dispatcher.use(RoutingPlan(version=2, routes=routes))
+        reader.arrive("+989121234567", 3000)
+        assert longest_wait_s(virtual, reader, well, 0.3) <= 0.1
+        fast.latency_s = None
+        reader.arrive("+989121234567", 10_000)
+        # A quarter of a second of silence, a look, and a read.
+        assert longest_wait_s(virtual, reader, well, 6.0) <= 0.5
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3, 7, 8, 20, 200])
+@pytest.mark.parametrize("lanes", [1, 2, 3, 7, 40])
+def test_each_lane_has_places_whatever_others_take_and_all_together_have_no_more_than_there_are(
+    concurrency: int, lanes: int
+) -> None:
+    places, in_flight = Places(concurrency, lanes), [0] * lanes
+    for lane in [*range(lanes), *range(lanes)]:
+        before = places.shared_left(in_flight)
+        free = places.free(in_flight[lane], before)
+        assert free >= min(1, places.own) or in_flight[lane]
+        in_flight[lane] += free
+        assert (
+            places.shared_left(in_flight) == before - places.shared_taken(in_flight[lane] - free, free) >= 0
+        )
+    assert sum(in_flight) == concurrency
+    assert in_flight[0] >= concurrency * 3 // 4 or concurrency < 4 * (lanes - 1)
