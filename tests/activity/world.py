@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import clickhouse_connect
 import msgspec
@@ -24,6 +23,7 @@ from engine.redis_keys import activity_key
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.migrate import migrate_clickhouse
 from engine.stores.redis.activity_stream import RedisActivityStream
+from tests.clickhouse_databases import in_database, lent_database
 
 SHARDS = 4
 REDIS_DATABASE = 11
@@ -36,11 +36,6 @@ EVENTS = ("accepted", "retrying", "sent")
 
 _numbers = itertools.count(1)
 _encode = msgspec.msgpack.Encoder().encode
-
-
-def in_database(url: str, name: str | int) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=f"/{name}"))
 
 
 def make_row(number: int, **values: Any) -> ActivityRow:
@@ -80,6 +75,7 @@ class World:
         self.stream = RedisActivityStream(redis_url, SHARDS)
         self.store = ClickHouseActivityStore(clickhouse_url)
         self.put_rows = 0
+        self._client: Any = None
 
     async def put(self, entries: int, rows: int = 5, shards: int = SHARDS) -> None:
         """`entries` entries of `rows` rows, over the shards in turn; all rows differ."""
@@ -91,16 +87,11 @@ class World:
         await pipe.execute()
 
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
-        parts = urlsplit(self.clickhouse_url)
-        async with await clickhouse_connect.get_async_client(
-            host=parts.hostname,
-            port=parts.port,
-            username=parts.username,
-            password=parts.password,
-            database=parts.path.strip("/"),
-            autogenerate_session_id=False,
-        ) as client:
-            return list((await client.query(sql)).result_rows)
+        if self._client is None:
+            self._client = await clickhouse_connect.get_async_client(
+                dsn=self.clickhouse_url, autogenerate_session_id=False
+            )
+        return list((await self._client.query(sql)).result_rows)
 
     async def stored(self, organisation_id: int, message_id: str, accepted_at_us: int) -> list[ActivityRow]:
         """The rows of one message in the table, by time."""
@@ -137,6 +128,8 @@ class World:
     async def close(self) -> None:
         await self.stream.close()
         await self.store.close()
+        if self._client is not None:
+            await self._client.close()
         await self.redis.flushdb()
         await self.redis.aclose()
 
@@ -144,15 +137,24 @@ class World:
 @asynccontextmanager
 async def new_world(redis_url: str, clickhouse_url: str, scripts: Path | None = None) -> AsyncIterator[World]:
     """`scripts`: the folder of those that are applied to ClickHouse; None: all of this version."""
-    own = in_database(clickhouse_url, f"activity_{next(_numbers)}_{uuid.uuid4().hex[:6]}")
+    async with lent_database(clickhouse_url) if scripts is None else _made_by(clickhouse_url, scripts) as own:
+        world = World(in_database(redis_url, REDIS_DATABASE), own)
+        await world.redis.flushdb()
+        try:
+            yield world
+        finally:
+            await world.close()
+
+
+@asynccontextmanager
+async def _made_by(clickhouse_url: str, scripts: Path) -> AsyncIterator[str]:
+    """The URL of a database of its own that these scripts have made."""
+    name = f"activity_{next(_numbers)}_{uuid.uuid4().hex[:6]}"
+    own = in_database(clickhouse_url, name)
     await migrate_clickhouse(own, scripts)
-    world = World(in_database(redis_url, REDIS_DATABASE), own)
-    await world.redis.flushdb()
-    try:
-        yield world
-        await world.query(f"DROP DATABASE {urlsplit(own).path.strip('/')}")
-    finally:
-        await world.close()
+    yield own
+    async with await clickhouse_connect.get_async_client(dsn=clickhouse_url) as client:
+        await client.command(f"DROP DATABASE {name}")
 
 
 async def until(condition: Callable[[], Awaitable[bool]], deadline_s: float = 60.0) -> None:
