@@ -37,7 +37,6 @@ from engine.receipts.ports import MatchLimits
 from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
 from engine.redis_keys import activity_key, receipts_key, receipts_later_key
-from engine.shards import shard_of
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.migrate import migrate_clickhouse
 from engine.stores.redis.link import RedisLink, load_functions
@@ -82,7 +81,7 @@ class Bench:
         self.rounds = Rounds(
             RedisReceiptStream(self.link, self._read_link, _SHARDS),
             self.store,
-            shard_of=lambda organisation_id: shard_of(organisation_id, _SHARDS),
+            shards=_SHARDS,
             receipt_ids={},
             now_us=_now_us,
             limits=MatchLimits(),
@@ -273,7 +272,8 @@ async def measure(options: argparse.Namespace, redis: Server, clickhouse: Server
     ids = await asyncio.to_thread(ids_of, bench, numbers + lost)
     # The two must be equal: outstanding messages take no memory of Redis.
     result["redis_mib_empty_then_filled"] = [round(empty_mib, 2), round(await bench.redis_mib(), 2)]
-    await bench.rounds.begin("bench/1")
+    await bench.rounds.have(range(_SHARDS), "bench/1")
+    await bench.rounds.caught_up()
     result["backlog"] = await backlog(bench, ids, numbers[:half], found=True)
     result["paced"] = await paced(bench, ids, numbers[2 * half :], options.rate)
     result["early"] = await backlog(bench, ids, lost, found=False)

@@ -13,10 +13,11 @@ from engine.records import Queue
 # The consumer group in which the workers of a queue share its stream.
 GROUP = b"workers"
 
-# The owner of the lease of the active matcher.
+# `shard_shares` says what they are: whether matchers share the shards, and those that live.
 MATCHER_LOCK = b"receipts:lock"
-# `archiver_steps` says what they are: whether archivers share the shards, those that live, and the plans of
-# blocks that are being stored; the plan of a version that had one archiver.
+MATCHERS = b"receipts:matchers"
+# The same of archivers. `archiver_steps` says what the others are: the plans of blocks that are being stored,
+# and the plan of a version that had one archiver.
 ARCHIVER_LOCK = b"archiver:lock"
 ARCHIVERS = b"archivers"
 ARCHIVER_PLANS = b"archiver:plans"
@@ -138,6 +139,12 @@ def receipts_key(shard: int) -> bytes:
 
 
 @cache
+def receipts_lock_key(shard: int) -> bytes:
+    """The matcher that has the shard."""
+    return b"receipts:{%d}:lock" % shard
+
+
+@cache
 def receipts_later_key(shard: int) -> bytes:
     """Sorted set of receipts whose message was not found yet, by the time of the next look-up, µs."""
     return b"receipts:{%d}:later" % shard
@@ -145,7 +152,7 @@ def receipts_later_key(shard: int) -> bytes:
 
 @cache
 def receipts_applied_key(shard: int) -> bytes:
-    """Hash: who may record receipts on this shard's activity stream, and what was recorded last."""
+    """Hash: who may record what receipts say on this shard's activity stream, and what was recorded last."""
     return b"receipts:{%d}:applied" % shard
 
 

@@ -127,7 +127,9 @@ class Archiver:
         self._draining = asyncio.Event()
         self._drain_until: float | None = None
         self._emptied = False
-        self._leases = ShardLeases(stream, owner, self._limits.lease_s, mention=self._mention, clock_s=now)
+        self._leases = ShardLeases(
+            stream, owner, self._limits.lease_s, of="archiver", mention=self._mention, clock_s=now
+        )
         # The shards in which no plan stands but the one in hand; Redis is asked of others first.
         self._known: frozenset[int] = frozenset()
         # When the trouble that lasts was last mentioned; None while all is well.

@@ -30,8 +30,8 @@ from engine.records import (
 from engine.stream_id import StreamId
 
 
-class ActivityStream(Protocol):
-    """The archiver's side of the activity streams, and the plans beside them."""
+class SharedShards(Protocol):
+    """Leases of shards that processes of one kind share: see `engine.activity.shard_leases`."""
 
     async def lease(self, owner: str, ttl_ms: int) -> HeldShards:
         """Note that `owner` lives, keep its shards and win what is free of its share, all for `ttl_ms`."""
@@ -41,6 +41,10 @@ class ActivityStream(Protocol):
 
     async def release(self, owner: str) -> None:
         """Give back all shards that are `owner`'s; it does not live any more."""
+
+
+class ActivityStream(SharedShards, Protocol):
+    """The archiver's side of the activity streams, and the plans beside them."""
 
     async def plans(self, shards: Collection[int]) -> list[BlockPlan]:
         """The plans that stand in these shards, written and not finished, by whatever process."""

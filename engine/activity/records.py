@@ -46,7 +46,8 @@ class BlockPlan(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class HeldShards(NamedTuple):
-    """The shards that an archiver has now: those of its share, and those that it is to give back."""
+    """The shards that an archiver or a matcher has now: those of its share, and those that it is to give
+    back."""
 
     shards: frozenset[int] = frozenset()
     leaving: frozenset[int] = frozenset()

@@ -1,17 +1,18 @@
-"""Service: which shards this archiver has, of all archivers that live.
+"""Service: which shards this process has, of all that live of its kind: archivers, or matchers.
 
-Each archiver notes that it lives, sees who else does, and has every n-th shard, by its place among their
-names. So none has more than one shard more than another. Each shard has one owner at a time, by a lease of
-its own; all leases of an archiver are asked for together, and end together.
+Each notes that it lives, sees who else does, and has every n-th shard, by its place among their names. So
+none has more than one shard more than another. Each shard has one owner at a time, by a lease of its own; all
+leases of a process are asked for together, and end together.
 
     one more lives   each of the others gives back what is not of its share any more, between two of its
-                     blocks; the new one wins it when it asks next, a third of a lease later at most
+                     blocks or rounds; the new one wins it when it asks next, a third of a lease later at most
     one is drained   it gives back all at once, and the others win it when they ask next
     killed, frozen   its leases end by themselves, and the others win its shards when they ask next; it is not
                      the owner of anything when it wakes
     store away       each keeps its shards until their time is over
 
-As in `engine.lease`, a lease saves work and does not exclude: see `engine.activity.archiver`.
+As in `engine.lease`, a lease saves work and does not exclude: see `engine.activity.archiver` and
+`engine.receipts.rounds`.
 """
 
 from __future__ import annotations
@@ -20,41 +21,43 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from engine.activity.ports import ActivityStream
+from engine.activity.ports import SharedShards
 from engine.activity.records import HeldShards
 from engine.errors import ConfigError, Unavailable
 from engine.lease import Lease, boot_time_s
 
 
 class ShardLeases:
-    """The leases of one archiver; see the module."""
+    """The leases of one process; see the module."""
 
     def __init__(
         self,
-        stream: ActivityStream,
+        shards: SharedShards,
         owner: str,
         lease_s: float,
         *,
+        of: str,
         mention: Callable[[Unavailable | ConfigError], Awaitable[None]],
         clock_s: Callable[[], float] = boot_time_s,
     ) -> None:
         """`owner` is unique per process incarnation, never reused. `lease_s`: how long the leases last,
-        seconds. `mention` is called with the error whenever the stream does not answer."""
-        self._stream = stream
+        seconds. `of`: what has them, in the log. `mention` is called with the error whenever `shards` does
+        not answer."""
+        self._shards = shards
         self._owner = owner
         self._held = HeldShards()
         # One question at a time, so that an answer of before does not undo what was given back.
         self._asking = asyncio.Lock()
-        self._lease = Lease(self, owner, lease_s, of="archiver", mention=mention, clock_s=clock_s)
+        self._lease = Lease(self, owner, lease_s, of=of, mention=mention, clock_s=clock_s)
 
     @property
     def shards(self) -> frozenset[int]:
-        """The shards that this archiver has now, also those that it is to give back."""
+        """The shards that this process has now, also those that it is to give back."""
         return self._held.shards | self._held.leaving if self._lease.active else frozenset()
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """While the block runs, have this archiver's share; then give everything back."""
+        """While the block runs, have this process's share; then give everything back."""
         async with self._lease.held():
             yield
 
@@ -63,21 +66,21 @@ class ShardLeases:
         await self._lease.stand_by(seconds)
 
     async def give_back(self) -> None:
-        """Give back what is not of the share any more; called between two blocks. Raises Unavailable,
-        ConfigError."""
+        """Give back what is not of the share any more; called between two blocks or rounds. Raises
+        Unavailable, ConfigError."""
         if not self._held.leaving:
             return
         async with self._asking:
-            await self._stream.give_back(self._owner, self._held.leaving)
+            await self._shards.give_back(self._owner, self._held.leaving)
             self._held = HeldShards(self._held.shards)
 
     async def lease(self, owner: str, ttl_ms: int) -> bool:
         """Ask for all leases; whether there is any shard. `Lease` calls it."""
         async with self._asking:
-            self._held = await self._stream.lease(owner, ttl_ms)
+            self._held = await self._shards.lease(owner, ttl_ms)
         return any(self._held)
 
     async def release(self, owner: str) -> None:
         """Give everything back, and live no longer. `Lease` calls it."""
         self._held = HeldShards()
-        await self._stream.release(owner)
+        await self._shards.release(owner)

@@ -26,6 +26,7 @@ from engine.api.response import Response, answer_of
 from engine.api.webhook_ports import NewEndpoint
 from engine.changes import describe
 from engine.shards import shard_of
+from engine.webhook_urls import ALLOWED
 from engine.webhooks.events import EVENT_TYPES
 from engine.webhooks.made import shown
 from engine.webhooks.records import (
@@ -36,7 +37,6 @@ from engine.webhooks.records import (
     ShownMadeDelivery,
     WebhookEvent,
 )
-from engine.webhooks.urls import ALLOWED
 
 # What stands for the callback URLs of messages, in place of the id of an endpoint.
 CALLBACKS = "callbacks"

@@ -1,8 +1,7 @@
 """The role `archiver`: activity to ClickHouse, and receipts to the messages they are about.
 
-Both are in one process, because both mostly wait. All archivers share the shards of the activity. Of the
-matchers one is active, with a lease of its own.
-"""
+Both are in one process, because both mostly wait. All archivers share the shards, and so do all matchers,
+each with leases of their own."""
 
 from __future__ import annotations
 
@@ -35,7 +34,6 @@ from engine.receipts.matcher import Matcher
 from engine.receipts.ports import AttemptStore, MatchLimits, ReceiptStream
 from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
-from engine.shards import shard_of
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.clickhouse.report_fill import ClickHouseReportFill
@@ -72,7 +70,7 @@ def assemble_matcher(
     rounds = Rounds(
         stream,
         store,
-        shard_of=partial(shard_of, shards=shards),
+        shards=shards,
         receipt_ids=receipt_ids,
         per_message=per_message,
         now_us=now_us,

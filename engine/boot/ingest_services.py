@@ -105,6 +105,7 @@ async def _receipts(process: Process, stack: AsyncExitStack, problems: Problems)
     await stack.enter_async_context(
         ProblemFlush(problems, RedisProblems(link, process.clock.now_us).add, log)
     )
-    receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
+    ids = {p.name: p.receipt_ids for p in process.config.providers}
+    receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards, ids))
     counters.watch("receipts stored", receipts.counts)
     return receipts

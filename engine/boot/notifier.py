@@ -23,6 +23,7 @@ from engine.stores.postgres.webhook_endpoints import EndpointBook
 from engine.stores.redis.webhook_stream import RedisWebhookStreams
 from engine.tls import trusting
 from engine.waits import next_tick
+from engine.webhook_urls import is_public
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
 from engine.webhooks.made import MadeDeliveries
@@ -31,7 +32,6 @@ from engine.webhooks.ports import EndpointStore, Poster
 from engine.webhooks.retries import RETRY_S
 from engine.webhooks.sender import Sender
 from engine.webhooks.shares import LEASE_S, Shares
-from engine.webhooks.urls import is_public
 
 _SWEEP_S = 10.0
 

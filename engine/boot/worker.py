@@ -236,7 +236,8 @@ def _limit_keeper(
 async def _providers(process: Process, stack: AsyncExitStack, counters: CounterLog) -> list[Provider]:
     """The providers, not yet started, and what they count watched by `counters`."""
     link = await stack.enter_async_context(process.link("receipts"))
-    receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
+    ids = {p.name: p.receipt_ids for p in process.config.providers}
+    receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards, ids))
     counters.watch("receipts stored", receipts.counts)
     now_us = process.clock.now_us
     inbound = closed_by(stack, RedisInboundSink(link, now_us))

@@ -12,8 +12,8 @@ from engine.intake.ports import Prices
 from engine.intake.segments import measure
 from engine.intake.smart_encoding import replaced
 from engine.records import QUEUE_DEFAULT, Addressed, Message, MessageDraft, Queue
-from engine.webhooks.urls import ALLOWED as CALLBACK_ALLOWED
-from engine.webhooks.urls import target_of
+from engine.webhook_urls import ALLOWED as CALLBACK_ALLOWED
+from engine.webhook_urls import target_of
 
 # The longest validity, and how far ahead a message may be scheduled, seconds.
 VALIDITY_MAX_S = 7 * 86400

@@ -8,7 +8,7 @@ forms of the ids, and for our own ids of the messages.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -87,11 +87,14 @@ class Search:
                 outcome = Match(attempt=outcome.attempt, segment=0)
             self.outcomes[place] = outcome
 
-    def rows(self, unseen: Unseen) -> list[list[ActivityRow]]:
-        """The rows to record, a list for each attempt that has any; `unseen` is not changed."""
+    def rows(self, unseen: Unseen, elsewhere: Container[int] = ()) -> list[list[ActivityRow]]:
+        """The rows to record, a list for each attempt that has any; `unseen` is not changed.
+
+        `elsewhere`: the places of receipts that another matcher decides about.
+        """
         attempts: dict[tuple[str, int], tuple[AttemptRecord, Known, list[tuple[int, Receipt]]]] = {}
         for place, outcome in enumerate(self.outcomes):
-            if isinstance(outcome, Match):
+            if isinstance(outcome, Match) and place not in elsewhere:
                 name = (outcome.attempt.message_id, outcome.attempt.attempt)
                 if name not in attempts:
                     known = known_of(outcome.attempt, self._filed[place]).joined(unseen.known(*name))

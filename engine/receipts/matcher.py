@@ -1,10 +1,9 @@
-"""Service: which process matches receipts, and when; `engine.receipts.rounds` does the matching.
+"""Service: which receipts a process matches, and when; `engine.receipts.rounds` does the matching.
 
-One matcher is active, the one that holds the lease; others stand by. The lease only saves work. What
-keeps two matchers apart is that only the one that *began* last may record (see
-`engine.receipts.rounds`). So a matcher that slept beyond its lease does no harm, and one that gets
-the lease back in time goes on without beginning anew.
-"""
+Matchers share the shards (`engine.activity.shard_leases`). The leases only save work. What keeps two matchers
+apart is that of each shard only the one that *began* last may record (see `engine.receipts.rounds`). So a
+matcher that slept beyond its leases does no harm, and one that gets them back in time goes on without
+beginning anew."""
 
 from __future__ import annotations
 
@@ -14,9 +13,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from engine.activity.shard_leases import ShardLeases
 from engine.backoff import Backoff
 from engine.errors import ConfigError, Fenced, Unavailable
-from engine.lease import Lease, boot_time_s
+from engine.lease import boot_time_s
 from engine.receipts.ports import MatchLimits, ReceiptStream
 from engine.receipts.rounds import Rounds
 
@@ -40,36 +40,35 @@ class Matcher:
         self._limits = limits
         self._clock_s = clock_s
         self._begun = 0
+        # The shards in which the rounds have begun.
+        self._had = frozenset[int]()
         self._draining = asyncio.Event()
-        self._lease = Lease(
+        self._leases = ShardLeases(
             stream, owner, limits.lease_s, of="matcher", mention=self._mention, clock_s=clock_s
         )
         # When the trouble that lasts was last mentioned; None while all is well.
         self._mentioned: float | None = None
 
     @property
-    def active(self) -> bool:
-        """Whether the lease is ours at this instant."""
-        return self._lease.active
+    def shards(self) -> frozenset[int]:
+        """The shards that are this matcher's at this instant."""
+        return self._leases.shards
 
     async def run(self, draining: asyncio.Event) -> None:
-        """Match until `draining` is set. The round in hand is ended, or left to the next matcher.
+        """Match until `draining` is set. The round in hand is ended, or left to other matchers.
 
         Raises Broken, in an ExceptionGroup, when Redis refuses a step.
         """
         self._draining = draining
-        async with self._lease.held():
+        async with self._leases.held():
             await self._work()
 
     async def _work(self) -> None:
-        begun, backoff = False, Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
+        backoff = Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while not self._draining.is_set():
             try:
-                if not self.active:
-                    await self._lease.stand_by(self._limits.idle_s)
-                    continue
-                if not begun:
-                    begun = await self._begin()
+                await self._leases.give_back()
+                if not await self._has_caught_up():
                     continue
                 full = await self._rounds.round(self._insist)
                 backoff.reset()
@@ -78,21 +77,27 @@ class Matcher:
                     await self._pause(self._limits.gather_s)
             except Fenced:
                 log.warning("another matcher has begun; begins anew", owner=self._owner)
-                begun = False
+                self._rounds.begin_anew()
+                self._had = frozenset()
                 await self._pause(self._limits.backoff_s)
             except (Unavailable, ConfigError) as e:
                 await self._mention(e)
                 await self._pause(backoff.next())
 
-    async def _begin(self) -> bool:
-        """Begin, and wait until all that others recorded is in the store. False: the lease was lost
-        meanwhile, or it is time to end."""
-        self._begun += 1
-        await self._rounds.begin(f"{self._owner}/{self._begun}")
-        while self.active and not self._draining.is_set():
-            if await self._rounds.caught_up():
-                return True
-            await self._pause(self._limits.gather_s)
+    async def _has_caught_up(self) -> bool:
+        """Begin in the shards that are new, and leave those that are gone. False, after a while, when there
+        is none yet of which the store has all that others recorded."""
+        shards = self.shards
+        if shards != self._had:
+            self._begun += 1
+            await self._rounds.have(shards, f"{self._owner}/{self._begun}")
+            self._had = shards
+        if not shards:
+            await self._leases.stand_by(self._limits.idle_s)
+            return False
+        if await self._rounds.caught_up():
+            return True
+        await self._pause(self._limits.gather_s)
         return False
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:

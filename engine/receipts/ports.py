@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from engine.activity.ports import SharedShards
 from engine.activity.records import ActivityEntry, AttemptRecord
 from engine.receipts.match import Reason
 from engine.receipts.records import Receipt
@@ -35,7 +36,8 @@ class MatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     gather_s: float = 0.1
     # A read of empty streams returns after this long, seconds.
     idle_s: float = 0.5
-    lease_s: float = 10.0
+    # With the third of it after which others ask, the shards of one that died are taken over in 10 seconds.
+    lease_s: float = 7.5
     # First pause before a receipt is looked up again; doubles up to the second, seconds.
     again_s: float = 1.0
     again_max_s: float = 60.0
@@ -66,6 +68,8 @@ class Recording(NamedTuple):
     rows: list[ActivityRow]
     # Messages that are sent again: (queue, when they are due in microseconds, message as it goes on).
     again: list[tuple[Queue, int, Message]]
+    # The homes of the attempts that the rows are about (`engine.receipts.homes`).
+    homes: set[int]
 
 
 class Finished(NamedTuple):
@@ -86,45 +90,44 @@ class FinishedLate(NamedTuple):
     later: tuple[int, bytes] | None
 
 
-class ReceiptStream(Protocol):
+class ReceiptStream(SharedShards, Protocol):
     """The matcher's side of the receipts' streams and of the activity streams, all shards.
 
     Every method may be called again after `Unavailable`.
     """
 
-    async def lease(self, owner: str, ttl_ms: int) -> bool:
-        """Become or stay the one active matcher for `ttl_ms`; False while another is."""
+    async def begin(self, token: str, homes: Collection[int]) -> dict[int, StreamId]:
+        """Let only `token` record from now on, of attempts that have one of these homes.
 
-    async def release(self, owner: str) -> None:
-        """Give the lease up at once, if it is `owner`'s."""
-
-    async def begin(self, token: str) -> dict[int, StreamId]:
-        """Let only `token` record from now on.
-
-        Returns for each shard the last id of its activity stream: all that others recorded before has
-        that id or an earlier one.
+        Returns for each shard the last id of its activity stream: all that others recorded of them before
+        has that id or an earlier one.
         """
 
     async def archived_before(self) -> dict[int, StreamId | None]:
         """For each shard the id of the oldest activity entry that is not in the store yet; None: all are."""
 
-    async def read(self, count: int, block_ms: int) -> list[ActivityEntry]:
-        """Read the oldest entries, up to `count` a shard; each is a MessagePack array32 of `Receipt`.
+    async def read(self, shards: Collection[int], count: int, block_ms: int) -> list[ActivityEntry]:
+        """Read the oldest entries of these shards, up to `count` of each; an entry is a MessagePack array32
+        of `Receipt`.
 
         Waits up to `block_ms` for the first.
         """
 
-    async def due(self, now_us: int, limit: int) -> list[LateEntry]:
-        """About `limit` receipts that were set aside until `now_us` or before, from all shards equally."""
+    async def due(self, shards: Collection[int], now_us: int, limit: int) -> list[LateEntry]:
+        """About `limit` receipts that were set aside until `now_us` or before, from these shards equally."""
 
     async def record(
-        self, token: str, number: int, recordings: Mapping[int, Recording]
+        self, tokens: Mapping[int, str], number: int, recordings: Mapping[int, Recording]
     ) -> dict[int, StreamId]:
         """Put rows on the activity stream of each shard, and messages on its due sets, in one step a shard.
 
-        Returns the id of each shard's activity entry. `number` counts up from 1; a number that was
-        applied is passed over. Raises Fenced when another matcher has begun in any of the shards.
+        `tokens`: by home, that under which the caller has begun. Returns the id of each shard's activity
+        entry. `number` counts up; a number that was applied is passed over. Raises Fenced when another
+        matcher has begun for a home of any of the recordings.
         """
+
+    async def hand_on(self, receipts: Mapping[int, Sequence[Receipt]]) -> None:
+        """Put receipts on the streams of their homes; done again, they are there twice."""
 
     async def finish(self, entries: Sequence[Finished], late: Sequence[FinishedLate]) -> None:
         """Remove what is done with. In the same step set aside what is to be looked up again."""

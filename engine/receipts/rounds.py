@@ -1,20 +1,23 @@
 """Service: receipts to the messages they are about, each recorded once, in rounds.
 
-Providers' receipts lie in Redis as they came (`engine.receipts.ports.ReceiptSink`). The process that
-matches them (`engine.receipts.matcher` says which) first *begins*: from then on only it may record,
-and it waits until everything that was recorded before is in the store. Then, in rounds:
+Providers' receipts lie in Redis as they came (`engine.receipts.ports.ReceiptSink`). Matchers share the
+shards (`engine.activity.shard_leases`). A matcher reads the receipts of its shards, and decides about the
+attempts that have their *home* there (`engine.receipts.homes`), whatever shard their organisation has. For
+each home it first *begins*: from then on only it may record there, and it waits until everything that was
+recorded before is in the store. Then, in rounds:
 
-  1 read     receipts that came, and those that were set aside until now
+  1 read     receipts of its shards that came, and those that were set aside until now
   2 look up  their attempts in the store, and what receipts have made of these before
   3 record   what is new, on the activity stream of each message's own shard
-  4 finish   remove the receipts; those without an attempt yet are set aside in the same
+  4 hand on  receipts whose attempt has its home elsewhere, to the stream of that home
+  5 finish   remove the receipts; those without an attempt yet are set aside in the same
              step, for longer each time, and are given up in the end
 
 Each receipt is recorded exactly once, because a receipt that adds nothing to what is recorded about
 its attempt writes nothing. What is recorded is in the store, or it was recorded since this matcher
 began, and the matcher remembers it (`Unseen`) until it is in the store. This one mechanism covers a
-provider that sends a receipt twice, days apart, and a matcher that dies and leaves its receipts to
-the next:
+provider that sends a receipt twice, days apart, a receipt that is handed on twice, and a matcher that dies
+and leaves its receipts to the next:
 
   step       killed                          frozen, wakes after another has begun
   1, 2       nothing was changed             `record` is refused
@@ -22,11 +25,15 @@ the next:
              the next one waits until they   who waits until that is in the store
              are in the store, and finds
              the receipts known
-  4 finish   some are removed: the rest      removes what was recorded in any case, and
-             are found known                 sets aside only what it removes itself
+  4 hand on  some are there twice, and are   they are there once more, and are found known
+             found known
+  5 finish   some are removed: the rest      removes what was recorded or handed on in any case,
+             are found known                 and sets aside only what it removes itself
 
   never answered,    `record` has a number and is passed over the second time, also when it comes late;
-  or answered twice  `finish` does nothing the second time
+  or answered twice  `hand on` is found known; `finish` does nothing the second time
+  a shard goes to    it is given back between two rounds; the other begins, and waits until all is in
+  another            the store
   the store away     receipts wait in Redis, nothing else stops
   Redis away         the round goes on where it was
   Redis lost data    `record` is refused, and the matcher begins anew
@@ -43,7 +50,7 @@ comes later finds nothing and is given up.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -55,7 +62,8 @@ from engine.activity.records import ActivityEntry
 from engine.backoff import pause_after
 from engine.errors import Unavailable
 from engine.receipts.batch import Search, Unseen
-from engine.receipts.ends import Ends
+from engine.receipts.ends import Ends, MatchCounts
+from engine.receipts.homes import home_of
 from engine.receipts.ids import IdForms
 from engine.receipts.match import Match, Reason, sent_again
 from engine.receipts.ports import (
@@ -70,6 +78,7 @@ from engine.receipts.ports import (
 )
 from engine.receipts.records import LateReceipt, Receipt
 from engine.records import NO_RECORD
+from engine.shards import shard_of
 from engine.stream_id import StreamId
 
 log = structlog.get_logger()
@@ -93,34 +102,8 @@ class _Pending(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: list[ActivityEntry | LateEntry]
 
 
-class MatchCounts(msgspec.Struct):
-    """What has become of receipts in this process's rounds."""
-
-    # Receipts whose message was found; rows of activity that said something new about it; messages
-    # that are sent again because of one.
-    matched: int = 0
-    recorded: int = 0
-    sent_again: int = 0
-    # Times that a receipt was put off because its message was not found yet.
-    set_aside: int = 0
-    # Receipts given up, by reason: no message has their id; it was for another recipient; several have it.
-    unknown: int = 0
-    recipient: int = 0
-    ambiguous: int = 0
-
-    def give_up(self, reason: Reason) -> None:
-        """Count one receipt that is given up."""
-        match reason:
-            case "unknown":
-                self.unknown += 1
-            case "recipient":
-                self.recipient += 1
-            case "ambiguous":
-                self.ambiguous += 1
-
-
 class Rounds:
-    """The rounds of one matcher; see the module. Call `begin`, wait for `caught_up`, then call `round`.
+    """The rounds of one matcher; see the module. Before each `round` call `have` and `caught_up`.
 
     `counts` says what they have come to.
     """
@@ -130,7 +113,7 @@ class Rounds:
         stream: ReceiptStream,
         store: AttemptStore,
         *,
-        shard_of: Callable[[int], int],
+        shards: int,
         receipt_ids: Mapping[str, IdForms],
         per_message: Collection[str] = (),
         now_us: Callable[[], int],
@@ -138,24 +121,27 @@ class Rounds:
         numbers: Numbers = PLAIN,
         given_up: Callable[[Receipt, Reason], None] = lambda receipt, reason: None,
     ) -> None:
-        """`shard_of`: the shard of an organisation. `receipt_ids` by provider, "auto" for those not named.
+        """`shards`: how many there are. `receipt_ids` by provider, "auto" for those not named.
         `per_message`, `numbers`: see `Search`. `given_up` is called with each receipt for which no message
         was found."""
         self._stream = stream
         self._store = store
-        self._shard_of = shard_of
+        self._shards = shards
         self._receipt_ids = receipt_ids
         self._per_message = per_message
         self._now_us = now_us
         self._limits = limits
         self._numbers = numbers
         self._given_up = given_up
-        self._token = ""
-        # The number of the last step that was recorded under this token.
+        # By home, the token under which this matcher has begun there.
+        self._tokens: dict[int, str] = {}
+        # By home, the last ids on the activity streams when it began; only those of which not all that was
+        # recorded before is in the store yet.
+        self._behind: dict[int, Mapping[int, StreamId]] = {}
+        # The number of the last step that was recorded.
         self._number = 0
         # Whether the last round found nothing, so that the next one waits for receipts.
         self._idles = False
-        self._ends: dict[int, StreamId] = {}
         self._unseen = Unseen()
         self._pace = ReadSize()
         self.counts = MatchCounts()
@@ -164,32 +150,60 @@ class Rounds:
         self.unmatched: Counter[tuple[str, ...]] = Counter()
         self.ends = Ends()
 
-    async def begin(self, token: str) -> None:
-        """Let nobody but the holder of `token` record from now on. Raises Unavailable."""
+    async def have(self, homes: Collection[int], token: str) -> None:
+        """Let nobody but this matcher record in these homes from now on, and record in no others.
+
+        Those that it did not have begin under `token`, which is never used again. Raises Unavailable.
+        """
+        for gone in self._tokens.keys() - set(homes):
+            del self._tokens[gone]
+            self._behind.pop(gone, None)
+        fresh = set(homes) - self._tokens.keys()
+        if not fresh:
+            return
+        self._behind |= dict.fromkeys(fresh, await self._stream.begin(token, fresh))
+        self._tokens |= dict.fromkeys(fresh, token)
+
+    def begin_anew(self) -> None:
+        """Forget everything: others have begun, or Redis lost data."""
         self._unseen.clear()
-        self._number = 0
+        self._tokens.clear()
+        self._behind.clear()
         self._idles = False
-        self._ends = await self._stream.begin(token)
-        self._token = token
 
     async def caught_up(self) -> bool:
-        """Whether all that others recorded is in the store; before that, make no rounds."""
-        firsts = await self._stream.archived_before()
-        return all(first is None or first > self._ends[shard] for shard, first in firsts.items())
+        """Whether all that others recorded in one of the homes is in the store; before that, make no rounds.
+
+        Raises Unavailable.
+        """
+        if self._behind:
+            firsts = await self._stream.archived_before()
+            self._behind = {
+                home: ends
+                for home, ends in self._behind.items()
+                if not all(first is None or first > ends[shard] for shard, first in firsts.items())
+            }
+        return bool(self._decides())
+
+    def _decides(self) -> list[int]:
+        """The homes in which this matcher decides: all that others recorded there is in the store."""
+        return [home for home in self._tokens if home not in self._behind]
 
     async def round(self, insist: Insist) -> bool:
-        """Make one round; returns whether there is likely more to do at once.
+        """Make one round, of the homes that have caught up; returns whether there is likely more to do at
+        once.
 
         `insist` makes a step again and again until it is done. Raises Fenced, and Unavailable, after
         which the next round takes things as they are.
         """
-        limits = self._limits
-        idle_s = limits.idle_s if self._idles else 0.0
-        found = await self._stream.read(self._pace.entries_wanted(limits.batch_max), round(idle_s * 1000))
-        late = await self._stream.due(self._now_us(), limits.batch_max)
+        limits, homes = self._limits, self._decides()
+        idle_s = limits.idle_s if self._idles and not self._behind else 0.0
+        count = self._pace.entries_wanted(limits.batch_max)
+        found = await self._stream.read(homes, count, round(idle_s * 1000))
+        late = await self._stream.due(homes, self._now_us(), limits.batch_max)
         self._idles = not found and not late
         if self._idles:
-            return True
+            return not self._behind
         self._pace.note(found)
         pending = _pending(oldest(found, limits.batch_max)[0], late)
         archived_us = await self._archived_us()
@@ -201,13 +215,20 @@ class Rounds:
             self._numbers,
         )
         await self._look_up(search)
-        recordings = await self._recordings(search)
+        elsewhere = self._elsewhere(search.outcomes, homes)
+        recordings = await self._recordings(search, elsewhere)
         later = await self._give_up(pending, search.outcomes, archived_us)
         if recordings:
             await self._record(recordings, insist)
+        if elsewhere:
+            await self._hand_on(pending.receipts, elsewhere, insist)
         await insist(partial(self._finish, pending, later))
-        receipts = zip(pending.receipts, search.outcomes, strict=True)
-        found_by = [(receipt.provider,) for receipt, outcome in receipts if isinstance(outcome, Match)]
+        receipts = enumerate(zip(pending.receipts, search.outcomes, strict=True))
+        found_by = [
+            (receipt.provider,)
+            for place, (receipt, outcome) in receipts
+            if isinstance(outcome, Match) and place not in elsewhere
+        ]
         self.counts.matched += len(found_by)
         self.matched.update(found_by)
         self.counts.set_aside += len(later)
@@ -229,16 +250,30 @@ class Rounds:
             under = await self._store.filed(keys)
             search.learn(under, await self._store.filed_by_message(message_ids))
 
-    async def _recordings(self, search: Search) -> dict[int, Recording]:
+    def _elsewhere(self, outcomes: Sequence[Match | Reason], homes: Collection[int]) -> dict[int, int]:
+        """By place, the homes of the attempts about which another matcher decides, or this one later."""
+        if len(homes) == self._shards:
+            return {}
+        here = set(homes)
+        found = (
+            (place, home_of(outcome.attempt, self._shards))
+            for place, outcome in enumerate(outcomes)
+            if isinstance(outcome, Match)
+        )
+        return {place: home for place, home in found if home not in here}
+
+    async def _recordings(self, search: Search, elsewhere: Container[int]) -> dict[int, Recording]:
         """What to put on the activity streams, by shard, and the messages to send again."""
-        attempts = search.rows(self._unseen)
+        attempts = search.rows(self._unseen, elsewhere)
         lost = [rows[-1] for rows in attempts if rows[-1].event == "undelivered"]
         kept = await self._store.kept([(row.message_id, row.attempt) for row in lost])
         recordings: dict[int, Recording] = {}
         now_us = self._now_us()
         for rows in attempts:
             last = rows[-1]
-            recording = recordings.setdefault(self._shard_of(last.organisation_id), Recording([], []))
+            shard = shard_of(last.organisation_id, self._shards)
+            recording = recordings.setdefault(shard, Recording([], [], set()))
+            recording.homes.add(home_of(last, self._shards))
             message = kept.get((last.message_id, last.attempt)) if last.event == "undelivered" else None
             if message and last.queue and (again := sent_again(last, message, now_us)):
                 rows[-1] = again[0]
@@ -280,7 +315,7 @@ class Rounds:
         ids: dict[int, StreamId] = {}
 
         async def record() -> None:
-            ids.update(await self._stream.record(self._token, self._number, recordings))
+            ids.update(await self._stream.record(self._tokens, self._number, recordings))
 
         await insist(record)
         for shard, recording in recordings.items():
@@ -288,6 +323,15 @@ class Rounds:
             self.counts.recorded += len(recording.rows)
             self.ends.add(recording.rows)
             self.counts.sent_again += len(recording.again)
+
+    async def _hand_on(
+        self, receipts: Sequence[Receipt], elsewhere: Mapping[int, int], insist: Insist
+    ) -> None:
+        by_home: dict[int, list[Receipt]] = {}
+        for place, home in elsewhere.items():
+            by_home.setdefault(home, []).append(receipts[place])
+        await insist(partial(self._stream.hand_on, by_home))
+        self.counts.handed_on += len(elsewhere)
 
     async def _finish(self, pending: _Pending, later: Mapping[int, tuple[int, bytes]]) -> None:
         entries = [

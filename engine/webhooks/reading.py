@@ -9,10 +9,10 @@ import msgspec
 
 from engine.records import NO_RECORD
 from engine.stream_id import StreamId
+from engine.webhook_urls import target_of
 from engine.webhooks.events import TYPES, body_of, callback_of, event_of
 from engine.webhooks.ports import FoundEntry
 from engine.webhooks.records import Delivery, Endpoint, WebhookEvent
-from engine.webhooks.urls import target_of
 
 _EVENTS = msgspec.msgpack.Decoder(list[WebhookEvent])
 _ROWS = msgspec.msgpack.Decoder(list[list[Any]])

@@ -7,9 +7,11 @@ be added at the end, with a default.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
+
+from engine.webhook_urls import Target
 
 # The type of the event that an organisation has sent to try its endpoint.
 TEST_EVENT = "webhook.test"
@@ -40,22 +42,6 @@ class WebhookEvent(msgspec.Struct, frozen=True, array_like=True, kw_only=True, g
     callback_url: str = ""
     # The one endpoint that is told; 0: all of the organisation.
     endpoint_id: int = 0
-
-
-class Target(NamedTuple):
-    """A URL taken apart."""
-
-    url: str
-    host: str
-    port: int
-    tls: bool
-    # Path and query as they go into the request line.
-    path: str
-
-    @property
-    def origin(self) -> str:
-        """Scheme, host and port: URLs of one origin share connections and a circuit breaker."""
-        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,24 +6,25 @@ Redis is real. The store is a model of what ClickHouse promises: a block as a wh
 
 from __future__ import annotations
 
-import asyncio
 import os
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager
 from random import Random
 
+import msgspec
 import pytest
 
-from engine.activity.archiver import Archiver
-from engine.activity.records import ActivityBlock
+from engine.activity.archiver import Archiver, Limits
+from engine.activity.records import ActivityBlock, BlockPlan
 from engine.errors import Unavailable
-from engine.redis_keys import activity_key
+from engine.redis_keys import activity_key, archiver_lock_key
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stream_id import StreamId
 from engine.waits import happens
 from tests.activity.archiver_process import Gated
+from tests.activity.living import Living
 from tests.activity.test_archiver import POINTS
 from tests.activity.world import QUICK, REDIS_DATABASE, SHARDS, World, blob_of, in_database, make_row, until
 
@@ -64,54 +65,29 @@ class TokenStore:
             raise Unavailable("the answer was lost")
 
 
-class Living:
-    """An archiver that can be stopped at a point, and then goes on, or never does."""
+class LivingArchiver(Living):
+    """`proposed`: what its proposals were answered with."""
 
-    def __init__(self, world: World, store: TokenStore, name: str) -> None:
-        self.point = ""
-        self.stopped = asyncio.Event()
-        self._may_go_on = asyncio.Event()
-        self._may_go_on.set()
-        self._dead = False
-        self.stream = RedisActivityStream(world.redis_url, SHARDS)
-        self.archiver = Archiver(Gated(self.stream, self._gate), Gated(store, self._gate), name, QUICK)
-        self.draining = asyncio.Event()
-        self.work = asyncio.create_task(self.archiver.run(self.draining))
+    def __init__(self, world: World, store: TokenStore, name: str, limits: Limits) -> None:
+        super().__init__()
+        self.proposed: list[bool] = []
+        stream = RedisActivityStream(world.redis_url, SHARDS)
+        self.archiver = Archiver(Proposing(stream, self), Gated(store, self.gate), name, limits)
+        self.start(self.archiver.run, stream.close)
 
-    async def _gate(self, here: str) -> None:
-        if here == self.point:
-            self.stop()
-        await self._may_go_on.wait()
-        if self._dead:
-            raise Unavailable("dead")
 
-    def stop(self) -> None:
-        """From now on nothing that it does goes in or comes out."""
-        self._may_go_on.clear()
-        self.stopped.set()
+class Proposing(Gated):
+    """A stream of which the answers to proposals are noted, whether they come out or not."""
 
-    def go_on(self) -> None:
-        self.point = ""
-        self.stopped.clear()
-        self._may_go_on.set()
+    def __init__(self, stream: RedisActivityStream, living: LivingArchiver) -> None:
+        super().__init__(stream, living.gate)
+        self._living = living
 
-    async def die(self) -> None:
-        """End without another step."""
-        self.stop()
-        self._dead = True
-        self.work.cancel()
-        self._may_go_on.set()
-        with suppress(asyncio.CancelledError):
-            await self.work
-        await self.stream.close()
-
-    async def end(self) -> None:
-        """Drain it."""
-        self.go_on()
-        self.draining.set()
-        async with asyncio.timeout(120):
-            await self.work
-        await self.stream.close()
+    async def propose(self, owner: str, plan: BlockPlan) -> bool:
+        await self._gate("propose:before")
+        self._living.proposed.append(await self._inner.propose(owner, plan))
+        await self._gate("propose:after")
+        return self._living.proposed[-1]
 
 
 class Scene:
@@ -121,7 +97,7 @@ class Scene:
         self.world = world
         self.rng = Random(seed)
         self.store = TokenStore(self.rng)
-        self.living: list[Living] = []
+        self.living: list[LivingArchiver] = []
         self.put = Counter[Place]()
         self._number = 0
 
@@ -135,16 +111,21 @@ class Scene:
         ids = map(StreamId.parse, await pipe.execute())
         self.put.update({(shard, i): rows for i, (shard, rows) in zip(ids, sizes, strict=True)})
 
+    def begin(self, limits: Limits = QUICK) -> LivingArchiver:
+        """One more lives."""
+        self._number += 1
+        self.living.append(LivingArchiver(self.world, self.store, f"a{self._number}", limits))
+        return self.living[-1]
+
     async def step(self) -> None:
         """One thing by chance happens to one of them."""
         if not self.living or (len(self.living) < LIVING_MAX and self.rng.random() < 0.4):
-            self._number += 1
-            self.living.append(Living(self.world, self.store, f"a{self._number}"))
+            self.begin()
             return
         one = self.rng.choice(self.living)
         what = self.rng.choice(("kill", "freeze", "freeze", "drain"))
         if one.stopped.is_set():
-            one.go_on()
+            (one.ask if self.rng.random() < 0.4 else one.go_on)()
             return
         one.point = self.rng.choice(POINTS)
         await happens(one.stopped, 0.5)
@@ -158,20 +139,79 @@ class Scene:
         """All go on, and what is there is archived."""
         for one in self.living:
             one.go_on()
-        self.living.append(Living(self.world, self.store, "last"))
-        await until(self._archived, 120.0)
-        for one in self.living:
-            await one.end()
+        self.begin()
+        await until(self.archived, 120.0)
+        while self.living:
+            await self.living.pop().end()
+        assert self.store.rows == self.put
 
-    async def _archived(self) -> bool:
+    async def archived(self) -> bool:
         return await self.world.waiting() == 0 and not await self.world.stream.plans(range(SHARDS))
+
+
+@asynccontextmanager
+async def playing(world: World, seed: int) -> AsyncIterator[Scene]:
+    """A scene, at whose end all is archived."""
+    scene = Scene(world, seed)
+    try:
+        yield scene
+        await scene.end()
+    finally:
+        for one in scene.living:
+            await one.die()
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_whatever_happens_to_archivers_each_row_is_stored_once(world: World, seed: int) -> None:
-    scene = Scene(world, seed)
-    for _ in range(STEPS):
+    async with playing(world, seed) as scene:
+        for _ in range(STEPS):
+            await scene.load()
+            await scene.step()
+
+
+async def test_one_that_has_lost_its_shards_may_not_propose_what_it_had_read(world: World) -> None:
+    """Also when nothing of it was archived meanwhile."""
+    async with playing(world, 1) as scene:
+        late = scene.begin()
+        await until(lambda: _is(len(late.archiver.shards) == SHARDS))
+        late.point = "propose:before"
         await scene.load()
-        await scene.step()
-    await scene.end()
-    assert scene.store.rows == scene.put
+        await late.stopped.wait()
+        await until(lambda: _is_free(world))
+        # It has all shards for as long as this test takes.
+        owner = scene.begin(msgspec.structs.replace(QUICK, lease_s=3600.0))
+        owner.point = "propose:before"
+        await owner.stopped.wait()
+        late.go_on()
+        await until(lambda: _is(bool(late.proposed)))
+        assert late.proposed == [False]
+
+
+async def test_one_that_has_its_shards_again_may_not_propose_what_others_archived_meanwhile(
+    world: World,
+) -> None:
+    async with playing(world, 2) as scene:
+        late = scene.begin()
+        await until(lambda: _is(len(late.archiver.shards) == SHARDS))
+        late.point = "propose:before"
+        await scene.load()
+        await late.stopped.wait()
+        other = scene.begin()
+        await until(scene.archived)
+        scene.living.remove(other)
+        await other.end()
+        await scene.load()
+        late.ask()
+        await until(lambda: _is(len(late.archiver.shards) == SHARDS))
+        late.go_on()
+        await until(lambda: _is(bool(late.proposed)))
+        assert not late.proposed[0]
+
+
+async def _is(value: bool) -> bool:
+    return value
+
+
+async def _is_free(world: World) -> bool:
+    """Whether nobody has a shard."""
+    return not await world.redis.exists(*map(archiver_lock_key, range(SHARDS)))

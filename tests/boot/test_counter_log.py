@@ -22,7 +22,7 @@ from engine.delivery.verdict_counts import VerdictCounts
 from engine.intake.under_way import CreditWaits
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.session import Counts
-from engine.receipts.rounds import MatchCounts
+from engine.receipts.ends import MatchCounts
 from engine.stores.redis.receipt_sink import ReceiptCounts
 from tests.providers.scripted import until
 from tests.providers.smpp.scripted_smsc import Peer, provider_to, smsc

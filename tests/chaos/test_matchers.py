@@ -46,17 +46,18 @@ async def _load(world: ReceiptWorld, rng: random.Random, stopping: asyncio.Event
 
 
 async def _two_end(world: ReceiptWorld, name: str, rng: random.Random) -> None:
-    """Two matchers, and an archiver beside them; the active matcher is killed, or frozen until the other has
-    taken over, and the archiver is killed."""
+    """Two matchers that share the shards, and an archiver beside them; the first is killed, or frozen, while
+    each has its part or not yet, then the second, with a part of the shards or with all, and the archiver."""
     async with AsyncExitStack() as stack:
         archiver = await stack.enter_async_context(archiver_process(world.activity, f"{name}-c", "none"))
         first = await stack.enter_async_context(matcher_process(world, f"{name}-a", "none"))
         await first.says("active")
         second = await stack.enter_async_context(matcher_process(world, f"{name}-b", "none"))
+        await second.says("active")
         await asyncio.sleep(rng.uniform(0.0, 0.5))
         frozen = rng.random() < 0.3
         first.signal(signal.SIGSTOP if frozen else signal.SIGKILL)
-        await second.says("active")
+        await asyncio.sleep(rng.uniform(0.0, 2 * QUICK_MATCH.lease_s))
         if frozen:
             first.signal(signal.SIGCONT)
             await asyncio.sleep(rng.uniform(0.0, QUICK_MATCH.lease_s))

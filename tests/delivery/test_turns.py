@@ -223,12 +223,20 @@ def test_an_archiver_with_nothing_to_do_hardly_turns(leased: Any, drains: bool) 
         virtual.pass_s(20.0, turns_max=60)
 
 
+class CaughtUp(Store):
+    """Rounds that ask nobody whether they have caught up."""
+
+    async def caught_up(self) -> bool:
+        return True
+
+
 @pytest.mark.parametrize("leased", [True, False, Unavailable("away")])
 @pytest.mark.parametrize("round_", [False, Unavailable("away")])
 def test_a_matcher_with_nothing_to_do_hardly_turns(leased: Any, round_: Any) -> None:
     with VirtualTime() as virtual:
-        stream = Away() if isinstance(leased, Unavailable) else Store(lease=leased)
-        rounds = Away() if isinstance(round_, Unavailable) else Store(caught_up=True, round=round_)
+        held = HeldShards(frozenset(range(16))) if leased else HeldShards()
+        stream = Away() if isinstance(leased, Unavailable) else Store(lease=held)
+        rounds = Away() if isinstance(round_, Unavailable) else CaughtUp(round=round_)
         matcher = Matcher(stream, rounds, "owner", MatchLimits(), virtual.clock_s)  # type: ignore[arg-type]
         draining = asyncio.Event()
         virtual.start(matcher.run(draining))

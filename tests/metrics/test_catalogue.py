@@ -30,7 +30,7 @@ from engine.metrics.catalogue import METRICS, RECORDS, Metric
 from engine.metrics.exposition import rendered
 from engine.metrics.snapshot import Counts, Numbers, Totals, added, folded, joined, key_of, values_of
 from engine.providers.smpp.session import Counts as SmppCounts
-from engine.receipts.rounds import MatchCounts
+from engine.receipts.ends import MatchCounts
 from engine.stores.redis.receipt_sink import ReceiptCounts
 from engine.webhooks.keeper import KeeperCounts
 from engine.webhooks.notifier import NotifierCounts

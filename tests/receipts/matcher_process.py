@@ -3,7 +3,7 @@
 `python -m tests.receipts.matcher_process REDIS_URL CLICKHOUSE_URL OWNER POINT`
 POINT is METHOD:before, METHOD:after, `record:between` (some shards have their rows, the
 others do not), or `none`. It prints `at POINT` there and goes on when a line comes on
-stdin; it prints `active` when it has the lease first.
+stdin; it prints `active` when it has a shard first.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Piecewise:
         return getattr(self._inner, name)
 
     async def record(
-        self, token: str, number: int, recordings: Mapping[int, Recording]
+        self, tokens: Mapping[int, str], number: int, recordings: Mapping[int, Recording]
     ) -> dict[int, StreamId]:
         ids: dict[int, StreamId] = {}
         for shard, recording in recordings.items():
-            ids |= await self._inner.record(token, number, {shard: recording})
+            ids |= await self._inner.record(tokens, number, {shard: recording})
             if len(ids) < len(recordings):
                 await self._gate("record:between")
         return ids
@@ -69,7 +69,7 @@ async def main(redis_url: str, clickhouse_url: str, owner: str, point: str) -> N
 
     async def tell() -> None:
         async def active() -> bool:
-            return matcher.active
+            return bool(matcher.shards)
 
         await until(active, 60.0)
         say("active")

@@ -11,7 +11,7 @@ import pytest
 
 from engine import resolving
 from engine.providers.http_client.pools import HttpPools
-from engine.webhooks.urls import is_public, target_of
+from engine.webhook_urls import is_public, target_of
 from tests.webhooks.receiver import OK, Receiver, Told, answer
 
 

@@ -21,8 +21,8 @@ from functools import partial
 from engine.providers.http_client.connection import HttpOutcome
 from engine.providers.http_client.pool import HttpPool
 from engine.tls import client_context
+from engine.webhook_urls import Target
 from engine.webhooks.ports import Posted
-from engine.webhooks.records import Target
 
 ANSWER_BYTES_MAX = 64 * 1024
 # Pools that have not been used for so long are stopped, seconds.

@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from engine.stores.postgres.pool import Pool
+from engine.webhook_urls import target_of
 from engine.webhooks.ports import DueTarget
 from engine.webhooks.records import Delivery
 from engine.webhooks.schedule import WHOLE_S
-from engine.webhooks.urls import target_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # How long what has failed can be looked up and replayed.

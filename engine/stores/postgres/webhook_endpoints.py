@@ -18,11 +18,11 @@ from engine.errors import Refusal
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import exists_in, no_organisation
 from engine.stores.postgres.pool import Pool
+from engine.webhook_urls import ALLOWED, names_private_address, target_of
 from engine.webhooks.events import EVENT_TYPES
 from engine.webhooks.ports import EndpointChanges
 from engine.webhooks.records import DeliveryState, Endpoint, ShownDelivery, ShownEndpoint
 from engine.webhooks.signing import SECRET_OCTETS, shown
-from engine.webhooks.urls import ALLOWED, names_private_address, target_of
 
 ENDPOINTS_MAX = 20
 OVERLAP_S_MAX = 30 * 86_400

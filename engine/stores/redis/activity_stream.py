@@ -24,12 +24,18 @@ import msgspec
 from engine.activity.records import ActivityEntry, Backlog, BlockPlan, HeldShards, MessageKey, RecentRows
 from engine.errors import ConfigError, Unavailable
 from engine.records import NO_RECORD
-from engine.redis_keys import ARCHIVER_PLAN, ARCHIVER_PLANS, ARCHIVERS, activity_key
-from engine.shards import share_of
+from engine.redis_keys import (
+    ARCHIVER_LOCK,
+    ARCHIVER_PLAN,
+    ARCHIVER_PLANS,
+    ARCHIVERS,
+    activity_key,
+    archiver_lock_key,
+)
 from engine.stores.redis import archiver_steps as steps
 from engine.stores.redis.kept_tail import KeptTail
 from engine.stores.redis.link import Command, RedisLink
-from engine.stores.redis.living import living
+from engine.stores.redis.shard_shares import ShardShares
 from engine.stores.redis.tail_search import TailSearch
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
@@ -52,6 +58,7 @@ class RedisActivityStream:
     def __init__(self, url: str, shards: int, timeout_s: float = 5.0) -> None:
         """`url`: as `RedisLink` takes it. `timeout_s`: deadline of each call, seconds."""
         self._shards = shards
+        self._shares = ShardShares(ARCHIVER_LOCK, ARCHIVERS, archiver_lock_key, shards, ARCHIVER_PLANS)
         self._timeout_s = timeout_s
         # Connected when first used. `_reading` blocks while it waits for entries.
         self._link = RedisLink(url, timeout_s=timeout_s, name="activity")
@@ -74,23 +81,20 @@ class RedisActivityStream:
         that nobody has, for as long."""
         self._ttl_ms = ttl_ms
         async with self._answering():
-            names = await self._link.call(*living(ARCHIVERS, owner, ttl_ms))
-            share = share_of(owner, [name.decode() for name in names], self._shards)
-            shares = [shard in share for shard in range(self._shards)]
-            ours = await self._link.call(*steps.own(owner, ttl_ms, shares))
-        held = {shard for shard, is_ours in enumerate(ours) if is_ours}
-        return HeldShards(frozenset(held & share), frozenset(held - share))
+            names = await self._link.call(*self._shares.live(owner, ttl_ms))
+            ours = await self._link.call(*self._shares.own(owner, ttl_ms, names))
+        return self._shares.held(owner, names, ours)
 
     async def give_back(self, owner: str, shards: Collection[int]) -> None:
         """Let others have these shards at once, those that are `owner`'s."""
         async with self._answering():
-            await self._link.call(*steps.give_back(owner, shards))
+            await self._link.call(*self._shares.give_back(owner, shards))
 
     async def release(self, owner: str) -> None:
         """Give back all that `owner` has; it lives no longer."""
         await self.give_back(owner, range(self._shards))
         async with self._answering():
-            await self._link.call(*steps.leave(owner))
+            await self._link.call(*self._shares.leave(owner))
 
     async def plans(self, shards: Collection[int]) -> list[BlockPlan]:
         """The plans that stand in these shards, each once; they may have other shards too."""

@@ -1,11 +1,10 @@
-"""The atomic steps of archivers, and the commands that make them: leases of shards, and plans of blocks.
+"""The atomic steps of archivers, and the commands that make them: plans of blocks.
 
 Keys:
 
-archiver:lock      `shards` while archivers have leases of shards, or a plan of theirs stands. Versions that
-                   had one archiver for all shards keep its name here: they and these exclude each other
+archiver:lock      `shards` while archivers have leases of shards, or a plan of theirs stands: see
+                   `shard_shares`, which has the leases
 archiver:{s}:lock  the archiver that has the shard
-archivers          sorted set: the archivers that live, by the time until which they do
 archiver:plans     hash: the plan of the block that is being stored, under each shard that it has rows of
 archiver:plan      the plan of a version that had one archiver for all shards
 
@@ -24,7 +23,6 @@ from engine.redis_keys import (
     ARCHIVER_PLANS,
     ARCHIVER_TRIMMED,
     ARCHIVER_UNREADABLE,
-    ARCHIVERS,
     activity_key,
     archiver_lock_key,
 )
@@ -32,47 +30,6 @@ from engine.stores.redis.link import Argument, Command
 from engine.stream_id import StreamId
 
 # `allow-oom`: when Redis is full because ClickHouse was away, these scripts make room again.
-
-# own(lock, plans, lock of each shard ...; owner, ttl_ms, then per shard '1' when it is in the owner's share)
-# -> per shard 1 when it is the owner's now; nothing while an archiver has all shards in one
-# A shard that the owner has stays its own, in its share or not. A second call does the same again. When the
-# clock of Redis was set back, the lease of one that has died would last for as long: it ends as one of now.
-_OWN = """#!lua flags=allow-oom
-local all = redis.call('GET', KEYS[1])
-if all and all ~= 'shards' then return {} end
-local ours, some = {}, false
-for i = 3, #KEYS do
-  local owner = redis.call('GET', KEYS[i])
-  ours[i - 2] = 0
-  if owner == ARGV[1] or (not owner and ARGV[i] == '1') then
-    redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[2])
-    ours[i - 2], some = 1, true
-  elseif owner and redis.call('PTTL', KEYS[i]) > 2 * ARGV[2] then
-    redis.call('PEXPIRE', KEYS[i], ARGV[2])
-  end
-end
-if some then
-  redis.call('SET', KEYS[1], 'shards')
-  if redis.call('HLEN', KEYS[2]) == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-end
-return ours
-"""
-
-# give_back(lock of each shard ...; owner)
-_GIVE_BACK = """#!lua flags=allow-oom
-for i = 1, #KEYS do
-  if redis.call('GET', KEYS[i]) == ARGV[1] then redis.call('DEL', KEYS[i]) end
-end
-return 1
-"""
-
-# leave(lock, plans, archivers; owner), after the owner has given back its shards
-_LEAVE = """#!lua flags=allow-oom
-redis.call('ZREM', KEYS[3], ARGV[1])
-local last = redis.call('ZCARD', KEYS[3]) == 0 and redis.call('HLEN', KEYS[2]) == 0
-if last and redis.call('GET', KEYS[1]) == 'shards' then redis.call('DEL', KEYS[1]) end
-return 1
-"""
 
 # adopt(lock, old plan, plans; plan, shards ...): a plan of the versions of before stands as one of these
 _ADOPT = """#!lua flags=allow-oom
@@ -121,23 +78,6 @@ end
 if redis.call('HLEN', KEYS[2]) == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 1
 """
-
-
-def own(owner: str, ttl_ms: int, shares: Sequence[bool]) -> Command:
-    """Keep the shards that `owner` has, and win those of its share that nobody has. `shares`: of each shard,
-    whether it is in the share."""
-    keys = [ARCHIVER_LOCK, ARCHIVER_PLANS, *map(archiver_lock_key, range(len(shares)))]
-    return _script(_OWN, keys, [owner, ttl_ms, *map(int, shares)])
-
-
-def give_back(owner: str, shards: Iterable[int]) -> Command:
-    """Let others have those of the shards that are `owner`'s."""
-    return _script(_GIVE_BACK, list(map(archiver_lock_key, shards)), [owner])
-
-
-def leave(owner: str) -> Command:
-    """`owner` lives no longer."""
-    return _script(_LEAVE, [ARCHIVER_LOCK, ARCHIVER_PLANS, ARCHIVERS], [owner])
 
 
 def adopt(plan: BlockPlan, encoded: bytes) -> Command:

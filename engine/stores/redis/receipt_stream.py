@@ -2,15 +2,16 @@
 
 Keys of each shard:
 
-receipts:{s}             stream; each entry has one field `b`, a batch of receipts (MessagePack array)
+receipts:{s}             stream of the receipts whose attempt likely has its home in the shard; each entry has
+                         one field `b`, a batch of receipts (MessagePack array)
 receipts:{s}:later       sorted set of receipts, by the time of their next look-up, microseconds
-receipts:{s}:applied     hash: who may record on the activity stream, and what was recorded last
+receipts:{s}:applied     hash: by home, who may record on the activity stream, and what was recorded last
 receipts:{s}:unreadable  stream of entries that nobody could read
 
-One key for all shards: `receipts:lock`, the owner of the lease.
+Beside them are the keys of the leases, see `shard_shares`: `receipts:lock`, `receipts:matchers`, and
+`receipts:{s}:lock` of each shard.
 
-Receipts are on any shard; rows go to the shard of their message. No step touches two
-shards, so all of this runs on a Redis Cluster, with a link to each node.
+Rows go to the shard of their message. But for the leases no step touches two shards.
 
 Under failure: every step may be sent again when its answer was lost. receipts.lua says of each
 what the second call does.
@@ -19,20 +20,22 @@ what the second call does.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from engine import message_format
 from engine import redis_keys as keys
-from engine.activity.records import ActivityEntry
+from engine.activity.records import ActivityEntry, HeldShards
 from engine.errors import Broken, Fenced, Unavailable
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
 from engine.receipts.records import LateReceipt, Receipt
+from engine.records import ActivityRow
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.pulse import Pulse, pulsed
+from engine.stores.redis.shard_shares import ShardShares
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
@@ -49,38 +52,40 @@ class RedisReceiptStream:
     ) -> None:
         """`link` is for commands; `read_link` blocks while it waits for entries.
 
-        `pulse` goes with each question for the lease.
+        `pulse` goes with each question for the leases.
         """
         self._link = link
         self._read_link = read_link
         self._shards = range(shards)
         self._pulse = pulse
-        self._shard_of_key = {keys.receipts_key(s): s for s in self._shards}
+        self._shares = ShardShares(keys.MATCHER_LOCK, keys.MATCHERS, keys.receipts_lock_key, shards)
 
-    async def lease(self, owner: str, ttl_ms: int) -> bool:
-        """Become or stay the one matcher for `ttl_ms` milliseconds; False while another is."""
-        ask = ("FCALL", versioned("receipts_lease"), 1, keys.MATCHER_LOCK, owner, ttl_ms)
-        return bool(_accepted(await pulsed(self._link, self._pulse, [ask]))[0])
+    async def lease(self, owner: str, ttl_ms: int) -> HeldShards:
+        """Live for `ttl_ms` milliseconds more; keep the shards that `owner` has, and win those of its share
+        that nobody has, for as long."""
+        [names] = _accepted(await pulsed(self._link, self._pulse, [self._shares.live(owner, ttl_ms)]))
+        [ours] = await self._all([self._shares.own(owner, ttl_ms, names)])
+        return self._shares.held(owner, names, ours)
+
+    async def give_back(self, owner: str, shards: Collection[int]) -> None:
+        """Let others have these shards at once, those that are `owner`'s."""
+        await self._all([self._shares.give_back(owner, shards)])
 
     async def release(self, owner: str) -> None:
-        """Give the lease up, if it is `owner`'s."""
-        await self._all([("FCALL", versioned("receipts_release"), 1, keys.MATCHER_LOCK, owner)])
+        """Give back all that `owner` has; it lives no longer."""
+        await self._all([self._shares.give_back(owner, self._shards), self._shares.leave(owner)])
 
-    async def begin(self, token: str) -> dict[int, StreamId]:
-        """From now on only `token` may record. By shard, the last id on its activity stream.
+    async def begin(self, token: str, homes: Collection[int]) -> dict[int, StreamId]:
+        """From now on only `token` may record, of attempts with these homes. By shard, the last id on its
+        activity stream.
 
-        Everything that others have recorded stands at or before that id.
+        Everything that others have recorded of them stands at or before that id.
         """
+        begin = versioned("receipts_begin")
+        own: tuple[Argument, ...] = (token, *sorted(homes))
         lasts = await self._all(
             [
-                (
-                    "FCALL",
-                    versioned("receipts_begin"),
-                    2,
-                    keys.activity_key(s),
-                    keys.receipts_applied_key(s),
-                    token,
-                )
+                ("FCALL", begin, 2, keys.activity_key(s), keys.receipts_applied_key(s), *own)
                 for s in self._shards
             ]
         )
@@ -98,54 +103,50 @@ class RedisReceiptStream:
             s: StreamId.parse(first) if first else None for s, first in zip(self._shards, firsts, strict=True)
         }
 
-    async def read(self, count: int, block_ms: int) -> list[ActivityEntry]:
-        """Up to `count` of the oldest entries of each shard, waiting up to `block_ms` for the first.
+    async def read(self, shards: Collection[int], count: int, block_ms: int) -> list[ActivityEntry]:
+        """Up to `count` of the oldest entries of each of the shards, waiting up to `block_ms` for the first.
 
         They stay on the stream until `finish`, so a second call gives them again.
         """
         # From the start: entries that are finished are gone.
-        zeros = [b"0"] * len(self._shards)
+        shard_of_key, zeros = {keys.receipts_key(s): s for s in shards}, [b"0"] * len(shards)
         waits: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms else ()
         reply = await self._read_link.call(
-            "XREAD", "COUNT", count, *waits, "STREAMS", *self._shard_of_key, *zeros,
+            "XREAD", "COUNT", count, *waits, "STREAMS", *shard_of_key, *zeros,
             timeout_s=block_ms / 1000 + 5,
         )  # fmt: skip
         return [
-            ActivityEntry(shard=self._shard_of_key[key], id=StreamId.parse(entry_id), blob=fields[1])
+            ActivityEntry(shard=shard_of_key[key], id=StreamId.parse(entry_id), blob=fields[1])
             for key, entries in reply or ()
             for entry_id, fields in entries
         ]
 
-    async def due(self, now_us: int, limit: int) -> list[LateEntry]:
-        """Receipts to be looked up again at `now_us`: an equal share of `limit` of each shard."""
-        share = max(1, limit // len(self._shards))
+    async def due(self, shards: Collection[int], now_us: int, limit: int) -> list[LateEntry]:
+        """Receipts to be looked up again at `now_us`: an equal part of `limit` of each of the shards."""
+        share = max(1, limit // len(shards))
         found = await self._all(
-            [
-                ("ZRANGEBYSCORE", keys.receipts_later_key(s), "-inf", now_us, "LIMIT", 0, share)
-                for s in self._shards
-            ]
+            [("ZRANGEBYSCORE", keys.receipts_later_key(s), "-inf", now_us, "LIMIT", 0, share) for s in shards]
         )
-        return [
-            LateEntry(s, member) for s, members in zip(self._shards, found, strict=True) for member in members
-        ]
+        return [LateEntry(s, member) for s, members in zip(shards, found, strict=True) for member in members]
 
     async def record(
-        self, token: str, number: int, recordings: Mapping[int, Recording]
+        self, tokens: Mapping[int, str], number: int, recordings: Mapping[int, Recording]
     ) -> dict[int, StreamId]:
         """Put rows on the activity streams and messages on the due sets, in one step for each shard.
 
-        `number` counts up: a number that was recorded already is passed over and answered as the
-        first time. By shard, the id of the new entry. Raises Fenced when another matcher has begun.
+        `tokens`: by home. `number` counts up: a number that was recorded already is passed over and answered
+        as the first time. By shard, the id of the new entry. Raises Fenced when another matcher has begun for
+        one of the homes; the rows of other shards are recorded then.
         """
         commands: list[Command] = []
         for shard, recording in recordings.items():
-            header = b"\xdd" + len(recording.rows).to_bytes(4, "big")
             commands.append(
                 (
                     "FCALL", versioned("receipts_record"), 4,
                     keys.activity_key(shard), keys.receipts_applied_key(shard),
                     keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
-                    token, number, header + b"".join(map(_encode, recording.rows)),
+                    number, _array(recording.rows), len(recording.homes),
+                    *(part for home in sorted(recording.homes) for part in (home, tokens[home])),
                     *(
                         part
                         for queue, due_at_us, message in recording.again
@@ -161,6 +162,16 @@ class RedisReceiptStream:
         if not all(ids):
             raise Fenced("Another matcher has begun.")
         return {shard: StreamId.parse(entry_id) for shard, entry_id in zip(recordings, ids, strict=True)}
+
+    async def hand_on(self, receipts: Mapping[int, Sequence[Receipt]]) -> None:
+        """Put receipts on the streams of their homes. Again after Unavailable: they are there twice, and the
+        second of each adds nothing."""
+        await self._all(
+            [
+                ("FCALL", versioned("receipts_hand_on"), 1, keys.receipts_key(home), _array(some))
+                for home, some in receipts.items()
+            ]
+        )
 
     async def finish(self, entries: Sequence[Finished], late: Sequence[FinishedLate]) -> None:
         """Remove entries and late receipts, and keep those of their receipts that are for later.
@@ -214,6 +225,11 @@ async def unmatched_receipts(link: RedisLink, shards: int) -> list[Receipt]:
                 found += msgspec.msgpack.decode(fields[1], type=list[Receipt])
             found += [msgspec.msgpack.decode(member, type=LateReceipt).receipt for member in late]
     return found
+
+
+def _array(records: Sequence[ActivityRow | Receipt]) -> bytes:
+    """The records as an array32 of MessagePack, whose length readers know by its header."""
+    return b"\xdd" + len(records).to_bytes(4, "big") + b"".join(map(_encode, records))
 
 
 def _accepted(replies: list[Any]) -> list[Any]:

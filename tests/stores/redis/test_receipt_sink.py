@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from engine.receipts.homes import likely_home
 from engine.receipts.records import Receipt
+from engine.redis_keys import receipts_key
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from tests.activity.world import in_database
@@ -56,15 +58,17 @@ class Caller:
             return await reply
 
 
-async def test_receipts_that_come_together_are_one_entry_and_shards_take_turns(link: RedisLink) -> None:
+async def test_receipts_that_come_together_are_one_entry_of_each_of_their_homes(link: RedisLink) -> None:
     sink = RedisReceiptSink(link, SHARDS)
     for first in range(0, 300, 100):
         callers = [Caller(sink) for _ in range(100)]
         replies = await asyncio.gather(*(c.put(receipt(first + n)) for n, c in enumerate(callers)))
         assert all(replies)
         assert all(c.replies == [True] for c in callers)
-    assert [len(entry) for entry in await entries(link)] == [100, 100, 100]
-    assert await link.batch([("XLEN", f"receipts:{{{s}}}") for s in range(SHARDS)]) == [1, 1, 1]
+    assert sum(len(entry) for entry in await entries(link)) == 300
+    assert await link.batch([("XLEN", f"receipts:{{{s}}}") for s in range(SHARDS)]) == [3, 3, 3]
+    for entry in await entries(link):
+        assert len({likely_home(r, "auto", SHARDS) for r in entry}) == 1
     assert {r.provider_message_id for e in await entries(link) for r in e} == {
         receipt(n).provider_message_id for n in range(300)
     }
@@ -73,7 +77,9 @@ async def test_receipts_that_come_together_are_one_entry_and_shards_take_turns(l
 async def test_many_receipts_do_not_wait_to_be_gathered(link: RedisLink) -> None:
     sink = RedisReceiptSink(link, SHARDS)
     assert all(await asyncio.gather(*(Caller(sink).put(receipt(n), receipt(n)) for n in range(1000))))
-    assert [len(entry) for entry in await entries(link)] == [500] * 4
+    sizes = [len(entry) for entry in await entries(link)]
+    assert sum(sizes) == 2000
+    assert len(sizes) == 4 * SHARDS
     assert await Caller(sink).put()
 
 
@@ -90,9 +96,10 @@ async def test_a_redis_that_is_away_or_full_keeps_nothing_and_the_carrier_hears_
     away = RedisLink("redis://127.0.0.1:1/0", timeout_s=0.5, name="away")
     assert not await Caller(RedisReceiptSink(away, SHARDS)).put(receipt(1))
     await away.close()
-    await link.call("SET", "receipts:{1}", "not a stream")
+    home = likely_home(receipt(1), "auto", SHARDS)
+    await link.call("SET", receipts_key(home), "not a stream")
     assert not await Caller(RedisReceiptSink(link, SHARDS)).put(receipt(1))
-    await link.call("DEL", "receipts:{1}")
+    await link.call("DEL", receipts_key(home))
     before = (await link.call("CONFIG", "GET", "maxmemory"))[1]
     await link.call("CONFIG", "SET", "maxmemory", 1)
     try:
@@ -109,5 +116,5 @@ async def test_a_close_puts_what_has_gathered_and_refuses_what_comes_after(link:
     await sink.close()
     assert all(await asyncio.gather(*waiting))
     assert not await Caller(sink).put(receipt(11))
-    assert [len(entry) for entry in await entries(link)] == [10]
+    assert sum(len(entry) for entry in await entries(link)) == 10
     await sink.close()

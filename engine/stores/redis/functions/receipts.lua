@@ -24,12 +24,21 @@ local function release(keys, args)
   return 1
 end
 
--- begin(activity, applied; token) -> id of the last entry ever put on the activity stream
--- From now on only `token` may record here. Everything that others recorded stands at or before the
--- id. A second call, also a late one, takes the right from whoever began in between; that one is
--- refused and begins anew.
+-- begin(activity, applied; token, home ...) -> id of the last entry ever put on the activity stream
+-- From now on only `token` may record here of attempts with these homes. Everything that others recorded of
+-- them stands at or before the id. A second call, also a late one, takes the right from whoever began in
+-- between; that one is refused and begins anew.
+-- Versions that had one matcher for all keep its token in the field `token`. Where one of those has begun,
+-- nobody else may record, and those that began before it never again.
 local function begin(keys, args)
-  redis.call('HSET', keys[2], 'token', args[1], 'number', 0, 'id', '')
+  if redis.call('HGET', keys[2], 'token') ~= 'homes' then
+    redis.call('DEL', keys[2])
+    redis.call('HSET', keys[2], 'token', 'homes')
+  end
+  for i = 2, #args do
+    redis.call('HSET', keys[2], args[i], args[1])
+    redis.call('HDEL', keys[2], 'number:' .. args[i], 'id:' .. args[i])
+  end
   if redis.call('EXISTS', keys[1]) == 0 then return '0-0' end
   local stream = redis.call('XINFO', 'STREAM', keys[1])
   for i = 1, #stream, 2 do
@@ -37,20 +46,36 @@ local function begin(keys, args)
   end
 end
 
--- record(activity, applied, due express, due normal; token, number, array of rows,
+-- record(activity, applied, due express, due normal; number, array of rows, how many homes the attempts have
+--        that the rows are about, then per home: home, token;
 --        then per message that is sent again: queue ('e' express, 'n' normal), due_at_us, payload)
--- -> id of the entry; '' when the token is not the one that began last
--- Numbers count up. A second call, also a late one, writes nothing and has the answer of the first.
+-- -> id of the entry; '' when the token of a home is not the one that began last
+-- Numbers count up. A second call, also a late one, has the same homes; it writes nothing and has the answer of
+-- the first, which stands under the first home.
 local function record(keys, args)
-  local state = redis.call('HMGET', keys[2], 'token', 'number', 'id')
-  if state[1] ~= args[1] then return '' end
-  if tonumber(args[2]) <= tonumber(state[2]) then return state[3] end
-  local id = redis.call('XADD', keys[1], '*', 'b', args[3])
-  for i = 4, #args, 3 do
+  local last = 3 + 2 * args[3]
+  local number, id = 'number:' .. args[4], 'id:' .. args[4]
+  local fields = {'token', number, id}
+  for i = 4, last, 2 do fields[#fields + 1] = args[i] end
+  local state = redis.call('HMGET', keys[2], unpack(fields))
+  if state[1] ~= 'homes' then return '' end
+  for i = 5, last, 2 do
+    if state[(i + 3) / 2] ~= args[i] then return '' end
+  end
+  if state[2] and tonumber(args[1]) <= tonumber(state[2]) then return state[3] end
+  local entry = redis.call('XADD', keys[1], '*', 'b', args[2])
+  for i = last + 1, #args, 3 do
     redis.call('ZADD', args[i] == 'e' and keys[3] or keys[4], args[i + 1], args[i + 2])
   end
-  redis.call('HSET', keys[2], 'number', args[2], 'id', id)
-  return id
+  redis.call('HSET', keys[2], number, args[1], id, entry)
+  return entry
+end
+
+-- hand_on(receipts; array of receipts) -> id of the entry
+-- The caller removes them from where they are afterwards. A second call puts them on once more: a receipt that
+-- comes again adds nothing.
+local function hand_on(keys, args)
+  return redis.call('XADD', keys[1], '*', 'b', args[1])
 end
 
 -- finish(receipts, later, unreadable; then per entry: id, how many of it are for later (-1: it
@@ -107,6 +132,7 @@ register('lease', lease)
 register('release', release)
 register('begin', begin)
 register('record', record)
+register('hand_on', hand_on)
 register('finish', finish)
 register('finish_late', finish_late)
 register('first', first, 'no-writes')

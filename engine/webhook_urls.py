@@ -9,9 +9,8 @@ rebinding) is looked at again with the next connection. No redirect is followed.
 from __future__ import annotations
 
 import ipaddress
+from typing import NamedTuple
 from urllib.parse import urlsplit
-
-from engine.webhooks.records import Target
 
 URL_LENGTH_MAX = 2000
 ALLOWED = (
@@ -20,6 +19,22 @@ ALLOWED = (
 # Networks whose addresses have an IPv4 address inside: NAT64 (RFC 6052), 6to4 (RFC 3056).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+
+
+class Target(NamedTuple):
+    """A URL taken apart."""
+
+    url: str
+    host: str
+    port: int
+    tls: bool
+    # Path and query as they go into the request line.
+    path: str
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: URLs of one origin share connections and a circuit breaker."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
 
 def target_of(url: str) -> Target | None:

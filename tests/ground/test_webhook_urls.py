@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.webhooks.urls import is_public, target_of
+from engine.webhook_urls import is_public, target_of
 
 
 @pytest.mark.parametrize(
