@@ -23,7 +23,7 @@ from yarl import URL
 
 from engine.api.guard import ENDS_WITH_CALLER, LET_IN, WAITED_S
 from engine.api.problems import refused
-from engine.api.stalled_writes import StalledWrites
+from engine.api.stalled_writes import CutWhenStalled
 from engine.errors import Refusal
 
 # How long a connection stays open after an answer, seconds.
@@ -86,13 +86,13 @@ class Front(Protocol):
         """Let requests under way end, and give up those that have not ended after `timeout_s` seconds."""
 
 
-class Connection(web.RequestHandler):
+class Connection(CutWhenStalled):
     """One client's connection. What is not HTTP is answered with a problem document, too.
 
     A client that connects and never sends the whole head of a request is given up after
     `FIRST_REQUEST_S`, without a line in the log. Between requests `keepalive_timeout` does the same,
     and a body that stays out has the deadline of its request. One that takes nothing of its answers is
-    cut (`StalledWrites`).
+    cut.
     """
 
     _first: asyncio.TimerHandle | None = None
@@ -102,10 +102,6 @@ class Connection(web.RequestHandler):
     _waited_s = 0.0
     # Where the connection came from, while it is sure that the next octets begin a request.
     _take_back: TakeBack | None = None
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._stalled = StalledWrites()
 
     def adopt(
         self,
@@ -141,27 +137,8 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         self._first = asyncio.get_running_loop().call_later(FIRST_REQUEST_S, self._give_up_if_silent)
 
-    def pause_writing(self) -> None:
-        """The client reads more slowly than we write."""
-        super().pause_writing()
-        if self.transport is not None:
-            self._stalled.begin(self.transport)
-
-    def resume_writing(self) -> None:
-        """The client has read what we wrote."""
-        self._stalled.end()
-        super().resume_writing()
-
-    def force_close(self) -> None:
-        """Close the connection, whatever its client takes of what was written."""
-        transport = self.transport
-        super().force_close()
-        if transport is not None and transport.get_write_buffer_size():
-            self._stalled.begin(transport)
-
     def connection_lost(self, exc: BaseException | None) -> None:
         """End what belongs to the connection, and the call that is of use to its caller alone."""
-        self._stalled.end()
         if self._first is not None:
             self._first.cancel()
         if self._current_request is not None and (task := self._current_request.get(ENDS_WITH_CALLER)):

@@ -8,6 +8,9 @@ the last octet is taken.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+from aiohttp import web
 
 # A client has taken nothing for so long: it is given up, seconds.
 STALL_S = 30.0
@@ -45,3 +48,34 @@ class StalledWrites:
         else:
             self._timer = None
             transport.abort()
+
+
+class CutWhenStalled(web.RequestHandler):
+    """A connection of aiohttp's that is cut when its client takes nothing."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._stalled = StalledWrites()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we write."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._stalled.begin(self.transport)
+
+    def resume_writing(self) -> None:
+        """The client has read what we wrote."""
+        self._stalled.end()
+        super().resume_writing()
+
+    def force_close(self) -> None:
+        """Close the connection, whatever its client takes of what was written."""
+        transport = self.transport
+        super().force_close()
+        if transport is not None and transport.get_write_buffer_size():
+            self._stalled.begin(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is gone, or somebody else's."""
+        self._stalled.end()
+        super().connection_lost(exc)
