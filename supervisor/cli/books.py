@@ -111,10 +111,10 @@ def _sentence(booked: BookedUsage) -> str:
     if booked.missing:
         return (
             f"Organisation {booked.organisation_id} is made again. It is suspended, because it lacks"
-            f" {show.number(booked.missing)} units for its usage: put its lost top-ups back under their old"
-            f" references (smsengine org topup), then: {_repair(booked.organisation_id)}"
+            f" {show.counted(booked.missing, 'unit')} for its usage: put its lost top-ups back under their"
+            f" old references (smsengine org topup), then: {_repair(booked.organisation_id)}"
         )
-    charged = f"{show.number(booked.captured)} units are charged"
+    charged = f"{show.counted(booked.captured, 'unit')} {'is' if booked.captured == 1 else 'are'} charged"
     off = f", {show.number(booked.written_off)} of its units are written off" if booked.written_off else ""
     return f"The usage of organisation {booked.organisation_id} is booked: {charged}{off}; it can send again."
 
@@ -132,7 +132,7 @@ def _list(client: Client, engine: options.EngineOptions) -> None:
         return
     to_rebuild = sum(loss.to_rebuild for loss in client.get("/v1/admin/losses", Losses).losses)
     if to_rebuild:
-        shards = _count(to_rebuild, "shard")
+        shards = show.counted(to_rebuild, "shard")
         print(f"PostgreSQL lost usage of {shards}: smsengine books repair --from-activity --dry-run")
     if not found:
         print("No usage waits to be booked.")
@@ -188,8 +188,8 @@ def _show_rebuilt(found: Rebuilding) -> None:
             for u in found.rebuilt
         )  # fmt: skip
         Console(highlight=False).print(show.table(columns, rows, frozenset({0, 1, 2, 3, 4})))
-    units = _count(sum(u.captured for u in found.rebuilt), "unit")
-    messages = _count(sum(u.messages for u in found.rebuilt), "message")
+    units = show.counted(sum(u.captured for u in found.rebuilt), "unit")
+    messages = show.counted(sum(u.messages for u in found.rebuilt), "message")
     booked = "would be booked" if found.dry_run else "booked"
     print(f"From the recorded activity {booked}: {units} of {messages}.")
     if any(u.unbooked for u in found.rebuilt):
@@ -222,33 +222,31 @@ def show_losses(*, engine: options.EngineOptions) -> None:
         print("Nothing was lost.")
         return
     for loss in found.losses:
-        print(f"{loss.at:%Y-%m-%d %H:%M:%S} UTC  {loss.cause} ({_count(len(loss.shards), 'shard')})")
+        print(f"{loss.at:%Y-%m-%d %H:%M:%S} UTC  {loss.cause} ({show.counted(len(loss.shards), 'shard')})")
         print(f"    {_rebuilt(loss) if loss.who != 'redis' else _uncharged(loss)}")
 
 
 def _rebuilt(loss: LossSum) -> str:
     """What was rebuilt of what PostgreSQL lost, and whether something is left to do."""
-    units, messages = _count(loss.rebuilt_units, "unit"), _count(loss.rebuilt_messages, "message")
-    left = f", {_count(loss.to_rebuild, 'shard')} to do" if loss.to_rebuild else ""
+    units, messages = show.counted(loss.rebuilt_units, "unit"), show.counted(loss.rebuilt_messages, "message")
+    left = f", {show.counted(loss.to_rebuild, 'shard')} to do" if loss.to_rebuild else ""
     return f"rebuilt from the recorded activity: {units} of {messages}{left}"
 
 
 def _uncharged(loss: LossSum) -> str:
     """What a loss of Redis did to units and messages, as far as it is known."""
-    parts = [f"{_count(loss.released, 'unit')} given back"]
+    parts = [f"{show.counted(loss.released, 'unit')} given back"]
     if loss.reopened:
-        parts.append(f"{_count(loss.reopened, 'unit')} held again")
+        parts.append(f"{show.counted(loss.reopened, 'unit')} held again")
     if loss.uncharged_units is None:
         return ", ".join([*parts, "what was sent and not charged is not counted yet (smsengine audit)"])
-    messages = "" if loss.uncharged_messages is None else f" ({_count(loss.uncharged_messages, 'message')})"
-    parts.append(f"{_count(loss.uncharged_units, 'unit')}{messages} sent and not charged")
+    messages = (
+        "" if loss.uncharged_messages is None else f" ({show.counted(loss.uncharged_messages, 'message')})"
+    )
+    parts.append(f"{show.counted(loss.uncharged_units, 'unit')}{messages} sent and not charged")
     if loss.gone_messages is not None:
-        parts.append(f"{_count(loss.gone_messages, 'message')} gone unsent")
+        parts.append(f"{show.counted(loss.gone_messages, 'message')} gone unsent")
     return ", ".join(parts)
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{show.number(count)} {noun}{'' if count == 1 else 's'}"
 
 
 class _Rebuilding(msgspec.Struct, frozen=True, kw_only=True):

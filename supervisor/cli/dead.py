@@ -241,7 +241,7 @@ def _end(verb: str, done: str, letter_ids: list[str], engine: options.EngineOpti
     if not engine.print_json(_Done(done=ended, left=left)):
         units = sum(letter.units for letter in ended)
         what = "held" if verb == "replay" else "released"
-        print(f"{done} {show.number(len(ended))} ({show.number(units)} units {what})")
+        print(f"{done} {show.number(len(ended))} ({show.counted(units, 'unit')} {what})")
         for one in left:
             print(f"{one.id} stays: {one.detail}" if one.code != "not_found" else f"{one.id}: {one.detail}")
     raise typer.Exit(1 if left else 0)

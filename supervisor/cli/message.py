@@ -62,6 +62,11 @@ class _Smart(msgspec.Struct, frozen=True, kw_only=True):
     segments: int
 
 
+def _sized(of: _Message | _Estimate | _Smart) -> str:
+    """Its segments and their encoding."""
+    return f"{show.counted(of.segments, 'segment')} {of.encoding}"
+
+
 class _Estimate(msgspec.Struct, frozen=True, kw_only=True):
     encoding: str
     segments: int
@@ -109,7 +114,7 @@ def show_message(message_id: _Id, *, engine: options.EngineOptions) -> None:
     console = Console(highlight=False)
     sender = f" from {message.sender}" if message.sender else ""
     console.print(Text(f"{message.status} ({message.charge}) to {message.to}{sender}, {message.queue}"))
-    console.print(Text(f"{message.segments} segments {message.encoding}, {message.units} units"))
+    console.print(Text(f"{_sized(message)}, {show.counted(message.units, 'unit')}"))
     columns = ("at", "event", "attempt", "provider", "code", "took")
     rows = (
         (
@@ -164,16 +169,14 @@ def estimate(
 
 
 def _print_estimate(found: _Estimate) -> None:
-    units = "" if found.units is None else f", {found.units} units"
-    print(f"{found.segments} segments {found.encoding}{units}; {found.available} units available")
+    units = "" if found.units is None else f", {show.counted(found.units, 'unit')}"
+    print(f"{_sized(found)}{units}; {show.counted(found.available, 'unit')} available")
     if found.forced_by is not None:
         print(f"UCS-2 because of {found.forced_by.name}, after {found.forced_by.at} characters")
     if found.smart_encoding is not None:
-        print(
-            f"with --smart-encoding: {found.smart_encoding.segments} segments {found.smart_encoding.encoding}"
-        )
+        print(f"with --smart-encoding: {_sized(found.smart_encoding)}")
     if found.replaced:
-        print(f"{found.replaced} characters replaced")
+        print(f"{show.counted(found.replaced, 'character')} replaced")
     print("it would be accepted" if found.problem is None else f"not accepted: {found.problem.detail}")
 
 
@@ -272,7 +275,10 @@ def batch(
     if cancel_all:
         _print_canceled(msgspec.convert(found, _CanceledBatch))
         return
-    print(f"{found['messages']} messages" + (", none is going to be sent any more" if found["over"] else ""))
+    print(
+        show.counted(found["messages"], "message")
+        + (", none is going to be sent any more" if found["over"] else "")
+    )
     for status, count in found["statuses"].items():
         print(f"{count} {status}")
 
@@ -336,7 +342,7 @@ def _cancel_campaign(client: Client, campaign: str, engine: options.EngineOption
 
 
 def _print_canceled(of: _CanceledBatch) -> None:
-    print(f"{of.canceled} canceled, {of.units} units released")
+    print(f"{of.canceled} canceled, {show.counted(of.units, 'unit')} released")
     for code, count in of.not_canceled.items():
         print(f"{count} not canceled: {code}")
 
@@ -352,5 +358,5 @@ def _cancel(client: Client, message_id: str, engine: options.EngineOptions) -> b
             print(f"not canceled {message_id}: {e.detail}")
         return False
     if not engine.print_json(canceled):
-        print(f"canceled {message_id}, {canceled['units']} units released")
+        print(f"canceled {message_id}, {show.counted(canceled['units'], 'unit')} released")
     return True

@@ -137,7 +137,7 @@ def remove(organisation: Id, numbers: Numbers, *, engine: options.EngineOptions)
     body = _Numbers(numbers=[_number(number) for number in numbers])
     removed = engine.admin().post(f"{_path(organisation)}/remove", body, _Removed)
     if not engine.print_json(removed):
-        print(f"{show.number(removed.removed)} numbers may have messages of the organisation again")
+        print(f"{show.counted(removed.removed, 'number')} may have messages of the organisation again")
 
 
 def _path(organisation: int) -> str:
@@ -151,7 +151,7 @@ def _add(organisation: int, numbers: Sequence[str], engine: options.EngineOption
 def _print(added: int, given: int, engine: options.EngineOptions, bad: int = 0) -> None:
     if not engine.print_json({"added": added, "numbers": given, "bad_lines": bad}):
         known = f"; {show.number(given - added)} had opted out before" if given > added else ""
-        print(f"{show.number(added)} numbers opted out{known}")
+        print(f"{show.counted(added, 'number')} opted out{known}")
 
 
 def _number(text: str) -> str:

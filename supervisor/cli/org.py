@@ -109,7 +109,7 @@ def topup(
     available = show.number(done.balance.available)
     # 200 in place of 201: the reference counted before.
     before = "" if answer.status == 201 else f" were added at {done.at[:19]}Z, and none are now"
-    print(f"{show.number(done.units)} units as {done.reference!r}{before}; {available} are available now")
+    print(f"{show.counted(done.units, 'unit')} as {done.reference!r}{before}; {available} are available now")
 
 
 app.command()(org_adjust.adjust)

@@ -48,4 +48,6 @@ def adjust(
         return
     verb = "given" if done.units > 0 else "taken"
     available = show.number(done.balance.available)
-    print(f"{show.number(abs(done.units))} units {verb} as {done.reference!r}; {available} are available now")
+    print(
+        f"{show.counted(abs(done.units), 'unit')} {verb} as {done.reference!r}; {available} are available now"
+    )

@@ -114,7 +114,7 @@ def show_queue(
     paused = f", {show.number(found.paused)} of them paused" if found.paused else ""
     rate = f"{found.segments_in_10_s / 10:,.1f}"
     console.print(
-        f"{show.number(found.messages)} messages{paused}; {rate} segments a second left in the last 10 s"
+        f"{show.counted(found.messages, 'message')}{paused}; {rate} segments a second left in the last 10 s"
     )
 
 

@@ -15,6 +15,7 @@ from supervisor.cli import options
 from supervisor.cli.message_file import FileFormat, MessageFile, format_of
 from supervisor.cli.send_file import FileRun, NotAllSent
 from supervisor.cli.sending import BATCH_MAX
+from supervisor.cli.text import counted
 
 
 def _one(metavar: str | None, text: str, *names: str) -> Any:
@@ -116,9 +117,5 @@ def _send_one(given: dict[str, str | int], engine: options.EngineOptions) -> Non
         client.close()
     if engine.print_json(answer):
         return
-    cost = f"{_counted(answer.segments, 'segment')} {answer.encoding}, {_counted(answer.units, 'unit')}"
+    cost = f"{counted(answer.segments, 'segment')} {answer.encoding}, {counted(answer.units, 'unit')}"
     print(f"{answer.status} {answer.id} ({answer.queue}, {cost})")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -22,6 +22,7 @@ from supervisor.cli.sending import Totals
 from supervisor.cli.show_nodes import nodes_of, scarce_disks
 
 # All commands find these here.
+from supervisor.cli.text import counted as counted
 from supervisor.cli.text import listing as listing
 from supervisor.cli.text import number as number
 from supervisor.cli.text import span as span
@@ -110,7 +111,7 @@ def sentences(seen: Status) -> list[str]:
     if seen.paused_organisations:
         held = sum(queue.paused for queue in (seen.queues or {}).values())
         names = ", ".join(_named(organisation) for organisation in seen.paused_organisations)
-        found.append(f"organisations paused, with {number(held)} messages waiting: {names}")
+        found.append(f"organisations paused, with {counted(held, 'message')} waiting: {names}")
     return found
 
 
@@ -129,7 +130,7 @@ def _webhooks(seen: WebhooksState, rates: Mapping[str, float]) -> list[str]:
             f" {one.last_status or one.last_reason or 'none'}"
             for one in seen.failing[:_FAILING_NAMED]
         )
-        many = "1 endpoint" if seen.failing_endpoints == 1 else f"{number(seen.failing_endpoints)} endpoints"
+        many = counted(seen.failing_endpoints, "endpoint")
         more = "; ..." if seen.failing_endpoints > _FAILING_NAMED else ""
         found.append(f"webhooks fail at {many}: {named}{more}")
     return found
@@ -186,13 +187,14 @@ def _lost(ledger: LedgerState) -> list[str]:
 
 def uncharged(units: int, messages: int) -> str:
     """So many units were, and how many messages when that is known."""
-    return f"{number(units)} units{f' ({number(messages)} messages)' if messages else ''} were"
+    of = f" ({counted(messages, 'message')})" if messages else ""
+    return f"{counted(units, 'unit')}{of} {'was' if units == 1 else 'were'}"
 
 
 def suspended(organisations: int, units: int) -> str:
     """What is said of usage that waits to be booked: whom it keeps from sending, and what to do."""
-    who = "1 organisation is" if organisations == 1 else f"{number(organisations)} organisations are"
-    return f"{who} suspended: usage of {number(units)} units is not booked (run smsengine books repair)"
+    who = f"{counted(organisations, 'organisation')} {'is' if organisations == 1 else 'are'}"
+    return f"{who} suspended: usage of {counted(units, 'unit')} is not booked (run smsengine books repair)"
 
 
 _VERDICTS = {"clean": "clean", "not_clean": "NOT CLEAN", "not_checked": "not checked"}
@@ -241,5 +243,5 @@ def totals(sent: Totals, seconds: float) -> str:
     unknown = f", {number(sent.unknown)} without an answer" if sent.unknown else ""
     return (
         f"{number(sent.accepted)} accepted, {number(sent.refused)} refused{unknown} "
-        f"({number(sent.segments)} segments, {number(sent.units)} units, {seconds:.1f} s{rate})"
+        f"({counted(sent.segments, 'segment')}, {counted(sent.units, 'unit')}, {seconds:.1f} s{rate})"
     )

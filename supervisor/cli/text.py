@@ -70,6 +70,11 @@ def number(count: int) -> str:
     return f"{count:,}"
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 unit", "1,200 units"."""
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+
+
 def span(ms: int) -> str:
     """A length of time in the unit that fits it: 0, 340 ms, 12 s, 5 min, 3 h, 2 d."""
     if ms < 1000:
