@@ -201,7 +201,8 @@ async def deliver(process: Process) -> None:
         await _start(stack, built)
         await patiently(reader.join)
         await patiently(keeper.look)
-        runs = (sweeper.run(life.draining), routes.run(), keeper.run(), watch_lag(process.meter.lag))
+        watch = watch_lag(process.meter.lag, lambda: worker.in_hand > 0)
+        runs = (sweeper.run(life.draining), routes.run(), keeper.run(), watch)
         beside = list(map(asyncio.create_task, runs))
         try:
             life.follow_concurrency(config.queues.of(queue).concurrency, worker.allow)

@@ -12,7 +12,8 @@ of ten percent or a quarter, and is kept; so it costs nothing while they stay ab
             with that: it gives processes, as many as there are cores. No more is planned for than the loops
             of these can do, so that a backlog of theirs takes no sends in flight that are of no use
     down    when for `calm_s` nothing more was wanted, to the most that was wanted meanwhile, and only when
-            that is a quarter less, or a process less
+            that is a quarter less, or a process less. No process is taken away whose loop's work, waits for a
+            CPU among it, the others could not do
     flaps   when more is wanted soon after less was given, the calm must last twice as long the next time
     hold    while nothing may be concluded, because providers are down or paused. Then nothing changes, and
             the calm begins anew. So it does while an operator has set the numbers, or the node is drained
@@ -33,7 +34,7 @@ from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.capacity.costs import Costs
 from engine.capacity.measured import Measured
 from engine.capacity.simulation import Shape
-from engine.capacity.wanted import NATURAL_S, Wanted, answer_s, within
+from engine.capacity.wanted import NATURAL_S, Wanted, answer_s, busy_processes, within
 from engine.records import Queue
 
 # More than so much must be lacking, and less than so much be needed, for a change of the sends in flight.
@@ -117,7 +118,8 @@ class Autoscaler:
         self._lacks_since_s = None
         if self._since_s is None:
             self._since_s, self._most = seen.at_s, (0, 0)
-        self._most = max(self._most[0], wanted.processes), max(self._most[1], slots)
+        processes = max(wanted.processes, min(now.processes, busy_processes(seen)))
+        self._most = max(self._most[0], processes), max(self._most[1], slots)
         if seen.at_s - self._since_s < self._calm_s:
             return None
         return self._fall(seen)

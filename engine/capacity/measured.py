@@ -18,10 +18,11 @@ class Measured(NamedTuple):
     answers: Sequence[int] = ()
     wait_s: float = 0.0
     # Whether answers wait for the loops now, so that their times say little of the provider; the part of the
-    # time in which the busiest loop has work, 0 to 1; and CPU of a worker that a send takes, seconds, 0: it
-    # is not known.
+    # time in which the busiest loop has work, 0 to 1, and the sum of these parts of all loops; and CPU of a
+    # worker that a send takes, seconds, 0: it is not known.
     late: bool = False
     busy: float = 0.0
+    busy_loops: float = 0.0
     message_s: float = 0.0
     # The most sends that were in flight at one time lately, in all workers of the node.
     in_flight: float = 0.0

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from engine.capacity import consequences
+from engine.capacity.bottlenecks import CONCURRENCY, CPU
 from engine.capacity.consequences import Variation
 from engine.capacity.plan import Bounds, Plan, QueuePlan
 from engine.capacity.simulation import Shape
@@ -22,6 +23,9 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     p95_ms: float
     p99_ms: float
     p999_ms: float
+    # More arrives than is sent, so that the backlog grows as long as the peak lasts. Then the latencies are
+    # those of the time that was simulated, and longer after more of it.
+    grows: bool = False
 
 
 class TargetAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,12 +141,22 @@ def config(shapes: Mapping[Queue, Shape], nodes: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def predicted(found: QueuePlan) -> Predicted:
-    """The quantiles of the latency of a queue."""
+def predicted(found: QueuePlan, reason: str = "") -> Predicted:
+    """The quantiles of the latency of a queue; `reason`: why its plan cannot meet the targets."""
+    used = found.loads.by_resource
+    own = max(used[CONCURRENCY], used[CPU])
+    # What both queues share may be enough for this one.
+    shared = bool(reason) and not (found.targets and found.meets)
     p50, p95, p99, p999 = (
         round(found.latencies.quantile_s(part) * 1e3, 2) for part in (0.5, 0.95, 0.99, 0.999)
     )
-    return Predicted(p50_ms=p50, p95_ms=p95, p99_ms=p99, p999_ms=p999)
+    return Predicted(
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        p999_ms=p999,
+        grows=max(used.values()) >= 1 if shared else own >= 1,
+    )
 
 
 def _queue(plan: Plan, found: QueuePlan, fewer: QueuePlan | None) -> QueueAnswer:
@@ -159,7 +173,7 @@ def _queue(plan: Plan, found: QueuePlan, fewer: QueuePlan | None) -> QueueAnswer
         utilisation=round(found.loads.utilisation, 4),
         bottleneck=found.loads.bottleneck,
         utilisations={name: round(part, 4) for name, part in found.loads.by_resource.items()},
-        predicted=predicted(found),
+        predicted=predicted(found, plan.reason),
         targets=[_target(found, target) for target in found.targets],
         after_loss_of_a_process=loss,
         drained_after_outage_s=round(drained_s, 1) if math.isfinite(drained_s) else None,
@@ -181,6 +195,6 @@ def _variation(variation: Variation) -> VariationAnswer:
     return VariationAnswer(
         name=variation.name,
         met=variation.meets(),
-        predicted={found.queue: predicted(found) for found in variation.plan.queues},
+        predicted={found.queue: predicted(found, variation.plan.reason) for found in variation.plan.queues},
         reason=variation.plan.reason,
     )

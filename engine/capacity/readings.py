@@ -120,6 +120,7 @@ class Readings:
         working = [name for name in names if self._works(name, queue, known[name])]
         hold, calm = self._hold(queue, known, names, working)
         answers, wait_s = self._answers(queue, working)
+        busy = self._busy(queue)
         # Not the time since the first sample: shortly after a start that is a part of the horizon.
         own = self._arrived(queue, before) / max(last.at_s - before.at_s, min(horizon_s, 3.0))
         if horizon_s <= _STEP_HORIZON_S:
@@ -131,7 +132,8 @@ class Readings:
             answers=answers,
             wait_s=wait_s,
             late=any(_late((name, queue), self._before(1.0), last) for name in working),
-            busy=self._busy(queue),
+            busy=max(busy, default=0.0),
+            busy_loops=sum(busy),
             message_s=self._message_s(queue),
             in_flight=self._most_in_flight(queue),
             throughput=self._throughput(working, others.nodes),
@@ -216,12 +218,12 @@ class Readings:
         found = _grown(queue, names, before.answers, last.answers)
         return (found, _WAITS * _wait_s(queue, before, last)) if sum(found) else ((), 0.0)
 
-    def _busy(self, queue: Queue) -> float:
-        """The part of the time in which the busiest worker had work, 0 to 1."""
+    def _busy(self, queue: Queue) -> list[float]:
+        """The part of the time in which each worker had work, 0 to 1."""
         last, before = self._samples[-1], self._before(_BUSY_S)
         seconds = max(last.at_s - before.at_s, 1.0)
         grown = (n - before.busy_s.get(key, 0.0) for key, n in last.busy_s.items() if key[0] == queue)
-        return min(1.0, max(0.0, *grown, 0.0) / seconds)
+        return [min(1.0, max(0.0, busy_s) / seconds) for busy_s in grown]
 
     def _message_s(self, queue: Queue) -> float:
         """CPU of a worker that a send took; 0: there were too few."""

@@ -168,6 +168,11 @@ def within(settings: AutoscaleSettings, processes: int, concurrency: int) -> Sha
     )
 
 
+def busy_processes(seen: Measured) -> int:
+    """How many processes can do what the loops of all workers do now."""
+    return math.ceil(seen.busy_loops * HEADROOM / UTILISATION_MAX)
+
+
 def answer_s(answers: Sequence[int], part: float) -> float:
     """A quantile of answer times, seconds; 0: there are none."""
     return (quantile_ms(answers, ANSWER_S, part) or 0.0) / 1000

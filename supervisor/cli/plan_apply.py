@@ -98,12 +98,12 @@ def carry_out(changes: Sequence[Change], client: Client) -> Iterator[Change]:
 def show_kept(changes: Sequence[Change], config: str) -> None:
     """Print what happens at the next restart, and what keeps the plan in the configuration."""
     queues = sorted({change.queue for change in changes})
-    ends = " and ".join(f"`smsengine queue scale {queue} as-configured`" for queue in queues)
+    ends = "\n".join(f"smsengine queue scale {queue} as-configured" for queue in queues)
     print(
-        "\nThe plan is in force within two seconds. It counts in place of the configuration, also after a\n"
-        f"reload or a restart, until {ends}.\n"
-        "To keep it in the configuration of each node, put this there, reload, and then run these:\n\n"
-        f"{config}",
+        "\nThe plan is in force within two seconds. It counts in place of the configuration and of\n"
+        f"autoscaling, also after a reload or a restart, until this is run:\n\n{ends}\n\n"
+        "To keep the plan in the configuration of each node, put these lines there, reload, and then\n"
+        f"run that:\n\n{config}",
         end="",
     )
 

@@ -8,8 +8,9 @@ from html import escape
 
 from engine.capacity import consequences, durations
 from engine.capacity.plan import Bounds, Plan, QueuePlan
-from engine.capacity.plan_answer import QueueAnswer, VariationAnswer
+from engine.capacity.plan_answer import QueueAnswer, TargetAnswer, VariationAnswer
 from supervisor.cli.plan_answer import Answer
+from supervisor.cli.plan_show import latency, p99
 from supervisor.cli.svg_chart import Axis, Line, Mark, chart, ticks_between
 
 # Of every page with plots.
@@ -123,7 +124,7 @@ def _nines(part: float) -> float:
 
 def _targets(queue: QueueAnswer) -> str:
     lines = [
-        f"p{t.quantile * 100:g} at most {_ms(t.at_most_ms)}: {_ms(t.predicted_ms)} is predicted, "
+        f"p{t.quantile * 100:g} at most {_ms(t.at_most_ms)}: {_of_target(queue, t)}, "
         + ("met" if t.met else '<span class="missed">missed</span>')
         for t in queue.targets
     ]
@@ -131,9 +132,15 @@ def _targets(queue: QueueAnswer) -> str:
     return "".join(f"<p>{line}.</p>" for line in lines) + f"<p>Used at the peak: {escape(used)}.</p>"
 
 
+def _of_target(queue: QueueAnswer, target: TargetAnswer) -> str:
+    if queue.predicted.grows and not target.met:
+        return "more arrives than is sent"
+    return f"{_ms(target.predicted_ms)} is predicted"
+
+
 def _variations(facts: Answer, variations: Sequence[VariationAnswer]) -> str:
     rows = (
-        (v.name, *(_ms(v.predicted[q.queue].p99_ms) for q in facts.queues), "" if v.met else "misses")
+        (v.name, *(p99(v.predicted[q.queue]) for q in facts.queues), "" if v.met else "misses")
         for v in variations
     )
     return _table(("when", *(f"{q.queue} p99" for q in facts.queues), ""), rows)
@@ -147,7 +154,7 @@ def _row(queue: QueueAnswer) -> tuple[str, ...]:
         f"{queue.burst:,.0f}",
         f"{queue.processes:,}",
         f"{queue.concurrency:,}",
-        *(_ms(ms) for ms in (seen.p50_ms, seen.p95_ms, seen.p99_ms, seen.p999_ms)),
+        *(latency(seen, ms) for ms in (seen.p50_ms, seen.p95_ms, seen.p99_ms, seen.p999_ms)),
         f"{queue.utilisation:.0%}",
         queue.bottleneck,
     )

@@ -277,7 +277,7 @@ async def test_a_plan_is_applied_to_the_nodes_that_run_and_is_refused_when_it_mi
     await put(link, note("c", state="drained"))
     code, out, _ = await plan(*met, "--apply", "--yes")
     assert (code, "1 × 300" in out, "[queues.express]" in out) == (0, True, True)
-    assert "until `smsengine queue scale express as-configured`" in out
+    assert "until this is run:\n\nsmsengine queue scale express as-configured\n" in out
     shape = (await wished())["a"]
     assert shape.processes == {"express": 1}
     assert 5 <= shape.concurrency["express"] <= 20

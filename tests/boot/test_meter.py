@@ -103,9 +103,12 @@ def test_the_time_in_which_the_loop_has_work_is_counted_and_that_in_which_it_has
 
 
 async def test_how_long_a_timer_waits_for_the_loop_is_seen() -> None:
-    lag = Histogram(ROUND_TRIP_S)
-    watching = asyncio.create_task(watch_lag(lag))
+    lag, works = Histogram(ROUND_TRIP_S), []
+    watching = asyncio.create_task(watch_lag(lag, lambda: bool(works)))
     try:
+        await asyncio.sleep(0.2)
+        assert sum(lag.counts) == 0, "a process at rest is left alone"
+        works.append(1)
         await until(lambda: sum(lag.counts) > 0)
         before_s = lag.sum_s
         # Whenever the next look is due, this holds it up.

@@ -25,7 +25,8 @@ _PROMPT_S, _KNOWN_S = 0.0005, 2
 
 
 class BusyDay(Day):
-    """One queue on one node, whose workers need `message_s` of their loop for each message, seconds."""
+    """One queue on one node, whose workers need `message_s` of their loop for each message, seconds. For the
+    part of it that is not `cpu_part` they wait for a CPU, which other work has."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class BusyDay(Day):
         *,
         message_s: float,
         cores: int,
+        cpu_part: float = 1.0,
         queue: Queue = "express",
         **settings: object,
     ) -> None:
@@ -42,6 +44,7 @@ class BusyDay(Day):
         self.scaler = Autoscaler(queue, self.settings, REFERENCE, low, cores)
         self._noise = Random(5)
         self._message_s, self._cores, self._queue = message_s, cores, queue
+        self._cpu_part = cpu_part
         self._readings = Readings({"a": None})
         self._accepted, self._sends, self._cpu_s = 0, 0, 0.0
         self._busy_s: dict[str, float] = {}
@@ -84,7 +87,7 @@ class BusyDay(Day):
         """Count what a second in which so many were sent shows; timers waited `wait_s` in the mean."""
         self._sends += sent
         busy_s = sent * self._message_s / workers
-        self._cpu_s += sent * self._message_s + 0.01 * workers
+        self._cpu_s += sent * self._message_s * self._cpu_part + 0.01 * workers
         for worker in range(workers):
             name = f"{self._queue}{_BETWEEN}{self._queue} {worker}"
             self._busy_s[name] = self._busy_s.get(name, 0.0) + min(1.0, busy_s + 0.01)

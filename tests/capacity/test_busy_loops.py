@@ -54,6 +54,14 @@ def test_what_a_message_costs_is_known_when_it_is_calm_so_that_processes_do_not_
     assert day.scaler.shape.processes == 1
 
 
+def test_processes_are_not_taken_away_from_loops_that_wait_for_a_cpu() -> None:
+    day = BusyDay(step(500, 1300, 60), fast, message_s=MESSAGE_S, cores=8, calm_s=30, cpu_part=0.5)
+    day.pass_s(60 + 600)
+    processes = [c.after.processes for c in day.changed(60) if c.after.processes != c.before.processes]
+    assert processes == [2]
+    assert day.late_part(75, 650) < 0.01
+
+
 def test_a_provider_that_slows_down_beside_busy_loops_is_answered_by_concurrency_alone() -> None:
     day = BusyDay(lambda _: 400.0, lambda s: 0.05 if s < 100 else 2.0, message_s=MESSAGE_S, cores=8,
                   concurrency_max=10_000)  # fmt: skip

@@ -118,3 +118,18 @@ def test_one_queue_may_have_times_of_its_own(capsys: pytest.CaptureFixture[str])
     express, normal = json.loads(capsys.readouterr().out)["queues"]
     assert express["predicted"]["p50_ms"] < 100
     assert normal["predicted"]["p50_ms"] >= 2000
+
+
+def test_where_more_arrives_than_is_sent_no_figure_is_given(capsys: pytest.CaptureFixture[str]):
+    few = ["--throughput", "50", "--target", "express p99 <= 2s"]
+    assert cli.run(["plan", "--peaks", "peaks.csv", *TIMES, *few, "--report", "plan.html"]) == 1
+    shown = capsys.readouterr().out
+    assert "express p99 <= 2 s is missed: more arrives than is sent." in shown
+    assert "the backlog stays while the peak" in shown
+    assert "grows: more arrives than is sent" in shown
+    assert "more arrives than is sent" in Path("plan.html").read_text(encoding="utf-8")
+    asked = ["--target", "express p99 <= 2s", "--what-if", "arrivals x2", "--json"]
+    assert cli.run(["plan", "--peaks", "peaks.csv", *TIMES, *asked]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["queues"][0]["predicted"]["grows"] is False
+    assert answer["what_if"][0]["predicted"]["express"]["grows"] is True

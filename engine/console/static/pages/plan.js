@@ -87,9 +87,9 @@ function queueTable(queues) {
     { title: "Workers", number: true, cell: (row) => number(row.processes) },
     { title: "Concurrency", number: true, cell: (row) => number(row.concurrency) },
     { title: "Messages/s", number: true, cell: (row) => rate(row.messages_per_second) },
-    { title: "p50", number: true, cell: (row) => span(row.predicted.p50_ms) },
-    { title: "p95", number: true, cell: (row) => span(row.predicted.p95_ms) },
-    { title: "p99", number: true, cell: (row) => span(row.predicted.p99_ms) },
+    { title: "p50", number: true, cell: (row) => latency(row.predicted, "p50") },
+    { title: "p95", number: true, cell: (row) => latency(row.predicted, "p95") },
+    { title: "p99", number: true, cell: (row) => latency(row.predicted, "p99") },
     { title: "Targets", cell: (row) => row.targets.length
       ? { text: row.targets.map((one) => `p${Number((one.quantile * 100).toFixed(3))} ≤ ${span(one.at_most_ms)}`).join(", "), tone: row.targets.every((one) => one.met) ? "good" : "bad" } : "none" },
     { title: "Utilisation", number: true, cell: (row) => percent(row.utilisation) },
@@ -99,9 +99,14 @@ function queueTable(queues) {
   ] }).update(queues).element;
 }
 
+// Where more arrives than is sent, no figure says anything.
+function latency(predicted, quantile) {
+  return predicted?.grows ? "grows" : span(predicted?.[`${quantile}_ms`]);
+}
+
 function lossOf(loss) {
   if (!loss) return { text: "nothing is sent", tone: "warn" };
-  return loss.met ? { text: "meets the targets", tone: "good" } : { text: `p99 ${span(loss.predicted.p99_ms)}`, tone: "warn" };
+  return loss.met ? { text: "meets the targets", tone: "good" } : { text: `p99 ${latency(loss.predicted, "p99")}`, tone: "warn" };
 }
 
 function variationTable(caption, variations) {
@@ -110,7 +115,7 @@ function variationTable(caption, variations) {
     { title: "Input", cell: (row) => row.name },
     { title: "Targets", cell: (row) => row.met ? { text: "met", tone: "good" } : { text: "not met", tone: "bad" } },
     ...queues.flatMap((queue) => ["p50", "p99"].map((quantile) => ({
-      title: `${queue} ${quantile}`, number: true, cell: (row) => span(row.predicted[queue]?.[`${quantile}_ms`]),
+      title: `${queue} ${quantile}`, number: true, cell: (row) => latency(row.predicted[queue], quantile),
     }))),
     { title: "Why", wide: true, cell: (row) => row.reason },
   ] }).update(variations).element;
