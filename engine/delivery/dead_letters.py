@@ -13,13 +13,15 @@ code `replayed`, and `failed` with the code `dropped`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
+from structlog.typing import FilteringBoundLogger
 
 from engine.activity.history import rfc3339
 from engine.activity.row import row_of
-from engine.records import QUEUES, ActivityRow, Message, Queue
+from engine.records import QUEUES, ActivityRow, Message, Queue, Settlement
 from engine.stream_id import StreamId
 
 # The numbers of an entry on a stream are less than this.
@@ -104,6 +106,23 @@ def shown(letter_id: DeadLetterId, message: Message | None, now_us: int) -> Dead
         expires_at=rfc3339(message.expires_at_us),
         expired=is_expired(message, now_us),
     )
+
+
+def log_set_aside(settlements: Iterable[Settlement], log: FilteringBoundLogger) -> None:
+    """Log each of these settlements that made a dead letter: of which message, whose, and why.
+
+    Call it when they are written."""
+    for settlement in settlements:
+        row, entry = settlement.row, settlement.entry
+        if row is not None and row.event == "dead":
+            log.warning(
+                "a message was set aside as a dead letter",
+                message_id=entry.message.id,
+                organisation_id=entry.message.organisation_id,
+                queue=entry.queue,
+                reason=row.code,
+                deliveries=entry.deliveries,
+            )
 
 
 def is_expired(message: Message, now_us: int) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from structlog.typing import FilteringBoundLogger
 
 from engine.backoff import Backoff
+from engine.delivery.dead_letters import log_set_aside
 from engine.delivery.ports import QueueReader
 from engine.delivery.sent import SentEntries, added_up
 from engine.delivery.settlement_counts import SettlementCounts
@@ -86,6 +87,7 @@ class SettlementWriter:
             self._flushes += 1
             await self._settle(settlements, sent)
             self.counts.add(settlements, sent, self.times)
+            log_set_aside(settlements, self._log)
             self._flushes -= 1
             count = len(settlements) + added_up(sent)
             self.unsettled -= count

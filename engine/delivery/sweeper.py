@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from structlog.typing import FilteringBoundLogger
 
 from engine.backoff import Backoff
+from engine.delivery.dead_letters import log_set_aside
 from engine.delivery.ports import QueueReader
 from engine.delivery.sweep_times import TAKE_OVER_S, TICK_S
 from engine.errors import Unavailable
@@ -159,4 +160,6 @@ class Sweeper:
         unread = await self._reader.unread.look(_LOOK_MAX)
         ended = [settlement for entry in unread if (settlement := self._before_sending(entry)) is not None]
         for first in range(0, len(ended), _END_MAX):
-            await self._reader.unread.settle(ended[first : first + _END_MAX])
+            some = ended[first : first + _END_MAX]
+            await self._reader.unread.settle(some)
+            log_set_aside(some, self._log)

@@ -224,8 +224,17 @@ async def test_an_entry_that_outlived_three_workers_is_set_aside_and_not_sent(ki
             (entry,) = await reader.read(10, 1000)
         assert entry.deliveries == n + 1
         await kit.fence(f"dead{n}")
-    async with working(await kit.reader("w1"), carrier):
-        await settled(kit, 1)
+    with capture_logs() as logs:
+        async with working(await kit.reader("w1"), carrier) as running:
+            await settled(kit, 1)
+            await until(lambda: not running.worker.in_hand, "the worker to know that it is settled")
+    assert [line for line in logs if "dead letter" in line["event"]] == [
+        {
+            "event": "a message was set aside as a dead letter", "log_level": "warning",
+            "message_id": "poison", "organisation_id": 7, "queue": "express",
+            "reason": "deliveries", "deliveries": 4,
+        }
+    ]  # fmt: skip
     assert carrier.submitted == []
     assert len(await kit.dead()) == 1
     assert [r.event for r in await kit.rows()] == ["dead"]
