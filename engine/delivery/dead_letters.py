@@ -109,8 +109,9 @@ def shown(letter_id: DeadLetterId, message: Message | None, now_us: int) -> Dead
 
 
 def log_set_aside(settlements: Iterable[Settlement], log: FilteringBoundLogger) -> None:
-    """Log each of these, which are settled, that is a dead letter now: its id, whose it is, and why; neither
-    its text nor a number."""
+    """Log each of these settlements that made a dead letter: of which message, whose, and why.
+
+    Call it when they are written."""
     for settlement in settlements:
         row, entry = settlement.row, settlement.entry
         if row is not None and row.event == "dead":

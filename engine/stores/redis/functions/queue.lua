@@ -241,10 +241,10 @@ local MARK = 128
 -- less memory a message takes; the smaller, the less is read for a turn.
 local CHUNK = 4000
 local CHUNK_SMALL = 1000
--- The turns of all that wait come to such a part of the mark, segments, or to one message each, whichever is more:
--- about 15 ms of what providers take. So a step touches few lists, and one turn is a small part of what its
--- organisation is served in ten seconds.
-local SLICES = 2
+-- The turns of all that wait come to the mark, segments, or to one message each, whichever is more: about 30 ms of
+-- what providers take. So a step touches few lists, and one turn is a small part of what its organisation is served
+-- in ten seconds. No turn is more than such a part of the mark.
+local TURNS_MIN = 4
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256
 -- What is moved is counted in windows of so many seconds.
@@ -665,9 +665,9 @@ local function chunk_name(list, n)
   return list.organisation .. ':' .. string.format('%.0f', n)
 end
 
--- The segments of one turn; a turn has a message at least. One that waits alone has turns as if two did.
+-- The segments of one turn; a turn has a message at least. Where few wait, the turns are as if TURNS_MIN did.
 local function slice_of(line)
-  return line.mark / SLICES / math.max(2, redis.call('ZCARD', line.turns))
+  return line.mark / math.max(TURNS_MIN, redis.call('ZCARD', line.turns))
 end
 
 -- The most octets of a chunk that is written now.
