@@ -1,7 +1,7 @@
 """ClickHouse databases with the tables of this version, one for each test.
 
-To make the tables takes half a second of a core and to empty them little, so a database is emptied and lent
-to the next test. One of which a test changed more than rows is dropped.
+To make the tables takes half a second of a core, and to empty them little: a database is emptied and lent to
+the next test. One of which a test changed more than rows is dropped.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ import pytest
 from supervisor import cli
 from supervisor.datadir import FORMAT
 from supervisor.embedded.servers import start_all
+from tests import warm
 
 COMMAND = [sys.executable, "-m", "supervisor.cli"]
 ROOT = Path(__file__).parents[2]
@@ -41,8 +42,8 @@ def environment() -> dict[str, str]:
 
 def smsengine(*arguments: object, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+    return warm.run(
+        [*COMMAND, *arguments],
         capture_output=True, text=True, timeout=timeout_s, env=environment(), cwd=ROOT, check=False,
     )  # fmt: skip
 
@@ -125,7 +126,8 @@ def start_engine(
     log = data_dir.with_name(f"{data_dir.name}.log")
     argv = [*before, *COMMAND, "up", *map(str, arguments), "--data-dir", str(data_dir), *listen, "--json"]
     with log.open("ab") as stderr:
-        process = subprocess.Popen(
+        # As a user starts it, or at once where the start is not what is tried.
+        process = (subprocess if fresh or before else warm).Popen(
             argv, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT, start_new_session=True,
             env=environment() | dict(variables or {}), pass_fds=pass_fds,
         )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from engine.config import ROLES
+from tests import warm
 from tests.system.carriers import in_force
 from tests.system.client import Caller, eventually
 from tests.system.conftest import COMMAND, ROOT, Engine, answer, environment, smsengine
@@ -172,7 +173,7 @@ def test_status_shows_every_role_and_queue(engine: Engine) -> None:
 
 
 def test_status_watched_shows_a_line_a_look_until_ctrl_c(engine: Engine) -> None:
-    watch = subprocess.Popen(
+    watch = warm.Popen(
         [*COMMAND, "status", "--watch", "--json", "--interval", "0.1", "--data-dir", str(engine.data_dir)],
         cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

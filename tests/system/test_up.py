@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.embedded.servers import start_all
+from tests import warm
 from tests.system.client import eventually
 from tests.system.conftest import COMMAND, ROOT, STOP_S, answer, environment, smsengine, start_engine
 
@@ -178,7 +179,7 @@ def _pasted(command: str) -> str:
 
 def stopped_at(moment: str, data_dir: Path) -> None:
     """Start, and stop at that moment of the start: nothing runs on."""
-    process = subprocess.Popen(
+    process = warm.Popen(
         [*COMMAND, "up", "--demo", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(),
     )  # fmt: skip

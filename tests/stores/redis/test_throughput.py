@@ -15,6 +15,7 @@ import itertools
 import os
 import signal
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ from engine.routing.timing import timing
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.throughput import HORIZON_US, RedisSlots
 from supervisor.embedded.servers import start_redis
+from tests import warm
 from tests.adversity.proxy import Proxy
 from tests.routing import throughput_model
 from tests.routing.throughput_model import Sent, State, Timeline, most_in
@@ -228,7 +230,7 @@ class Pacers:
     def __init__(self, url: str, directory: Path) -> None:
         self._url = url
         self._directory = directory
-        self.processes: list[asyncio.subprocess.Process] = []
+        self.processes: list[warm.Popen] = []
         self.queues: list[Queue] = []
         self._run = 0
 
@@ -236,10 +238,12 @@ class Pacers:
         self, queue: str, rate: float, seconds: float, *, sizes: str = "1", wants: float = 0.0
     ) -> None:
         number = len(self.processes)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.stores.redis.throughput_process",
-            self._url, "p", queue, str(rate), sizes, str(wants), str(seconds), str(self.file(number)),
-            cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        process = warm.Popen(
+            [
+                sys.executable, "-m", "tests.stores.redis.throughput_process",
+                self._url, "p", queue, str(rate), sizes, str(wants), str(seconds), str(self.file(number)),
+            ],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
         )  # fmt: skip
         self.processes.append(process)
         self.queues.append(cast(Queue, queue))
@@ -251,15 +255,14 @@ class Pacers:
         async with asyncio.timeout(60):
             for process in self.processes:
                 assert process.stdout is not None
-                assert await process.stdout.readline() == b"ready\n"
+                assert await asyncio.to_thread(process.stdout.readline) == b"ready\n"
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write(b"go\n")
 
     async def end(self) -> None:
-        async with asyncio.timeout(60):
-            for process in self.processes:
-                assert await process.wait() in (0, -signal.SIGKILL)
+        for process in self.processes:
+            assert await asyncio.to_thread(process.wait, 60) in (0, -signal.SIGKILL)
 
     async def until_sent(self, number: int, segments: int) -> None:
         deadline = time.monotonic() + 60
@@ -282,7 +285,7 @@ class Pacers:
         for process in self.processes:
             if process.returncode is None:
                 process.kill()
-            await process.wait()
+            process.communicate()
         self.processes, self.queues = [], []
         self._run += 1
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import cli
+from tests import warm
 
 FILES = {
     "good.csv": b"to,text\n+989121234567,Hello\n",
@@ -127,11 +128,9 @@ def test_bad_input_is_one_sentence(
 
 
 def smsengine(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    root = Path(cli.__file__).parents[1]
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-m", "supervisor.cli", *arguments],
-        capture_output=True, text=True, timeout=60, check=False,
-        env=os.environ | {"PYTHONPATH": str(root)} | variables,
+        capture_output=True, text=True, timeout=60, env=os.environ | variables,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import pytest
 from engine.providers.smpp.body import ShortMessage, encode_short_message
 from engine.providers.smpp.codes import Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu
+from tests import warm
 from tests.providers.scripted import until
 from tests.providers.smpp.scripted_smsc import RECEIPT, Peer, ScriptedSmsc, smsc
 
@@ -71,20 +72,16 @@ class Trials:
         file = self._folder / "smsengine.toml"
         file.write_text(config)
         command = ["provider", "test", "acme", "--to", TO, "--config", str(file), *options]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "supervisor.cli", *command, "--data-dir", str(self._folder / "none"),
-            *(["--json"] if as_json else []),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            async with asyncio.timeout(60):
-                out, err = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-        assert process.returncode is not None
-        steps = [json.loads(line) for line in out.splitlines()] if as_json else []
-        return Shown(process.returncode, steps, out.decode(), err.decode())
+        command += ["--data-dir", str(self._folder / "none"), *(["--json"] if as_json else [])]
+        done = await asyncio.to_thread(
+            warm.run,
+            [sys.executable, "-m", "supervisor.cli", *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        steps = [json.loads(line) for line in done.stdout.splitlines()] if as_json else []
+        return Shown(done.returncode, steps, done.stdout, done.stderr)
 
 
 @pytest.fixture

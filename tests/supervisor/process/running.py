@@ -17,6 +17,7 @@ from engine.nodes.records import OwnChange
 from supervisor.process import snapshot
 from supervisor.process.child_state import ChildState
 from supervisor.process.snapshot import ProcessRow
+from tests import warm
 
 T = TypeVar("T")
 DEADLINE_S = 60.0
@@ -58,7 +59,7 @@ class Running:
                 str(here),
                 json.dumps(options),
             ]
-            self.process = subprocess.Popen(
+            self.process = (subprocess if before else warm).Popen(
                 [*before, *program],
                 cwd=ROOT, stdout=out, stderr=err, stdin=subprocess.PIPE, start_new_session=True,
                 pass_fds=pass_fds, env=os.environ | dict(environment or {}),
