@@ -36,7 +36,7 @@ from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
-from engine.stores.clickhouse.report_fill import ClickHouseReportFill
+from engine.stores.clickhouse.report_fill import ClickHouseDayFill, ClickHouseReportFill
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
@@ -136,11 +136,13 @@ async def archive_and_match(
 async def _fill_reports(
     config: Config, stream: ActivityStream, archiver: Archiver, life: Heartbeat, now_us: Callable[[], int]
 ) -> None:
-    fill = ClickHouseReportFill(config.clickhouse.url)
-    try:
-        await fill_reports(fill, stream, life.draining, active=lambda: 0 in archiver.shards, now_us=now_us)
-    finally:
-        await fill.close()
+    for fill in (ClickHouseReportFill(config.clickhouse.url), ClickHouseDayFill(config.clickhouse.url)):
+        try:
+            await fill_reports(
+                fill, stream, life.draining, active=lambda: 0 in archiver.shards, now_us=now_us
+            )
+        finally:
+            await fill.close()
 
 
 def _show(meter: Meter, rounds: Rounds, config: Config) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
@@ -25,11 +26,16 @@ _SETTINGS = {
     # Beyond so many bytes ClickHouse groups on its disk.
     "max_bytes_before_external_group_by": 400_000_000,
 }
-_STAGING = "report_filling_"
 
 
 class ClickHouseReportFill(ClickHouseAdapter):
-    """The port `ReportFill`. Every call raises Unavailable, and ConfigError when an operator must act."""
+    """The port `ReportFill`, of the counts by minute and by the quarter of an hour.
+
+    Every call raises Unavailable, and ConfigError when an operator must act.
+    """
+
+    # Tables: from when on the view counts, and what is filled; and how the names begin of those of before.
+    _start, _filled, _staging = "report_start", "report_filled", "report_filling_"
 
     def __init__(self, url: str) -> None:
         """Raises ConfigError for a malformed URL."""
@@ -37,7 +43,7 @@ class ClickHouseReportFill(ClickHouseAdapter):
 
     async def due_ms(self) -> int:
         """Rows of the streams before this time, milliseconds since 1970, are to be counted; 0: none are."""
-        sql = "SELECT (SELECT max(from_ms) FROM report_start), (SELECT max(until_ms) FROM report_filled)"
+        sql = f"SELECT (SELECT max(from_ms) FROM {self._start}), (SELECT max(until_ms) FROM {self._filled})"  # noqa: S608 - our own names
         [(from_ms, until_ms)] = await self._query(sql)
         return int(from_ms) if from_ms > until_ms else 0
 
@@ -47,20 +53,32 @@ class ClickHouseReportFill(ClickHouseAdapter):
         They must all be in the table. Killed or never answered: nothing of a month was counted, or all.
         """
         await self._drop_leftovers()
-        suffix = f"{_STAGING}{uuid.uuid4().hex}"
-        for month in await self._query("SELECT DISTINCT toYYYYMM(accepted_at) FROM activity"):
-            await self._fill_month(int(month[0]), f"{suffix}_minutes", f"{suffix}_quarters")
+        staging = f"{self._staging}{uuid.uuid4().hex}"
+        for month in await self._months():
+            await self._fill_month(month, staging)
+        await self._note(until_ms)
+
+    async def _months(self) -> list[int]:
+        found = await self._query("SELECT DISTINCT toYYYYMM(accepted_at) FROM activity")
+        return [int(month) for (month,) in found]
+
+    async def _note(self, until_ms: int) -> None:
         await self._run(f"INSERT INTO report_filled VALUES ({until_ms:d})")  # noqa: S608 - a number
 
-    async def _fill_month(self, month: int, minutes: str, quarters: str) -> None:
+    async def _days(self, month: int) -> range:
+        """The days of a month that have rows: their begins, seconds since 1970."""
         [(first, last)] = await self._query(
             "SELECT toUnixTimestamp(toStartOfDay(min(accepted_at))), toUnixTimestamp(max(accepted_at)) "  # noqa: S608 - a number
             f"FROM activity WHERE toYYYYMM(accepted_at) = {month:d}"
         )
+        return range(first, last + 1, _DAY)
+
+    async def _fill_month(self, month: int, staging: str) -> None:
+        minutes, quarters = f"{staging}_minutes", f"{staging}_quarters"
         counted, summed = await self._select("activity_to_report"), await self._select("report_to_quarters")
         await self._run(f"CREATE TABLE {minutes} AS report_minutes")
         await self._run(f"CREATE TABLE {quarters} AS report_quarters")
-        for day in range(first, last + 1, _DAY):
+        for day in await self._days(month):
             await self._run(
                 f"INSERT INTO {minutes} SELECT * FROM ({counted}) WHERE filled = 1 "  # noqa: S608 - the view's own text
                 f"AND minute >= fromUnixTimestamp({day:d}) AND minute < fromUnixTimestamp({day + _DAY:d}) "
@@ -81,7 +99,7 @@ class ClickHouseReportFill(ClickHouseAdapter):
     async def _drop_leftovers(self) -> None:
         found = await self._query(
             "SELECT name FROM system.tables "  # noqa: S608 - our own name
-            f"WHERE database = currentDatabase() AND startsWith(name, '{_STAGING}')"
+            f"WHERE database = currentDatabase() AND startsWith(name, '{self._staging}')"
         )
         for (name,) in found:
             await self._run(f"DROP TABLE IF EXISTS {name}")
@@ -97,3 +115,32 @@ class ClickHouseReportFill(ClickHouseAdapter):
         client = await self._connected()
         async with answering(self._url, _DAY_S):
             await client.command(sql, settings=_SETTINGS)
+
+
+class ClickHouseDayFill(ClickHouseReportFill):
+    """The same of the counts by day."""
+
+    _start, _filled, _staging = "report_day_start", "report_day_filled", "report_day_filling_"
+
+    async def _note(self, until_ms: int) -> None:
+        until = datetime.fromtimestamp(until_ms / 1000, UTC)
+        first = min(await self._months(), default=100 * until.year + until.month)
+        [(of_quarters, of_days)] = await self._query(
+            f"SELECT (SELECT sum(events) FROM report_quarters WHERE toYYYYMM(quarter) = {first:d}), "  # noqa: S608 - numbers
+            f"(SELECT sum(events) FROM report_days WHERE toYYYYMM(day) = {first:d})"
+        )
+        if of_quarters != of_days:
+            # It was being dropped meanwhile; or it is this month, and events came.
+            first += 89 if first % 100 == 12 else 1
+        await self._run(f"INSERT INTO report_day_filled VALUES ({until_ms:d}, {first:d})")  # noqa: S608 - numbers
+
+    async def _fill_month(self, month: int, staging: str) -> None:
+        days, counted = f"{staging}_days", await self._select("activity_to_days")
+        await self._run(f"CREATE TABLE {days} AS report_days")
+        for day in await self._days(month):
+            await self._run(
+                f"INSERT INTO {days} SELECT * FROM ({counted}) WHERE filled = 1 "  # noqa: S608 - the view's own text
+                f"AND day = toDate(toDateTime({day:d}, 'UTC'), 'UTC')"
+            )
+        await self._run(f"ALTER TABLE report_days REPLACE PARTITION (1, {month:d}) FROM {days}")
+        await self._run(f"DROP TABLE {days}")
