@@ -23,6 +23,8 @@ class Expiry(Generic[T]):
         # In the order in which they began: when the time of each is over, by the loop's clock.
         self._over_at: dict[T, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        # To ask for the running one is a system call, which each message would pay.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         """How many things have begun and neither stopped nor ended."""
@@ -30,7 +32,9 @@ class Expiry(Generic[T]):
 
     def begin(self, thing: T, ago_s: float = 0.0) -> None:
         """The time of `thing` runs from now on, or began `ago_s` seconds ago."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         self._over_at[thing] = over_at = loop.time() + self.after_s - ago_s
         if ago_s:
             # It is not the last to end.

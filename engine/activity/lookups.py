@@ -3,12 +3,15 @@
 A query costs ClickHouse many times what a message more in it costs, and a pass through the tail of a
 stream is the same for one message and for ten. So callers that come while a round is under way share the
 next one. Where several shared the last one, the next waits a little, until as many have come again. A round
-asks the streams first and the store second: a row leaves the stream only when the store has it.
+asks the streams first and the store second: a row leaves the stream only when the store has it. The store is
+not asked of a message whose acceptance still waits in the stream, because it has nothing of it yet.
 
     a caller gives up      the round goes on for the others
     a round is slow        another begins beside it, for those who have come since
     Redis does not answer  all callers of the round get Unavailable
     ClickHouse does not    they get what the streams have, and are told so
+    Redis went back to an  what it has again may lack later events that were archived; within a second it is
+    older state            archived anew, and the store is asked again
 """
 
 from __future__ import annotations
@@ -132,18 +135,12 @@ class Lookups:
         recent = await self._recent(keys)
         missing: Unavailable | None = None
         stored: dict[MessageKey, list[ActivityRow]] = {}
-        try:
-            stored = await self._store.rows_of(keys, self._store_s)
-        except Unavailable as e:
-            missing = e
-        return {
-            key: MessageRows(
-                rows=recent[key].rows + stored.get(key, []),
-                complete=recent[key].complete and missing is None,
-                missing=missing,
-            )
-            for key in keys
-        }
+        if older := [key for key in keys if not recent[key].whole]:
+            try:
+                stored = await self._store.rows_of(older, self._store_s)
+            except Unavailable as e:
+                missing = e
+        return {key: _known(recent[key], stored.get(key, []), missing) for key in keys}
 
     async def _recent(self, keys: list[MessageKey]) -> dict[MessageKey, RecentRows]:
         by_shard: defaultdict[int, list[MessageKey]] = defaultdict(list)
@@ -153,6 +150,15 @@ class Lookups:
             *(self._stream.recent_rows_of(shard, part) for shard, part in by_shard.items())
         )
         return {key: found for part in parts for key, found in part.items()}
+
+
+def _known(recent: RecentRows, stored: list[ActivityRow], missing: Unavailable | None) -> MessageRows:
+    """What the stream and the store have of a message; `missing`: why the store gave no answer."""
+    if recent.whole:
+        return MessageRows(rows=recent.rows, complete=True, whole=True)
+    return MessageRows(
+        rows=recent.rows + stored, complete=recent.complete and missing is None, missing=missing
+    )
 
 
 def _ended() -> Unavailable:

@@ -91,6 +91,8 @@ class RecentRows(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[ActivityRow]
     # False: the search ended at its bound, and later events may be missing.
     complete: bool
+    # Whether it is all that there is: the acceptance still waits in the stream, and so does all behind it.
+    whole: bool = False
 
 
 class Cancellation(msgspec.Struct):

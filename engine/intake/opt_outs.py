@@ -53,10 +53,10 @@ class OptOutTable:
     async def refresh(self) -> None:
         """Look once what has changed. What cannot be read stays as it was."""
         try:
-            whole = self._away or self._numbers is None or await self._store.version() < self._version
-            if whole:
+            # One look is one question: with the changes comes the version that they lead to.
+            if self._away or self._numbers is None or not await self._follow():
                 await self._read_all()
-            await self._follow()
+                await self._follow()
         except Unavailable as e:
             if not self._away:
                 log.warning("opt-outs cannot be looked up; the last known stay", reason=str(e))
@@ -85,10 +85,13 @@ class OptOutTable:
         self._numbers, self._version = found, version
         log.info("opt-outs known", count=len(self), version=version)
 
-    async def _follow(self) -> None:
+    async def _follow(self) -> bool:
+        """Note what has changed; False when PostgreSQL went back, so that the list must be read anew."""
         more = True
         while more:
             changes = await self._store.changes(self._version)
+            if changes.version < self._version:
+                return False
             assert self._numbers is not None
             for organisation_id, number, opted_out in changes.rows:
                 numbers = self._numbers.setdefault(organisation_id, NumberSet())
@@ -97,3 +100,4 @@ class OptOutTable:
                 else:
                     numbers.discard(number)
             self._version, more = changes.version, changes.more
+        return True

@@ -130,6 +130,25 @@ async def test_an_id_of_a_time_that_cannot_be_takes_nothing_from_the_others(
     assert len(found.rows) == 2
 
 
+async def test_the_store_is_not_asked_of_a_message_whose_acceptance_waits_in_the_stream(
+    world: World, store: CountingStore, lookups: Lookups
+) -> None:
+    young = [make_row(n, organisation_id=1000) for n in (300, 301, 302)]
+    key = activity_key(shard_of(1000, SHARDS))
+    [[first, second]] = await filled(world, 1)
+    for row in young:
+        await world.redis.xadd(key, {b"b": blob_of([row])})
+    old, new = await asyncio.gather(lookups.rows_of(key_of(first)), lookups.rows_of(key_of(young[0])))
+    assert store.asked == [1]
+    assert (sorted(old.rows, key=lambda row: row.at_us), old.complete) == ([first, second], True)
+    assert (new.rows, new.complete, new.missing) == (young, True, None)
+    await lookups.rows_of(key_of(young[1]))
+    assert store.asked == [1]
+    await world.redis.xtrim(key, maxlen=2, approximate=False)
+    assert (await lookups.rows_of(key_of(young[2]))).rows == young[1:]
+    assert store.asked == [1, 1], "its acceptance is not in the stream any more"
+
+
 async def test_without_the_store_the_stream_says_what_it_has(world: World) -> None:
     [[_, second]] = await filled(world, 1)
     away = ClickHouseActivityStore("http://127.0.0.1:1/none")

@@ -178,7 +178,8 @@ class RedisActivityStream:
         """The rows of messages of one shard that are not archived yet, found in one pass.
 
         Looks for each in at most `entries_max` entries, within one call's deadline; `complete` is False
-        when there are more. While the archiver keeps up, a shard has about one block of entries.
+        when there are more. While the archiver keeps up, a shard has about one block of entries. Of a
+        message whose acceptance waits there nothing is archived: its rows are `whole`.
         """
         search = TailSearch(messages, unpacked, entries_max)
         page_size = min(SEARCH_PAGE, entries_max)
@@ -197,7 +198,9 @@ class RedisActivityStream:
                     first = bisect_left(kept, search.start, key=attrgetter("id"))
                     page = kept[first : first + page_size]
                 search.take(page, last=len(page) < page_size)
-        return search.found
+            # Asked last: what was taken from the stream before, while it was read, is behind this.
+            left = await self._page(shard, "-", "+", 1) if search.has_begun else []
+        return search.found_by(left[0].id) if left else search.found
 
     async def _pages(
         self, shard: int, first: StreamId, last: StreamId, page_size: int

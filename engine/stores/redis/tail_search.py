@@ -7,11 +7,16 @@ the search for it ends there. Nobody is looked for in more than `entries_max` en
 When Redis' clock was set back, the ids of new entries go on from the highest that there was, and a message
 that was accepted since may have a later time than all of them. So a message with no entry behind its
 acceptance is looked for once more, from the begin of the stream.
+
+An archiver takes entries from the begin of the stream. So of a message whose acceptance still waits in it
+nothing is archived, and what was found is all that there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
 
 from engine.activity.blocks import fits
 from engine.activity.records import ActivityEntry, MessageKey, RecentRows
@@ -22,6 +27,8 @@ from engine.stream_id import STREAM_START, StreamId
 
 # How far Redis' clock may be ahead of the one that accepted a message, milliseconds.
 _CLOCK_SLACK_MS = 2000
+# One of these is the first event of every message.
+_BEGINNINGS = ("accepted", "scheduled")
 _MESSAGE_ID = ActivityRow.__struct_fields__.index("message_id")
 # Values of the oldest rows: later versions have only added some.
 _VALUES_MIN = len(ActivityRow.__struct_fields__) - len(ActivityRow.__struct_defaults__)
@@ -39,10 +46,14 @@ class _Wanted:
         # It is looked for from the begin of the stream.
         self.anywhere = False
         self.rows: list[ActivityRow] = []
+        # The entry with its acceptance; None: that was not found.
+        self.begun: StreamId | None = None
 
-    def seen(self, rows: Iterable[ActivityRow]) -> None:
+    def seen(self, entry: StreamId, rows: Sequence[ActivityRow]) -> None:
         """Note rows of it."""
         self.rows += rows
+        if self.begun is None and any(row.event in _BEGINNINGS for row in rows):
+            self.begun = entry
 
     @property
     def over(self) -> bool:
@@ -50,7 +61,7 @@ class _Wanted:
         events = {row.event for row in self.rows}
         return (
             "delivered" in events
-            and not events.isdisjoint(("accepted", "scheduled"))
+            and not events.isdisjoint(_BEGINNINGS)
             and any(EVENTS[e].charge in ("captures", "releases") for e in events if e in EVENTS)
         )
 
@@ -70,6 +81,8 @@ class TailSearch:
         self._entries_max = entries_max
         self._open = [_Wanted(key) for key in messages]
         self._found: dict[MessageKey, RecentRows] = {}
+        # Of those that are found as far as the stream has them: the entry with the acceptance.
+        self._begun: dict[MessageKey, StreamId] = {}
         # Where the next page begins.
         self.start = min((wanted.start for wanted in self._open), default=None)
 
@@ -89,6 +102,8 @@ class TailSearch:
                 continue
             if last or w.over:
                 self._found[w.key] = RecentRows(rows=w.rows, complete=True)
+                if w.begun is not None:
+                    self._begun[w.key] = w.begun
             elif w.looked_at >= self._entries_max:
                 self._found[w.key] = RecentRows(rows=w.rows, complete=False)
         self._open = [w for w in self._open if w.key not in self._found]
@@ -100,6 +115,21 @@ class TailSearch:
         """What was found of each message whose search has ended."""
         return self._found
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the acceptance of any message was found."""
+        return bool(self._begun)
+
+    def found_by(self, first: StreamId) -> dict[MessageKey, RecentRows]:
+        """What was found, of a stream that began with the entry `first` after its last page was read: what
+        has an acceptance that was not taken from it meanwhile is whole."""
+        whole = {
+            key: msgspec.structs.replace(self._found[key], whole=True)
+            for key, at in self._begun.items()
+            if at >= first
+        }
+        return self._found | whole
+
     def _note(self, entry: ActivityEntry, mentioned: dict[str, _Wanted]) -> None:
         rows: dict[str, list[ActivityRow]] = {}
         for row in _rows(self._decode(entry), lambda message_id: message_id in mentioned):
@@ -107,7 +137,7 @@ class TailSearch:
             if row.organisation_id == mentioned[row.message_id].key.organisation_id:
                 rows.setdefault(row.message_id, []).append(row)
         for message_id, found in rows.items():
-            mentioned[message_id].seen(found)
+            mentioned[message_id].seen(entry.id, found)
 
 
 def rows_between(entry: Sequence[Sequence[object]], organisation_id: int, batch: Batch) -> list[ActivityRow]:

@@ -306,3 +306,31 @@ async def test_a_wrong_password_is_the_operators_to_mend(redis_url: str) -> None
 def test_a_url_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="redis://"):
         RedisActivityStream("http://127.0.0.1", SHARDS)
+
+
+async def test_rows_are_whole_only_when_nothing_was_taken_from_the_stream_while_it_was_read(
+    world: World,
+) -> None:
+    """An archiver takes the begin of a stream between two pages of a search, or after the last one."""
+    pages: list[str] = []
+
+    class Trimmed(RedisActivityStream):
+        async def _page(self, shard: int, start: str, end: str, page_size: int) -> list[ActivityEntry]:
+            if start == "-":
+                await world.redis.xtrim(activity_key(0), minid=trimmed_to, approximate=False)
+            pages.append(start)
+            return await super()._page(shard, start, end, page_size)
+
+    accepted, sent = (make_row(n, organisation_id=1000) for n in (0, 2))
+    for at, row in ((10, accepted), (11, make_row(3)), (12, sent)):
+        await world.redis.xadd(activity_key(0), {b"b": blob_of([row])}, id=f"{T0 // 1000 + at}-0")
+    key = MessageKey(accepted.organisation_id, accepted.message_id, T0)
+    stream = Trimmed(world.redis_url, SHARDS)
+    try:
+        for trimmed_to, whole in ((f"{T0 // 1000 + 10}-0", True), (f"{T0 // 1000 + 11}-0", False)):
+            found = (await stream.recent_rows_of(0, [key]))[key]
+            assert (found.rows, found.complete, found.whole) == ([accepted, sent], True, whole)
+        assert not (await stream.recent_rows_of(0, [key]))[key].whole
+    finally:
+        await stream.close()
+    assert pages.count("-") == 2, "it is asked only when an acceptance was found"
