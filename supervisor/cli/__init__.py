@@ -81,12 +81,8 @@ app.add_typer(dead.app, name="dead")
 app.add_typer(message.app, name="message")
 app.add_typer(admin_key.app, name="admin-key")
 app.add_typer(webhook.app, name="webhook")
-app.command()(send.send)
-app.command()(plan.plan)
-app.command()(changes.changes)
-app.command()(report.report)
-app.command()(export.export)
-app.command()(erase.erase)
+for _command in (send.send, plan.plan, changes.changes, report.report, export.export, erase.erase):
+    app.command()(_command)
 
 # How much longer than its deadline the answer of an audit may take to come, seconds.
 _ANSWER_S = 15.0
