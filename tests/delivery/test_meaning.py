@@ -107,9 +107,9 @@ async def admit(kit: QueueKit, due_at_us: int) -> None:
 
 async def record_receipt(kit: QueueKit, event: MessageEvent) -> None:
     stream = RedisReceiptStream(kit.link, kit.link, SHARDS)
-    await stream.begin("token")
+    await stream.begin("token", [SHARD])
     row = row_of(message("m", units=UNITS), "m", kit.queue, event, now_us())
-    await stream.record("token", 1, {SHARD: Recording([row], [])})
+    await stream.record({SHARD: "token"}, 1, {SHARD: Recording([row], [], {SHARD})})
 
 
 async def booked(kit: QueueKit) -> Units:
