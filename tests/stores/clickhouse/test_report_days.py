@@ -38,6 +38,7 @@ async def upgraded(
         if script.name < "0011":
             shutil.copy(script, earlier)
     async with new_world(redis_url, clickhouse_url, earlier) as world:
+        await world.query("ALTER TABLE activity ADD COLUMN text String")
         september = make_row(0, accepted_at_us=(FROM_S - 40 * DAY_S) * 1_000_000)
         await insert(world, [*SENT[:200], [september]], "first")
         await migrate_clickhouse(world.clickhouse_url)
