@@ -151,7 +151,7 @@ bench: $(STAMP) ## Measure the parts, with COMPARE=1 beside the stored baseline;
 	$(if $(COMPARE),exec $(BIN)/python -m benchmarks.compare $(filter-out 1,$(COMPARE)))
 
 calibrate: $(STAMP) ## Measure what the engine costs on this machine, for smsengine plan, in under two minutes
-	exec $(BIN)/python -m benchmarks.calibrate
+	exec $(BIN)/python -m benchmarks.calibrate $(ARGS)
 
 verify-plan: $(STAMP) ## Hold the predictions of smsengine plan to what happens: a report, after 20 minutes
 	exec $(BIN)/python -m benchmarks.verify_plan
