@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run install-service uninstall-service test coverage simulate schemathesis chaos archive-kills day failover operations soak systemd fuzz console lint check bench calibrate verify-plan format clean
+.PHONY: help install run install-service uninstall-service test coverage simulate schemathesis chaos archive-kills day failover operations autoscaling soak systemd fuzz console lint check bench calibrate verify-plan format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -117,6 +117,9 @@ failover: $(STAMP) ## Kill, freeze and cut off stores and nodes that have a seco
 operations: $(STAMP) ## Signals, full disks, no room for processes, clocks that jump, names that hang; as root
 	exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/operations $(ARGS)
 
+autoscaling: $(STAMP) ## Autoscaling by processes on the whole engine, up and down again, in two minutes
+	exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/capacity/long $(ARGS)
+
 # Messages a second.
 RATE ?= 200
 soak: $(STAMP) ## Mixed traffic, failures and reloads for MINUTES, and whether anything grows
@@ -151,7 +154,7 @@ bench: $(STAMP) ## Measure the parts, with COMPARE=1 beside the stored baseline;
 	$(if $(COMPARE),exec $(BIN)/python -m benchmarks.compare $(filter-out 1,$(COMPARE)))
 
 calibrate: $(STAMP) ## Measure what the engine costs on this machine, for smsengine plan, in under two minutes
-	exec $(BIN)/python -m benchmarks.calibrate
+	exec $(BIN)/python -m benchmarks.calibrate $(ARGS)
 
 verify-plan: $(STAMP) ## Hold the predictions of smsengine plan to what happens: a report, after 20 minutes
 	exec $(BIN)/python -m benchmarks.verify_plan

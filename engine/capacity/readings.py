@@ -41,7 +41,7 @@ _LANE_PART = 0.75
 _STEP, _WAITS = TIME_STEP, 2
 # How busy the workers are is measured over so much time, seconds, and what a message costs them with so many
 # sends at least.
-_BUSY_S, _SENDS_MIN = 3.0, 20
+_BUSY_S, _SENDS_MIN = 2.0, 20
 # Up to this horizon, seconds, a step is looked for in the last second.
 _STEP_HORIZON_S = 5.0
 

@@ -1,0 +1,1 @@
+"""Autoscaling on the whole engine. Too long for every run: `make autoscaling`."""
