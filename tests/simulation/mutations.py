@@ -35,15 +35,18 @@ from engine.credit.records import LedgerAnswer
 from engine.credit.retention import Retention, Trim
 from engine.errors import Unavailable
 from engine.records import Entry
+from engine.routing.throughput import Allowance
 from engine.store_clock import StoreClock
 from engine.stores.redis import admission
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.replicas import Copies
 from engine.stores.redis.usage import RedisUsage
+from tests.routing.throughput_model import Timeline
 from tests.simulation.holdings import WatchedMap
 from tests.simulation.line import Line, Waiting
 from tests.simulation.postgres_server import Change, PostgresServer
 from tests.simulation.redis_functions import Functions
+from tests.simulation.slot_mutations import grant_the_same_again, take_without_slots
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -420,4 +423,7 @@ MUTATIONS = [
     Mutation("leave holders what lost books granted", 2, [(RedisUsage, "spending", _spend_on)],
              {"books_go_back": True}),
     Mutation("keep the units of a repeated request", 1, [(Quota, "release", _keep_replayed)]),
+    Mutation("send without a slot", 5, [(Allowance, "take", take_without_slots)], {"throughput": 20.0}),
+    Mutation("grant the same slots again", 0, [(Timeline, "reserve", grant_the_same_again)],
+             {"throughput": 20.0}),
 ]  # fmt: skip

@@ -102,16 +102,15 @@ class Carrier:
         if world.truth.messages[message.id].state != "lost":
             # Else Redis was emptied since, and nothing is promised of it.
             world.truth.on_two.sent(message.id)
+        limited = world.limited.get(self.name)
+        if limited and (wrong := limited.given(message.segments, world.clock.now)):
+            world.truth.fail(wrong)
         ended = world.truth.messages[message.id].ended
         if wrong := world.truth.carried.given(message.id, ended, taken=kind == "accepted"):
             world.truth.fail(wrong)
         if kind == "accepted":
             world.sent[message.id] = world.sent.get(message.id, 0) + 1
         asyncio.get_running_loop().call_later(latency_s, done, Verdict(kind=kind, provider=self.name))
-
-
-# Segments a second of one of the providers: below what all workers could do together.
-_LIMITS = {"other": 200.0}
 
 
 class Pacing:
@@ -189,7 +188,7 @@ async def worker(world: World, role: Role) -> None:
     work, sweeper, _ = assemble_worker(
         reader,
         [Carrier(world, name) for name in names],
-        [SimulatedSettings(name=name, throughput=_LIMITS.get(name)) for name in names],
+        [SimulatedSettings(name=name, throughput=world.throughputs.get(name)) for name in names],
         Pacing(world),
         QueueSettings(concurrency=_CONCURRENCY, backoff_s=0.1, backoff_max_s=1.0, hedge=True),
         take_over_s=settings.take_over_s,

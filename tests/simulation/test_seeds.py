@@ -47,6 +47,11 @@ def test_a_fence_that_was_booked_in_part_and_lost_lets_nobody_overspend(seed: in
     assert run(seed, half_fences=True).violation == ""
 
 
+def test_a_provider_is_given_no_more_than_its_throughput_while_more_waits() -> None:
+    # Long enough for slots that are granted twice to be noticed (mutations.py).
+    assert run(0, throughput=20.0, steps_max=20_000).violation == ""
+
+
 def test_dead_letters_are_replayed_or_dropped_once_whoever_races_and_dies() -> None:
     letters = {"replay": 0, "drop": 0, "gone": 0}
     for seed in range(2, 5):

@@ -19,6 +19,7 @@ from tests.simulation.ledger_store import LedgerBooks
 from tests.simulation.postgres_server import PostgresServer
 from tests.simulation.redis_functions import Functions
 from tests.simulation.redis_server import RedisServer
+from tests.simulation.throughput_check import ThroughputCheck
 from tests.simulation.wires import Link, Network, Weather
 
 
@@ -131,11 +132,13 @@ class World:
         half_fences: bool = False,
         operators: int = 0,
         cancelers: int = 0,
+        throughput: float = 200.0,
     ) -> None:
         """`rewinds`: Redis loses the last moments of its data, not all of it. `books_go_back`: PostgreSQL
         does, and Redis loses nothing. `half_fences`: the faults are those by which a fence is lost that is
         booked in part. `operators`: so many replay and drop dead letters, of which there are many then.
-        `cancelers`: so many cancel messages, waiting or not."""
+        `cancelers`: so many cancel messages, waiting or not. `throughput`: of the provider `other`,
+        segments a second; with the usual one it is hardly ever reached."""
         self.operators = operators
         self.cancelers = cancelers
         self.half_fences = half_fences
@@ -169,6 +172,8 @@ class World:
         self.cancels = {"canceled": 0, "in_hand": 0, "given_before": 0, "none": 0}
         # The slots of limited providers, as Redis keeps them.
         self.timelines: dict[str, Timeline] = {}
+        self.throughputs = {"other": throughput}
+        self.limited = {"other": ThroughputCheck(throughput)}
         self.calm = False
         # Called with each process that is gone, to tell its clients and its supervisor.
         self.on_death: list[Callable[[Role], None]] = []
