@@ -417,7 +417,7 @@ MUTATIONS = [
              {"books_go_back": True}),
     Mutation("apply strictly what is applied again", 0, [(posting, "hold_usage", _apply_strictly)],
              {"books_go_back": True}),
-    Mutation("leave holders what lost books granted", 2, [(RedisUsage, "spending", _spend_on)],
+    Mutation("leave holders what lost books granted", 0, [(RedisUsage, "spending", _spend_on)],
              {"books_go_back": True}),
     Mutation("keep the units of a repeated request", 1, [(Quota, "release", _keep_replayed)]),
 ]  # fmt: skip
