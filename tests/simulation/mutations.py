@@ -397,7 +397,7 @@ MUTATIONS = [
     Mutation("answer before the commit", 1, [(Ledger, "_apply", _answer_before_commit)]),
     Mutation("refuse without recall", 0, [(posting, "_recall", _no_recall)]),
     Mutation("end a recall without looking at the quotas", 30, [(posting, "_recall", _recall_once)]),
-    Mutation("forget what a recall took from a request", 14, [(posting, "_without", lambda r, _: r)]),
+    Mutation("forget what a recall took from a request", 4, [(posting, "_without", lambda r, _: r)]),
     Mutation("leave quotas open when a lost shard is closed", 6,
              [(posting, "_close_books", _leave_quotas_open)]),
     Mutation("keep the quota after a fence", 1, [(WatchedMap, "drop", lambda self: [])]),
