@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # The folders of each group; what is in no other is in REST.
 GROUPS = {
     "system": ["system"],
-    "stores": ["stores", "activity", "receipts", "failover"],
-    "credit": ["credit", "delivery", "routing"],
-    "supervisor": ["supervisor"],
+    "stores": ["stores", "activity", "receipts"],
+    "credit": ["credit", "delivery", "routing", "failover"],
+    "supervisor": ["supervisor", "providers", "fuzz", "capacity", "benchmarks"],
     "systemd": ["systemd"],
     "simulation": ["simulation"],
 }
@@ -38,7 +38,7 @@ LONG = ["chaos", "operations", "failover/long", "systemd/long", "console/browser
 # other runs lines that the tests of the domains run too.
 NOT_MEASURED = {"system", "simulation", "systemd"}
 # Groups at a time, the longest first: two cores, and most of a test is waiting.
-ORDER = ["system", "credit", "stores", "rest", "simulation", "supervisor", "systemd"]
+ORDER = ["system", "rest", "stores", "supervisor", "credit", "simulation", "systemd"]
 AT_ONCE = 6
 # More failures than these in a group are no matter of load, and are not tried again.
 TRIED_AGAIN = 12

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import cache
-from typing import Annotated, Any
+from functools import cache, partial
+from typing import Annotated
 
 import msgspec
 import typer
@@ -84,6 +84,9 @@ app.add_typer(webhook.app, name="webhook")
 for _command in (send.send, plan.plan, changes.changes, report.report, export.export, erase.erase):
     app.command()(_command)
 
+# The tree of all commands; to make it takes a tenth of a second.
+command = cache(partial(typer.main.get_command, app))
+
 # How much longer than its deadline the answer of an audit may take to come, seconds.
 _ANSWER_S = 15.0
 # Longest wait for one look of --watch, seconds; parts of it that are late are named in the answer.
@@ -96,12 +99,6 @@ _AUDIT_CODES = {"clean": 0, "not_clean": 1, "not_checked": 3}
 def main() -> None:
     """Run the command line of this process and exit."""
     sys.exit(run(sys.argv[1:]))
-
-
-@cache
-def command() -> Any:
-    """The tree of all commands, made once: that takes a tenth of a second."""
-    return typer.main.get_command(app)
 
 
 def run(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import io
 import json
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +25,7 @@ from unittest.mock import patch
 
 import pytest
 
+from engine.stores.migrate import migrate_clickhouse, migrate_postgres
 from supervisor import cli
 from supervisor.datadir import FORMAT
 from supervisor.embedded.servers import start_all
@@ -95,11 +98,17 @@ class Engine:
 
 @cache
 def cluster() -> Path:
-    """A data directory with nothing but an empty PostgreSQL cluster, which takes the longest to make."""
+    """A data directory with the tables in PostgreSQL and ClickHouse, which take long to make, and no row."""
     folder = Path(tempfile.mkdtemp(prefix="smsengine-cluster-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     folder.chmod(0o711)
-    start_all(folder / "data", {"postgres"})["postgres"].stop(STOP_S)
+    servers = start_all(folder / "data", {"postgres", "clickhouse"})
+    with ThreadPoolExecutor() as pool:
+        # The test that needs it may run in a loop, and a thread has none.
+        pool.submit(asyncio.run, migrate_postgres(servers["postgres"].url)).result()
+        pool.submit(asyncio.run, migrate_clickhouse(servers["clickhouse"].url)).result()
+    for server in servers.values():
+        server.stop(STOP_S)
     (folder / "data" / "format").write_text(f"{FORMAT}\n")
     shutil.rmtree(folder / "data" / "logs")
     shutil.rmtree(folder / "data" / "run")

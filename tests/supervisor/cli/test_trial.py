@@ -73,13 +73,8 @@ class Trials:
         file.write_text(config)
         command = ["provider", "test", "acme", "--to", TO, "--config", str(file), *options]
         command += ["--data-dir", str(self._folder / "none"), *(["--json"] if as_json else [])]
-        done = await asyncio.to_thread(
-            warm.run,
-            [sys.executable, "-m", "supervisor.cli", *command],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        argv = [sys.executable, "-m", "supervisor.cli", *command]
+        done = await asyncio.to_thread(warm.run, argv, capture_output=True, text=True, timeout=60)
         steps = [json.loads(line) for line in done.stdout.splitlines()] if as_json else []
         return Shown(done.returncode, steps, done.stdout, done.stderr)
 
