@@ -1,4 +1,4 @@
-"""Reports of a month or more in whole days of UTC say the same from counts by day as from those by quarters."""
+"""Reports of a month or more in whole days of UTC say the same from counts by day as from those by quarters"""
 
 from __future__ import annotations
 
