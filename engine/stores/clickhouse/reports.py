@@ -2,7 +2,7 @@
 activity itself.
 
 What takes most of the time is to add up times. So a report of a month or more that begins and ends with days
-of UTC is read from counts by day, in which times are counted in classes (`engine.activity.time_classes`).
+of UTC is read from counts by day, in which times are counted in classes (`time_classes`).
 
 Reads alone: every call may be repeated. A report has few threads, a bound on memory, on rows that it reads
 and on time, so that the reports of one organisation do not keep inserts and look-ups from the processors.
@@ -17,10 +17,10 @@ from zoneinfo import ZoneInfo
 
 from engine.activity.countries import numbers_of
 from engine.activity.reports import COUNTED, EventSum, Group, Report, ReportQuery, ReportRow, rows_of
-from engine.activity.time_classes import quantiles_of
 from engine.errors import Refusal, Unavailable
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
 from engine.stores.clickhouse.client import answering
+from engine.stores.clickhouse.time_classes import quantiles_of
 
 # More groups than this are not shown.
 GROUPS_MAX = 10_000

@@ -1,4 +1,4 @@
-"""Reports of a month or more in whole days of UTC say the same from counts by day as from those by quarters."""
+"""Reports of a month or more in days of UTC say the same from counts by day as from those by quarters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from engine.activity.reports import ReportQuery, ReportRow
-from engine.activity.time_classes import quantiles_of
 from engine.stores import migrate
 from engine.stores.clickhouse.report_fill import ClickHouseDayFill
 from engine.stores.clickhouse.reports import ClickHouseReports, of_whole_days, statement
+from engine.stores.clickhouse.time_classes import quantiles_of
 from engine.stores.migrate import migrate_clickhouse
 from tests.activity.world import World, make_row, new_world
 from tests.stores.clickhouse.test_reports import DAY_S, SENT, Killed, insert
