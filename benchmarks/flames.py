@@ -61,16 +61,14 @@ def main() -> int:
     kind, suffix = ("raw", "txt") if given.folded else ("flamegraph", "svg")
     with peers.bench([given.case], "file", 100) as bench:
         bench.run(given.case, _AROUND_S)
+        pids = {role: pid_of(bench.supervisor_pid, role) for role in given.roles.split(",")}
         load = threading.Thread(target=bench.run, args=(given.case, given.seconds + 2 * _AROUND_S))
         load.start()
         time.sleep(_AROUND_S)
         looks = [
-            look(
-                pid_of(bench.supervisor_pid, role), given.to / f"flames-{given.case}-{role}.{suffix}",
-                given.seconds, given.hertz, kind,
-            )
-            for role in given.roles.split(",")
-        ]  # fmt: skip
+            look(pid, given.to / f"flames-{given.case}-{role}.{suffix}", given.seconds, given.hertz, kind)
+            for role, pid in pids.items()
+        ]
         failed = [text.decode() for one in looks if (text := one.communicate()[1]) and one.returncode]
         load.join()
     if failed:
