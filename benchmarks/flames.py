@@ -14,6 +14,7 @@ runs are compared. Exit code 2 when `py-spy` is missing, or may not look: it nee
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,12 @@ def look(pid: int, to: Path, seconds: float, hertz: int, kind: str) -> subproces
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+def name(picture: Path, title: str) -> None:
+    """Give a flame graph a title in place of the command that made it."""
+    if picture.suffix == ".svg" and picture.exists():
+        picture.write_text(re.sub(r"py-spy record [^<]*", title, picture.read_text()))
+
+
 def main() -> int:
     """Offer the load and look: the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.flames", description=__doc__,
@@ -65,12 +72,12 @@ def main() -> int:
         load = threading.Thread(target=bench.run, args=(given.case, given.seconds + 2 * _AROUND_S))
         load.start()
         time.sleep(_AROUND_S)
-        looks = [
-            look(pid, given.to / f"flames-{given.case}-{role}.{suffix}", given.seconds, given.hertz, kind)
-            for role, pid in pids.items()
-        ]
+        files = {role: given.to / f"flames-{given.case}-{role}.{suffix}" for role in pids}
+        looks = [look(pid, files[role], given.seconds, given.hertz, kind) for role, pid in pids.items()]
         failed = [text.decode() for one in looks if (text := one.communicate()[1]) and one.returncode]
         load.join()
+    for role, file in files.items():
+        name(file, f"{role}, {given.case}")
     if failed:
         print(f"py-spy may not look, or failed:\n{failed[0]}", file=sys.stderr)
     return 2 if failed else 0
