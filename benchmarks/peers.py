@@ -102,6 +102,7 @@ class Bench:
     def __init__(self, simulator: Simulator, target: Engine, kannel: peer.Kannel | None) -> None:
         self._simulator, self._target, self._kannel = simulator, target, kannel
         (self._key,) = target.organisations(1, _UNITS)
+        self.supervisor_pid = target.pid
 
     def run(self, case: str, seconds: float) -> Result:
         """One case of a round."""
@@ -170,7 +171,8 @@ def _port(url: str) -> int:
 
 
 @contextlib.contextmanager
-def _bench(cases: list[str], store: peer.Store, window: int) -> Iterator[Bench]:
+def bench(cases: list[str], store: peer.Store, window: int) -> Iterator[Bench]:
+    """Both systems with their provider, as far as the cases need them."""
     with contextlib.ExitStack() as stack:
         simulator = stack.enter_context(_simulator())
         kannel = None
@@ -195,16 +197,16 @@ def measure(
     done: Callable[[Round], None],
 ) -> None:
     """Run so many rounds; `done` is given each when it has ended."""
-    with _bench(cases, store, window) as bench:
+    with bench(cases, store, window) as both:
         for case in cases:
             # Code is loaded and connections stand before anything counts.
-            bench.run(case, 1.0)
+            both.run(case, 1.0)
         for number in range(rounds):
             # Another one begins each round.
             first = number % len(cases)
             results = {}
             for case in [*cases[first:], *cases[:first]]:
-                result = results[case] = bench.run(case, seconds)
+                result = results[case] = both.run(case, seconds)
                 print(f"{case:<8} {peers_report.line_of(result)}", flush=True)
             done(Round(store=store, window=window, seconds=seconds, results=results))
 

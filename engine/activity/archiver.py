@@ -75,7 +75,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # How long a row may wait for its block to fill, seconds. An insert costs the store as much as some
     # thousand rows, so blocks should be large; but rows should be there within a second.
     linger_s: float = 0.8
-    # How often streams are looked at meanwhile, seconds.
+    # How often streams are looked at meanwhile, at most, seconds.
     poll_s: float = 0.1
     # A read of empty streams returns after this long, seconds.
     idle_s: float = 1.0
@@ -211,9 +211,14 @@ class Archiver:
             left_s = limits.linger_s - (self._now() - first_at)
             if not found or left_s <= 0 or self._draining.is_set():
                 break
-            await self._pause(min(limits.poll_s, left_s))
+            await self._pause(min(left_s, self._apart_s(rows, self._now() - first_at)))
         self._cut_at = self._now()
         return found if rows <= limits.rows_max else oldest(found, limits.rows_max)[0]
+
+    def _apart_s(self, rows: int, seconds: float) -> float:
+        """How long to wait for more rows, after so many came in so many seconds: until about half of what is
+        read at once is there. Reads of a few rows cost Redis and this process more than the rows do."""
+        return max(self._limits.poll_s, self._limits.read_rows / 2 * seconds / max(1, rows))
 
     async def _execute(self, plan: BlockPlan, entries: Sequence[ActivityEntry]) -> None:
         """Insert the block of a plan that stands, and finish the plan."""

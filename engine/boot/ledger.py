@@ -19,6 +19,9 @@ from engine.stores.redis.usage import RedisUsage
 
 # How long usage is gathered before it is booked.
 _GATHER_S = 0.4
+# The pause between reads of usage that gathers, which is as long as a grant may be delayed under load. A read
+# costs the ledger and Redis as much as the usage of some hundred messages.
+_APART_S = 0.02
 
 
 def assemble_ledger(
@@ -30,6 +33,7 @@ def assemble_ledger(
     clock_s: Callable[[], float],
     rng: Random,
     gather_s: float = _GATHER_S,
+    apart_s: float = _APART_S,
 ) -> Ledger:
     """Put together a ledger of all shards. Nothing runs yet.
 
@@ -44,6 +48,7 @@ def assemble_ledger(
         clock_s=clock_s,
         retention=Retention(settings.usage_kept_s, settings.usage_kept_max),
         gather_s=gather_s,
+        apart_s=apart_s,
     )
 
 

@@ -59,8 +59,6 @@ log = structlog.get_logger("ledger")
 _READ_COUNT = 500
 _PENDING_MAX = 20_000
 _STANDBY_S = 0.5
-# The pause between reads of plain usage, seconds; a grant is delayed by no more than this.
-_BREATH_S = 0.005
 _RETRY_S = 0.5
 # The pauses before a shard that another transaction holds up is tried again: the first, the longest.
 _HELD_UP_S, _HELD_UP_MAX_S = 0.05, 1.0
@@ -86,11 +84,13 @@ class Ledger:
         clock_s: Callable[[], float],
         retention: Retention,
         gather_s: float = 0.4,
+        apart_s: float = 0.02,
     ) -> None:
         """`fresh_generation` gives a name that was never used; `clock_s` is any steady clock.
 
         `overdue_s`: holders without a beat for so long are fenced. `gather_s`: how long plain usage
-        gathers. Both in seconds. `retention` says when applied usage is trimmed.
+        gathers. `apart_s`: the pause between reads of it; a grant is delayed by no more than this. All in
+        seconds. `retention` says when applied usage is trimmed.
         """
         self._store = store
         self._usage = usage
@@ -99,6 +99,7 @@ class Ledger:
         self._looked_at_s = 0.0
         self._clock_s = clock_s
         self._gather_s = gather_s
+        self._apart_s = apart_s
         self._sent = 0
         # Row of the last event put on an activity stream.
         self._announced = 0
@@ -213,7 +214,7 @@ class Ledger:
         now_s = self._clock_s()
         if entries and not any(map(urgent, entries)):
             # Under load there is always another entry, so let some gather before the next read.
-            await asyncio.sleep(_BREATH_S)
+            await asyncio.sleep(self._apart_s)
         for entry in entries:
             if entry.shard in self._stopped:
                 continue

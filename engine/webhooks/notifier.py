@@ -59,6 +59,9 @@ _WAITING_MAX = 1_000
 _READ_ROWS, _READ_ENTRIES_MAX = 1_000, 100
 # How long a read waits for something to come, milliseconds: usually, and when a shard is left out.
 _IDLE_MS, _BUSY_MS = 2_000, 100
+# How long after a read of few rows, of which nobody is told, the next one is, seconds. Under a load there is
+# always another row.
+_APART_S = 0.02
 _SETTLE_S = 0.2
 _MORE_S = 0.1
 _SWEEP_S = 0.5
@@ -113,8 +116,8 @@ class Notifier:
         self._drain_s = drain_s
         self._draining = asyncio.Event()
         self._has_read = asyncio.Event()
-        # How many entries of a stream are read at once.
-        self._entries = 1
+        # How many entries of a stream are read at once, and how many rows the last read brought.
+        self._entries, self._rows = 1, 0
         self.counts = NotifierCounts()
         self.retries = Retries(
             self._book, sender, shares, has_room=lambda: self.in_hand < IN_HAND_MAX, retry_s=retry_s
@@ -175,8 +178,12 @@ class Notifier:
                 if not self._shares.reading():
                     self._shares.some.clear()
                     await happens(self._shares.some, _PAUSE_S)
-                elif self.in_hand >= IN_HAND_MAX or not await self._read():
+                    continue
+                before = self.counts.events
+                if self.in_hand >= IN_HAND_MAX or not await self._read():
                     await asyncio.sleep(_MORE_S)
+                elif self.counts.events == before and self._rows < _READ_ROWS // 2:
+                    await asyncio.sleep(_APART_S)
                 else:
                     await self._breathe()
             except (Unavailable, ConfigError) as e:
@@ -199,7 +206,8 @@ class Notifier:
         places = {s: own.read for s, own in owned.items()}
         idle_ms = _IDLE_MS if len(owned) == len(reading) else _BUSY_MS
         found, trimmed = await self._streams.read(places, self._entries, idle_ms)
-        self._entries = _next_size(self._entries, sum(map(rows_of, found)))
+        self._rows = sum(map(rows_of, found))
+        self._entries = _next_size(self._entries, self._rows)
         by_shard: dict[int, list[FoundEntry]] = {}
         for entry in found:
             by_shard.setdefault(entry.shard, []).append(entry)

@@ -111,9 +111,38 @@ async def test_a_backlog_is_read_in_small_parts_though_the_last_entries_were_sma
     await world.assert_each_row_once()
 
 
+async def test_few_rows_are_read_few_times_while_their_block_lingers(world: World) -> None:
+    read: list[int] = []
+
+    class Reading(Gated):
+        async def read(self, *args: Any) -> Any:
+            found = await world.stream.read(*args)
+            read.append(len(found))
+            return found
+
+        async def propose(self, *args: Any) -> Any:
+            read.append(-1)
+            return await world.stream.propose(*args)
+
+    async def free(here: str) -> None:
+        pass
+
+    limits = _with(linger_s=0.6, poll_s=0.01, read_rows=20_000, lease_s=600.0)
+    archiver = Archiver(Reading(world.stream, free), world.store, "a", limits)
+    async with running(archiver):
+        await world.put(1, rows=1)
+        await until(lambda: _is(archiver.counts.blocks == 1))
+        await world.put(8, rows=1)
+        await until(lambda: _is(archiver.counts.blocks == 2))
+    second = read[read.index(-1) + 1 :]
+    first = next(place for place, found in enumerate(second) if found > 0)
+    # By the first it is not known yet how fast they come; by the second it is.
+    assert second.index(-1) - first <= 3
+
+
 async def test_rows_that_came_during_an_insert_do_not_wait_as_long_again(world: World) -> None:
     """What waits has waited since the last block was cut."""
-    limits = _with(linger_s=60.0, lease_s=600.0)
+    limits = _with(linger_s=60.0, lease_s=600.0, poll_s=60.0)
     passed_s = [0.0]
 
     async def come(here: str) -> None:

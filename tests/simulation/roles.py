@@ -222,6 +222,7 @@ async def ledger(world: World, role: Role) -> None:
         clock_s=process.time,
         rng=world.clock.rng,
         gather_s=settings.gather_s,
+        apart_s=0.005,
     )
 
     def works() -> None:

@@ -312,12 +312,12 @@ async def test_rows_are_whole_only_when_nothing_was_taken_from_the_stream_while_
     world: World,
 ) -> None:
     """An archiver takes the begin of a stream between two pages of a search, or after the last one."""
-    pages: list[str] = []
+    pages, trimmed_to = list[str](), [""]
 
     class Trimmed(RedisActivityStream):
         async def _page(self, shard: int, start: str, end: str, page_size: int) -> list[ActivityEntry]:
             if start == "-":
-                await world.redis.xtrim(activity_key(0), minid=trimmed_to, approximate=False)
+                await world.redis.xtrim(activity_key(0), minid=trimmed_to[0], approximate=False)
             pages.append(start)
             return await super()._page(shard, start, end, page_size)
 
@@ -327,7 +327,8 @@ async def test_rows_are_whole_only_when_nothing_was_taken_from_the_stream_while_
     key = MessageKey(accepted.organisation_id, accepted.message_id, T0)
     stream = Trimmed(world.redis_url, SHARDS)
     try:
-        for trimmed_to, whole in ((f"{T0 // 1000 + 10}-0", True), (f"{T0 // 1000 + 11}-0", False)):
+        for at, whole in ((10, True), (11, False)):
+            trimmed_to[0] = f"{T0 // 1000 + at}-0"
             found = (await stream.recent_rows_of(0, [key]))[key]
             assert (found.rows, found.complete, found.whole) == ([accepted, sent], True, whole)
         assert not (await stream.recent_rows_of(0, [key]))[key].whole
