@@ -21,7 +21,7 @@ from multidict import istr
 from engine.api.ports import CommonServices
 from engine.api.problems import refused, unavailable
 from engine.api.response import Response
-from engine.errors import Broken, Closed, Refusal, Unavailable, Undecided
+from engine.errors import Broken, Closed, Misfit, Refusal, Unavailable, Undecided
 from engine.expiry import Expiry
 
 Action = Callable[[web.Request], Awaitable[Response]]
@@ -269,7 +269,7 @@ def _failed(error: Exception, request_id: str, method: str, route: str | None) -
         error=type(error).__qualname__,
         frames=traceback.format_tb(error.__traceback__),
     )
-    if isinstance(error, Broken):
+    if isinstance(error, Broken) and not isinstance(error, Misfit):
         # An invariant is broken: the loop's handler of exceptions ends the process.
         context = {"message": "an invariant does not hold", "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)
