@@ -136,6 +136,20 @@ def test_kannels_refusals_are_understood(documented: Documented, of: Organisatio
     assert kannel(documented, password=key, to=NUMBER, text=b"\xff")[0] == 400
 
 
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "unicode_escape", "utf-8\0", "none"])
+def test_what_is_no_charset_is_refused(documented: Documented, of: Organisation, charset: str) -> None:
+    sent = kannel(documented, password=of.api_key, to=NUMBER, text="xn--caf-dma..b", charset=charset)
+    assert sent == (400, "The charset is not known, rejected")
+
+
+def test_a_text_of_megabytes_is_refused_without_being_measured_for_each_recipient(
+    documented: Documented, of: Organisation
+) -> None:
+    numbers = " ".join([NUMBER] * 1_000)
+    sent = kannel(documented, True, password=of.api_key, to=numbers, text="x" * 1_000_000)
+    assert sent == (422, "`text` must be at most 10 segments; this text has 1000000 characters.")
+
+
 @pytest.mark.parametrize("post", [False, True])
 def test_a_parameter_that_stands_twice_is_refused(
     documented: Documented, of: Organisation, post: bool
