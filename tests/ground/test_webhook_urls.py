@@ -15,6 +15,7 @@ from engine.webhook_urls import is_public, target_of
      "fc00::1", "fd12::1", "ff02::1", "fec0::1", "::ffff:127.0.0.1", "::ffff:192.168.0.1", "::127.0.0.1",
      "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::", "2002:c0a8:1::1",
      "2001:0:0:0:0:0:3f57:fefe",
+     "::ffff:0:127.0.0.1", "5f00::1", "3fff::1", "168.63.129.16",
      "2001:db8::1", "no address", ""],
 )  # fmt: skip
 def test_what_is_not_of_the_internet_is_not_reached(address: str) -> None:
