@@ -13,7 +13,7 @@ from engine.admin_keys import Scope
 from engine.api.admin import organisation_id_of
 from engine.api.admin_route import AdminRoute
 from engine.api.auth import Keys
-from engine.api.decoding import Shape, check_time, invalid, read_body
+from engine.api.decoding import Shape, check_time, read_body
 from engine.api.description import ID, TEXT, TIME, Parameter, described
 from engine.api.guard import Action
 from engine.api.known_organisations import check_exists

@@ -36,8 +36,8 @@ _IGNORED = {
 }
 _READ = {"password", "pass", "to", "text", "from", "coding", "charset", "validity", "deferred"}
 # Names of Python's codecs that a text may come in: tables of characters, and the forms of Unicode. Its others
-# are no charsets (`punycode`, `unicode_escape`): they fail in ways of their own, and the time of some grows with
-# the square of the text, so that one request would hold up the process.
+# are no charsets (`punycode`, `unicode_escape`): they fail in ways of their own, and the time of some grows
+# with the square of the text, so that one request would hold up the process.
 _CHARSETS = re.compile(
     r"ascii|utf-(7|8|8-sig|16|16-[bl]e|32|32-[bl]e)|iso8859-\d+|cp\d+|koi8-[rtu]|mac-\w+|tis-620|ptcp154"
     r"|gb\w+|hz|big5\w*|shift_\w+|euc_\w+|iso2022_\w+|johab"

@@ -111,7 +111,7 @@ def judged(error: Exception) -> tuple[Remedy, str]:
 
 @contextmanager
 def translated(*, in_full: bool = False) -> Iterator[None]:
-    """Raise Unavailable, ConfigError, Misfit or Broken for the errors of asyncpg and the network in this block.
+    """Raise Unavailable, ConfigError, Misfit or Broken for errors of asyncpg and the network in this block.
 
     The original error is the cause of the one raised. `in_full`: an operator reads the text of
     `Unavailable`, so it repeats the text of the server. Otherwise a caller of the API may read it, so

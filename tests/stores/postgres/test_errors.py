@@ -70,7 +70,8 @@ def test_every_error_that_asyncpg_knows_is_judged_by_its_own_state_or_its_class(
         ("58030", Remedy.WAIT), ("25P03", Remedy.WAIT), ("0A000", Remedy.WAIT),
         ("28P01", Remedy.MEND), ("28000", Remedy.MEND), ("3D000", Remedy.MEND), ("42501", Remedy.MEND),
         ("42P01", Remedy.MEND), ("57P04", Remedy.MEND),
-        ("23514", Remedy.END), ("22003", Remedy.REFUSE), ("22P05", Remedy.REFUSE), ("40002", Remedy.END), ("42601", Remedy.END),
+        ("23514", Remedy.END), ("22003", Remedy.REFUSE), ("22P05", Remedy.REFUSE),
+        ("40002", Remedy.END), ("42601", Remedy.END),
         ("XX001", Remedy.END),
     ],
 )  # fmt: skip
