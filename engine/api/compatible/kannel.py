@@ -12,6 +12,7 @@ from aiohttp import web
 from engine.api.auth import Keys
 from engine.api.compatible.parameters import Unsupported, parameters_of, whole
 from engine.api.ports import Outcome, Services
+from engine.api.problems import when_again
 from engine.api.response import Response
 from engine.errors import Refusal, Unavailable
 from engine.records import MessageDraft
@@ -73,11 +74,11 @@ class Kannel:
         except Unsupported as e:
             return _answer(400, str(e))
         except Unavailable as e:
-            return _answer(503, f"{_LATER} {e.detail}")
+            return _answer(503, f"{_LATER} {e.detail}", when_again(e))
         except Refusal as e:
             if e.status in (401, 403):
                 return _answer(403, _REFUSED)
-            return _answer(int(e.status), e.detail)
+            return _answer(int(e.status), e.detail, when_again(e))
         return Response(202, submitted.answer, content_type="text/plain; charset=utf-8")
 
     def _drafts(self, found: dict[str, bytes]) -> list[MessageDraft]:
@@ -150,5 +151,6 @@ def _text(found: dict[str, bytes], name: str) -> str:
     return found.get(name, b"").decode("utf-8", "replace").strip()
 
 
-def _answer(status: int, text: str) -> Response:
-    return Response(status, text.encode(), content_type="text/plain; charset=utf-8")
+def _answer(status: int, text: str, more: dict[str, str] | None = None) -> Response:
+    """`more`: headers."""
+    return Response(status, text.encode(), content_type="text/plain; charset=utf-8", more=more)
