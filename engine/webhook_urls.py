@@ -91,7 +91,8 @@ def names_private_address(target: Target) -> bool:
     try:
         ipaddress.ip_address(target.host)
     except ValueError:
-        return target.host == "localhost" or target.host.endswith(".localhost")
+        host = target.host.removesuffix(".")
+        return host == "localhost" or host.endswith(".localhost")
     return not is_public(target.host)
 
 
@@ -102,4 +103,11 @@ def _is_host(host: str) -> bool:
         except ValueError:
             return False
         return "%" not in host
+    last = host.removesuffix(".").rpartition(".")[2]
+    if last.isdigit() or last.startswith("0x"):
+        # No name ends in a number: it is an address, and there is one way to write it (not 127.1, 0x7f.1).
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            return False
     return len(host) <= 253 and all(c.isalnum() or c in "-._" for c in host) and ".." not in host

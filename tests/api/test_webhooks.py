@@ -71,6 +71,16 @@ async def test_the_same_url_twice_is_one_endpoint(api: Api) -> None:
     assert (status, problem["code"]) == (409, "endpoint_exists")
 
 
+async def test_the_secret_of_callback_urls_is_none_of_the_twenty_endpoints(directory: Directory) -> None:
+    own = await directory.create_organisation("twenty")
+    async with serving(await services_with(directory), own.api_key) as api:
+        assert (await api.ask("POST", f"{ENDPOINTS}/callbacks/rotate", {"overlap_s": 0}))[0] == 200
+        for _ in range(20):
+            await made(api)
+        status, _, problem = await api.ask("POST", ENDPOINTS, {"url": url()})
+    assert (status, problem["code"]) == (409, "too_many_endpoints")
+
+
 @pytest.mark.parametrize(
     "wrong",
     ["", "ftp://example.com", "https://", "https://u:p@example.com", "https://example.com/#a", "https://a b",

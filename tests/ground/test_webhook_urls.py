@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.webhook_urls import is_public, target_of
+from engine.webhook_urls import is_public, names_private_address, target_of
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,19 @@ def test_a_url_is_taken_apart() -> None:
 @pytest.mark.parametrize(
     "wrong",
     ["", "example.com", "//example.com", "https:///a", "https://exa mple.com", "https://a..b", "http://a:99999",
-     "https://example.com\r\nHost: b", "https://example.com/" + "a" * 2000, "https://[::1%25eth0]/", "https://a_b;c/"],
+     "https://example.com\r\nHost: b", "https://example.com/" + "a" * 2000, "https://[::1%25eth0]/", "https://a_b;c/",
+     "http://2130706433/", "http://127.1/", "http://0x7f.1/", "http://127.0.0.1./", "http://017700000001/",
+     "http://1.2.3.4.5/"],
 )  # fmt: skip
 def test_what_is_no_url_of_a_webhook_is_refused(wrong: str) -> None:
     assert target_of(wrong) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1/", "http://[::1]/", "http://localhost/", "http://localhost./", "http://A.LOCALHOST/"],
+)
+def test_a_url_that_names_a_private_address_is_known_before_it_is_reached(url: str) -> None:
+    target = target_of(url)
+    assert target is not None
+    assert names_private_address(target)
