@@ -6,7 +6,8 @@
                 is one: it may have taken effect nevertheless.
 `ConfigError`   the operator: a setting, a port, a disk, a server.
 `Fenced`        the holder itself: its epoch is over, and it must register anew.
-`Broken`        we: an invariant does not hold, and the process stops.
+`Broken`        we: an invariant does not hold, and the process stops. `Misfit` is one: of a request, it
+                costs that request alone.
 
 Adapters turn the errors of their libraries into these, with `raise ... from`.
 """
@@ -89,3 +90,11 @@ class Fenced(EngineError):
 
 class Broken(EngineError):
     """An invariant does not hold. Nobody catches it: the process ends and is replaced."""
+
+
+class Misfit(Broken):
+    """A store cannot hold a value, and has changed nothing.
+
+    The value of a request should have been refused before. It costs that request an answer 500, and nobody
+    else anything. A value that the engine made itself is an invariant that does not hold.
+    """

@@ -19,6 +19,13 @@ ALLOWED = (
 # Networks whose addresses have an IPv4 address inside: NAT64 (RFC 6052), 6to4 (RFC 3056).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+# What IANA gives out of IPv6 for the Internet. Whatever else there is has some local meaning, as
+# IPv4-translated addresses have (RFC 2765, ::ffff:0:a.b.c.d) and segments of routes (RFC 9602, 5f00::/16).
+_IPV6_INTERNET = ipaddress.ip_network("2000::/3")
+# Within that, for documentation (RFC 9637); older versions of Python do not know it.
+_IPV6_DOCUMENTATION = ipaddress.ip_network("3fff::/20")
+# A public address that is the host's own service to its virtual machines in Azure.
+_HOST_SERVICE = ipaddress.IPv4Address("168.63.129.16")
 
 
 class Target(NamedTuple):
@@ -74,7 +81,9 @@ def is_public(address: str) -> bool:
             return False
         if inner is not None:
             return True
-    return ip.is_global and not ip.is_multicast and not ip.is_unspecified
+        if ip not in _IPV6_INTERNET or ip in _IPV6_DOCUMENTATION:
+            return False
+    return ip.is_global and not ip.is_multicast and not ip.is_unspecified and ip != _HOST_SERVICE
 
 
 def names_private_address(target: Target) -> bool:
@@ -82,7 +91,8 @@ def names_private_address(target: Target) -> bool:
     try:
         ipaddress.ip_address(target.host)
     except ValueError:
-        return target.host == "localhost" or target.host.endswith(".localhost")
+        host = target.host.removesuffix(".")
+        return host == "localhost" or host.endswith(".localhost")
     return not is_public(target.host)
 
 
@@ -93,4 +103,11 @@ def _is_host(host: str) -> bool:
         except ValueError:
             return False
         return "%" not in host
+    last = host.removesuffix(".").rpartition(".")[2]
+    if last.isdigit() or last.startswith("0x"):
+        # No name ends in a number: it is an address, and there is one way to write it (not 127.1, 0x7f.1).
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            return False
     return len(host) <= 253 and all(c.isalnum() or c in "-._" for c in host) and ".." not in host

@@ -247,7 +247,7 @@ def route_calls(
         for method, action in actions.items():
             description = description_of(action)
             if description is not None and description.query:
-                action = asked_once(action)
+                action = asked_once(action, description.query)
             handler = dress(exchanges.guard(action, times.get(path), ends_with_caller=path in times))
             router.add_route(method, path, handler, expect_handler=expect)
             if method == "GET":

@@ -12,7 +12,7 @@ import itertools
 import re
 import secrets
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import structlog
 from aiohttp import web
@@ -21,7 +21,7 @@ from multidict import istr
 from engine.api.ports import CommonServices
 from engine.api.problems import refused, unavailable
 from engine.api.response import Response
-from engine.errors import Broken, Closed, Refusal, Unavailable, Undecided
+from engine.errors import Broken, Closed, Misfit, Refusal, Unavailable, Undecided
 from engine.expiry import Expiry
 
 Action = Callable[[web.Request], Awaitable[Response]]
@@ -69,13 +69,18 @@ def checked_key(key: str, *, is_one: bool = True) -> str:
     return key
 
 
-def asked_once(action: Action) -> Action:
-    """The action, for requests whose query gives each parameter once.
+def asked_once(action: Action, parameters: Collection[str]) -> Action:
+    """The action, for requests whose query has only these `parameters`, each of them once.
 
-    Others are refused with 422: to take one of two values would be a guess."""
+    Others are refused with 422: to take one of two values would be a guess, and without a filter whose name
+    is misspelt the answer would be of other things than was asked for."""
 
     async def answer(request: web.Request) -> Response:
         query = request.query
+        for name in query:
+            if name not in parameters:
+                detail = f"`{name[:40]}` is no parameter of this call; there are {', '.join(parameters)}."
+                raise Refusal("invalid_field", 422, detail, name[:40])
         if len(query) != len(set(query)):
             name = next(name for name in query if len(query.getall(name)) > 1)[:40]
             raise Refusal("invalid_field", 422, f"`{name}` must be given once.", name)
@@ -269,7 +274,7 @@ def _failed(error: Exception, request_id: str, method: str, route: str | None) -
         error=type(error).__qualname__,
         frames=traceback.format_tb(error.__traceback__),
     )
-    if isinstance(error, Broken):
+    if isinstance(error, Broken) and not isinstance(error, Misfit):
         # An invariant is broken: the loop's handler of exceptions ends the process.
         context = {"message": "an invariant does not hold", "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)

@@ -54,21 +54,31 @@ def problem_of(refusal: Refusal, field: str | None = None, request_id: str | Non
 
 def refused(refusal: Refusal, request_id: str, retry_after_s: float = 0) -> Response:
     """The whole answer to a refused request; `retry_after_s` 0: without Retry-After."""
-    more = {}
+    more = when_again(refusal)
     if refusal.status == HTTPStatus.UNAUTHORIZED:
         more["WWW-Authenticate"] = 'Bearer realm="smsengine"'
     if isinstance(refusal, MethodNotAllowed):
         more["Allow"] = refusal.allowed
-    if isinstance(refusal, TooMany):
-        retry_after_s = refusal.retry_after_s
-        more |= _rate_limit(refusal)
     if retry_after_s:
-        # Whole seconds, at least one.
-        more["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+        more["Retry-After"] = _seconds(retry_after_s)
     body = _encode(problem_of(refusal, request_id=request_id))
     response = Response(int(refusal.status), body, content_type="application/problem+json", more=more)
     response.code = refusal.code
     return response
+
+
+def when_again(error: Refusal | Unavailable) -> dict[str, str]:
+    """The headers that say when the same request may succeed; none for a refusal that stays one."""
+    if isinstance(error, Unavailable):
+        return {"Retry-After": _seconds(error.retry_after)}
+    if isinstance(error, TooMany):
+        return {"Retry-After": _seconds(error.retry_after_s)} | _rate_limit(error)
+    return {}
+
+
+def _seconds(wait_s: float) -> str:
+    """Whole seconds, at least one."""
+    return str(max(1, math.ceil(wait_s)))
 
 
 def _rate_limit(refusal: TooMany) -> dict[str, str]:

@@ -13,7 +13,7 @@ from engine.admin_keys import Scope
 from engine.api.admin import organisation_id_of
 from engine.api.admin_route import AdminRoute
 from engine.api.auth import Keys
-from engine.api.decoding import Shape, invalid, read_body
+from engine.api.decoding import Shape, check_time, read_body
 from engine.api.description import ID, TEXT, TIME, Parameter, described
 from engine.api.guard import Action
 from engine.api.known_organisations import check_exists
@@ -62,7 +62,7 @@ class _Rotation(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Since(msgspec.Struct, forbid_unknown_fields=True):
-    since: str
+    since: datetime
 
 
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -109,7 +109,9 @@ _NEW = Shape(_NewEndpoint, "an endpoint", {"url": ALLOWED, "events": _TYPES})
 _CHANGE = Shape(_Change, "a change of an endpoint", {"events": _TYPES})
 _EVENT_SCHEMA = {"minItems": 1, "items": {"enum": list(EVENT_TYPES)}}
 _ROTATION = Shape(_Rotation, "a rotation", {"overlap_s": "a number of seconds"})
-_SINCE = Shape(_Since, "a replay", {"since": "an RFC 3339 time with an offset as a string"})
+_SINCE = Shape(
+    _Since, "a replay", {"since": "a time with its time zone, such as 2027-01-01T00:00:00Z, as a string"}
+)
 _NOTHING = Shape(_Nothing, "this call", {})
 
 
@@ -312,15 +314,8 @@ class Webhooks:
         to repeat. Raises Refusal 400, 413, 422."""
         organisation_id = await self._whose(request, True)
         wanted = _SINCE.decode(await read_body(request, self._body_bytes_max))
-        try:
-            since = datetime.fromisoformat(wanted.since)
-        except ValueError:
-            since = datetime.min
-        if since.tzinfo is None:
-            raise invalid(
-                "`since` must be an RFC 3339 time with an offset, such as 2030-01-31T09:00:00Z.", "since"
-            )
-        return answer_of(200, _Replayed(await self._book.replay_since(organisation_id, since)))
+        check_time("since", wanted.since)
+        return answer_of(200, _Replayed(await self._book.replay_since(organisation_id, wanted.since)))
 
 
 def own_webhooks(services: CommonServices, keys: Keys) -> dict[str, dict[str, Action]]:

@@ -24,7 +24,19 @@ class Words(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 # By language (ISO 639-1).
 DEFAULTS: dict[str, Words] = {
     "en": Words(
-        stop=["STOP", "STOPALL", "STOP ALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "OPTOUT", "OPT OUT"],
+        stop=[
+            "STOP",
+            "STOPALL",
+            "STOP ALL",
+            "UNSUBSCRIBE",
+            "CANCEL",
+            "END",
+            "QUIT",
+            "OPTOUT",
+            "OPT OUT",
+            "OPT-OUT",
+            "REVOKE",
+        ],
         start=["START", "UNSTOP", "SUBSCRIBE"],
         help=["HELP", "INFO"],
     ),

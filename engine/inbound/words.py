@@ -12,6 +12,9 @@ from engine.inbound.settings import Words
 # What people and phones put around a word.
 _AROUND = " \t\r\n\0.,;:!?\"'()[]<>*-_\u2019\u201c\u201d"
 
+# Categories of characters that nobody sees by themselves: of format, and frames around others.
+_UNSEEN = ("Cf", "Me")
+
 
 class Found(NamedTuple):
     """What a text asks for."""
@@ -53,9 +56,11 @@ class WordList:
     def find(self, text: str) -> Found:
         """What `text` asks for."""
         whole = normal(text)
-        if (action := self._actions.get(whole)) is not None:
-            return Found(action, "", self._languages[whole])
+        for alone in (whole, _bare(whole)):
+            if (action := self._actions.get(alone)) is not None:
+                return Found(action, "", self._languages[alone])
         word, _, about = whole.rpartition(" ")
+        word = word if word in self._actions else _bare(word)
         action = self._actions.get(word)
         return _NOTHING if action is None else Found(action, about, self._languages[word])
 
@@ -64,6 +69,21 @@ def normal(text: str) -> str:
     """The text in upper case, in one form of Unicode, with single blanks, and nothing around its words."""
     folded = unicodedata.normalize("NFKC", text[:200]).upper()
     return " ".join(filter(None, (word.strip(_AROUND) for word in folded.split())))
+
+
+def _bare(whole: str) -> str:
+    """Of a text as `normal` makes it the letters and digits: without pictures, marks of writing direction,
+    and every sign that stands around a word. Keywords of routes may have such signs; words may not."""
+    seen = "".join(
+        c for c in whole if unicodedata.category(c) not in _UNSEEN and not "\ufe00" <= c <= "\ufe0f"
+    )
+    words = (_trimmed(_trimmed(word)[::-1])[::-1] for word in seen.split())
+    return " ".join(filter(None, words))
+
+
+def _trimmed(word: str) -> str:
+    """The word from its first letter or digit on."""
+    return next((word[at:] for at, c in enumerate(word) if unicodedata.category(c)[0] in "LMN"), "")
 
 
 def keyword(text: str) -> str:

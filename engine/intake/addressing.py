@@ -19,6 +19,9 @@ from engine.webhook_urls import target_of
 VALIDITY_MAX_S = 7 * 86400
 SEND_AT_MAX_S = 35 * 86400
 _SEGMENTS_MAX = 10
+# A text of more characters than this needs more segments than that, whatever it is made of. It is not
+# measured: megabytes of it, perhaps for each of many recipients, would hold up the process for seconds.
+_CHARACTERS_MAX = 10_000
 _REFERENCE_MAX = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -55,6 +58,10 @@ class Addressing:
             sender = sender_id(draft.sender) if draft.sender else ""
             if not text or "\0" in text:
                 raise _no_text(text)
+            if len(text) > _CHARACTERS_MAX:
+                raise _invalid(
+                    "text", f"at most {_SEGMENTS_MAX} segments; this text has {len(text)} characters"
+                )
             if draft.smart_encoding:
                 text, count_replaced = replaced(text)
             measured = measure(text)

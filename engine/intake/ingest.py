@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from engine.credit.quota import Quota
-from engine.errors import Closed, Refusal
+from engine.errors import Closed, Refusal, TooMany
 from engine.expiry import Expiry
 from engine.ids import MessageIds
 from engine.intake.addressing import Addressing, Permit, any_sender
@@ -102,14 +102,14 @@ class Ingest:
         """
         try:
             self._check(drafts)
-        except Closed as closed:
+            self._quota.check()
+            rate_max = self._gate.enter(organisation_id, len(drafts))
+        except (Closed, TooMany) as reason:
             if not idempotency_key or self._first is None:
                 raise
             answer = partial(first_answer, count=len(drafts), render=render, organisation_id=organisation_id)
             first = partial(self._first, organisation_id, idempotency_key)
-            return RepeatedWhileClosed(first, fingerprint, answer, closed, done)
-        self._quota.check()
-        rate_max = self._gate.enter(organisation_id, len(drafts))
+            return RepeatedWhileClosed(first, fingerprint, answer, reason, done)
         if not rate_max:
             return self._begin(organisation_id, drafts, done, render, idempotency_key, fingerprint)
         rated = Rated(self._gate, organisation_id, len(drafts), rate_max, done)

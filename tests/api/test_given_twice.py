@@ -1,4 +1,5 @@
-"""What is given twice in a request would be read in two ways, so it is refused."""
+"""What is given twice in a request would be read in two ways, and a parameter that a call does not have would
+be passed over: both are refused."""
 
 from __future__ import annotations
 
@@ -22,6 +23,24 @@ async def test_a_parameter_that_is_given_twice_is_refused(api: Api, path: str, k
         "invalid_field",
         path.rpartition("&")[2].split("=")[0],
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("/v1/messages?statuss=failed", None),
+        ("/v1/balance/transactions?size=10", None),
+        ("/v1/reports/summary?from=2026-11-22T00:00:00Z", None),
+        ("/v1/reports/summary?organisation=2", None),
+        ("/v1/webhook-deliveries?status=failed", None),
+        ("/v1/admin/changes?organization=2", ADMIN_KEY),
+    ],
+)
+async def test_a_parameter_that_a_call_does_not_have_is_refused(api: Api, path: str, key: str | None) -> None:
+    name = path.partition("?")[2].split("=")[0]
+    status, _, reply = await api.ask("GET", path, key=key)
+    assert (status, reply["code"], reply["field"]) == (422, "invalid_field", name)
+    assert reply["detail"].startswith(f"`{name}` is no parameter of this call; there are ")
 
 
 @pytest.mark.parametrize("call", ["GET /v1/balance", "POST /v1/messages", "GET /v1/admin/status"])

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from engine.api import server
 from engine.api.guard import Deadlines
-from engine.errors import Broken
+from engine.errors import Broken, Misfit
 from engine.organisations import NewOrganisation
 from engine.stores.postgres.directory import Directory
 from tests.api.world import ADMIN_KEY, BODY_BYTES_MAX, DRAFT, Api, DeskIngest, services_with, serving
@@ -450,6 +450,22 @@ async def test_a_broken_invariant_reaches_the_process(directory: Directory, acme
     finally:
         loop.set_exception_handler(before)
     assert status == 500
+
+
+async def test_a_value_that_no_store_can_hold_costs_its_request_alone(
+    directory: Directory, acme: NewOrganisation
+) -> None:
+    ingest, reached = DeskIngest(), []
+    ingest.failure = Misfit("PostgreSQL cannot serve: a value does not fit its column.")
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: reached.append(context))
+    try:
+        async with serving(await services_with(directory, ingest=ingest), acme.api_key) as api:
+            status, _, reply = await api.ask("POST", "/v1/messages", DRAFT)
+    finally:
+        loop.set_exception_handler(before)
+    assert (status, reply["code"], reached) == (500, "internal", [])
 
 
 async def test_readiness_names_the_part_that_is_away(directory: Directory) -> None:

@@ -125,7 +125,10 @@ async def test_operators_say_whose_messages_are_and_write_one_to_try_it(
     assert await admin("PUT", "/inbound-routes", route) == (200, kept)
     assert await admin("PUT", "/inbound-routes", route) == (200, kept)
     assert kept in (await admin("GET", "/inbound-routes"))[1]["inbound_routes"]
-    assert (await admin("PUT", "/inbound-routes", route | {"organisation_id": 999_999}))[0] == 404
+    for unknown in (999_999, -1, 2**63, 10**30):
+        assert (await admin("PUT", "/inbound-routes", route | {"organisation_id": unknown}))[0] == 404
+    for wrong in ("two words", "a\0b", "x" * 41):
+        assert (await admin("PUT", "/inbound-routes", route | {"keyword": wrong}))[1]["field"] == "keyword"
     assert (await admin("PUT", "/inbound-routes", route | {"number": "x"}))[1]["field"] == "number"
     assert (await admin("POST", "/inbound-routes/remove", {"number": "12345", "keyword": "Pizza"}))[0] == 204
     assert kept not in (await admin("GET", "/inbound-routes"))[1]["inbound_routes"]

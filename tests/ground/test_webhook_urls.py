@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.webhook_urls import is_public, target_of
+from engine.webhook_urls import is_public, names_private_address, target_of
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from engine.webhook_urls import is_public, target_of
      "fc00::1", "fd12::1", "ff02::1", "fec0::1", "::ffff:127.0.0.1", "::ffff:192.168.0.1", "::127.0.0.1",
      "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::", "2002:c0a8:1::1",
      "2001:0:0:0:0:0:3f57:fefe",
+     "::ffff:0:127.0.0.1", "5f00::1", "3fff::1", "168.63.129.16",
      "2001:db8::1", "no address", ""],
 )  # fmt: skip
 def test_what_is_not_of_the_internet_is_not_reached(address: str) -> None:
@@ -42,7 +43,19 @@ def test_a_url_is_taken_apart() -> None:
 @pytest.mark.parametrize(
     "wrong",
     ["", "example.com", "//example.com", "https:///a", "https://exa mple.com", "https://a..b", "http://a:99999",
-     "https://example.com\r\nHost: b", "https://example.com/" + "a" * 2000, "https://[::1%25eth0]/", "https://a_b;c/"],
+     "https://example.com\r\nHost: b", "https://example.com/" + "a" * 2000, "https://[::1%25eth0]/", "https://a_b;c/",
+     "http://2130706433/", "http://127.1/", "http://0x7f.1/", "http://127.0.0.1./", "http://017700000001/",
+     "http://1.2.3.4.5/"],
 )  # fmt: skip
 def test_what_is_no_url_of_a_webhook_is_refused(wrong: str) -> None:
     assert target_of(wrong) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1/", "http://[::1]/", "http://localhost/", "http://localhost./", "http://A.LOCALHOST/"],
+)
+def test_a_url_that_names_a_private_address_is_known_before_it_is_reached(url: str) -> None:
+    target = target_of(url)
+    assert target is not None
+    assert names_private_address(target)

@@ -136,6 +136,47 @@ def test_kannels_refusals_are_understood(documented: Documented, of: Organisatio
     assert kannel(documented, password=key, to=NUMBER, text=b"\xff")[0] == 400
 
 
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "unicode_escape", "utf-8\0", "none"])
+def test_what_is_no_charset_is_refused(documented: Documented, of: Organisation, charset: str) -> None:
+    sent = kannel(documented, password=of.api_key, to=NUMBER, text="xn--caf-dma..b", charset=charset)
+    assert sent == (400, "The charset is not known, rejected")
+
+
+def test_a_text_of_megabytes_is_refused_without_being_measured_for_each_recipient(
+    documented: Documented, of: Organisation
+) -> None:
+    numbers = " ".join([NUMBER] * 1_000)
+    sent = kannel(documented, True, password=of.api_key, to=numbers, text="x" * 1_000_000)
+    assert sent == (422, "`text` must be at most 10 segments; this text has 1000000 characters.")
+
+
+@pytest.mark.parametrize("of_twilio", [False, True])
+def test_who_is_over_a_limit_is_told_when_to_come_again(documented: Documented, of_twilio: bool) -> None:
+    of = documented.organisation()
+    documented.admin("PATCH", f"/organisations/{of.id}/limits", {"rate_max": 0.1})
+    url, form = (
+        f"{documented.compatible_url}/cgi-bin/sendsms",
+        {"password": of.api_key, "to": NUMBER, "text": "x"},
+    )
+    key = base64.b64encode(f"AC1:{of.api_key}".encode()).decode()
+    if of_twilio:
+        url = f"{documented.compatible_url}/2010-04-01/Accounts/AC1/Messages.json"
+        form = {"To": NUMBER, "Body": "x"}
+    request = urllib.request.Request(
+        url, urllib.parse.urlencode(form).encode(), {"Authorization": f"Basic {key}"}
+    )
+
+    def over() -> str | None:
+        try:
+            urllib.request.urlopen(request, timeout=60).close()
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.headers["Retry-After"] if refused.code == 429 else None
+        return None
+
+    assert int(eventually(over)) >= 1
+
+
 @pytest.mark.parametrize("post", [False, True])
 def test_a_parameter_that_stands_twice_is_refused(
     documented: Documented, of: Organisation, post: bool

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +12,7 @@ from aiohttp import web
 from engine.api.auth import Keys
 from engine.api.compatible.parameters import Unsupported, parameters_of, whole
 from engine.api.ports import Outcome, Services
+from engine.api.problems import when_again
 from engine.api.response import Response
 from engine.errors import Refusal, Unavailable
 from engine.records import MessageDraft
@@ -33,6 +36,13 @@ _IGNORED = {
     "compress",
 }
 _READ = {"password", "pass", "to", "text", "from", "coding", "charset", "validity", "deferred"}
+# Names of Python's codecs that a text may come in: tables of characters, and the forms of Unicode. Its others
+# are no charsets (`punycode`, `unicode_escape`): they fail in ways of their own, and the time of some grows
+# with the square of the text, so that one request would hold up the process.
+_CHARSETS = re.compile(
+    r"ascii|utf-(7|8|8-sig|16|16-[bl]e|32|32-[bl]e)|iso8859-\d+|cp\d+|koi8-[rtu]|mac-\w+|tis-620|ptcp154"
+    r"|gb\w+|hz|big5\w*|shift_\w+|euc_\w+|iso2022_\w+|johab"
+)
 _RECIPIENTS_MAX = 1_000
 _MINUTES_MAX = 10_080
 _DEFERRED_MAX = 43_200
@@ -64,11 +74,11 @@ class Kannel:
         except Unsupported as e:
             return _answer(400, str(e))
         except Unavailable as e:
-            return _answer(503, f"{_LATER} {e.detail}")
+            return _answer(503, f"{_LATER} {e.detail}", when_again(e))
         except Refusal as e:
             if e.status in (401, 403):
                 return _answer(403, _REFUSED)
-            return _answer(int(e.status), e.detail)
+            return _answer(int(e.status), e.detail, when_again(e))
         return Response(202, submitted.answer, content_type="text/plain; charset=utf-8")
 
     def _drafts(self, found: dict[str, bytes]) -> list[MessageDraft]:
@@ -121,9 +131,15 @@ def _text_of(found: dict[str, bytes]) -> str:
         raise Unsupported("Only coding 0 and 2 are supported, rejected")
     charset = _text(found, "charset") or ("utf-16-be" if coding == "2" else "utf-8")
     try:
-        return found.get("text", b"").decode(charset)
-    except (LookupError, UnicodeDecodeError) as e:
-        raise Unsupported(f"The text must be in {charset}, rejected") from e
+        codec = codecs.lookup(charset)
+    except (LookupError, ValueError):  # a ValueError: U+0000 in the name
+        codec = None
+    if codec is None or not _CHARSETS.fullmatch(codec.name):
+        raise Unsupported("The charset is not known, rejected")
+    try:
+        return codec.decode(found.get("text", b""))[0]
+    except UnicodeDecodeError as e:
+        raise Unsupported(f"The text must be in {codec.name}, rejected") from e
 
 
 def _number(number: str) -> str:
@@ -135,5 +151,6 @@ def _text(found: dict[str, bytes], name: str) -> str:
     return found.get(name, b"").decode("utf-8", "replace").strip()
 
 
-def _answer(status: int, text: str) -> Response:
-    return Response(status, text.encode(), content_type="text/plain; charset=utf-8")
+def _answer(status: int, text: str, more: dict[str, str] | None = None) -> Response:
+    """`more`: headers."""
+    return Response(status, text.encode(), content_type="text/plain; charset=utf-8", more=more)

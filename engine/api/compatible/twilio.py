@@ -20,6 +20,7 @@ from engine.api.auth import Keys
 from engine.api.compatible.parameters import Unsupported, parameters_of, whole
 from engine.api.guard import checked_key, fingerprint_of
 from engine.api.ports import Outcome, Services
+from engine.api.problems import when_again
 from engine.api.response import Response, answer_of
 from engine.errors import Refusal, Unavailable
 from engine.records import Accepted, MessageDraft
@@ -181,11 +182,13 @@ def _message(
 
 def _refused(error: Refusal | Unavailable) -> Response:
     if isinstance(error, Unavailable):
-        return _problem(_UNAVAILABLE, 503, error.detail)
+        return _problem(_UNAVAILABLE, 503, error.detail, when_again(error))
     code, status = _CODES.get(error.code, _INVALID)
-    return _problem(code, status, error.detail)
+    return _problem(code, status, error.detail, when_again(error))
 
 
-def _problem(code: int, status: int, message: str) -> Response:
+def _problem(code: int, status: int, message: str, more: dict[str, str] | None = None) -> Response:
+    """`more`: headers."""
     more_info = f"https://www.twilio.com/docs/errors/{code}"
-    return answer_of(status, {"code": code, "message": message, "more_info": more_info, "status": status})
+    body = {"code": code, "message": message, "more_info": more_info, "status": status}
+    return Response(status, msgspec.json.encode(body), more=more)

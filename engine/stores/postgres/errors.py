@@ -1,11 +1,13 @@
 """The errors of PostgreSQL, and of a pooler in front of it, as errors of the engine: one table.
 
 Every adapter that talks to PostgreSQL does so inside `translated()`, so that one error means the
-same everywhere. There are three kinds:
+same everywhere. There are these kinds:
 
     WAIT   `Unavailable`   the same call may succeed later, and nobody has to do anything
     MEND   `ConfigError`   an operator must change something first
     END    `Broken`        our own SQL or our own books are wrong; also every error not in the table
+
+and `Misfit`, a kind of `Broken`, for a value that PostgreSQL cannot hold.
 
 Under failure. When a statement that writes raises `Unavailable`, nobody knows whether it took
 effect: the connection may have broken in the commit.
@@ -24,7 +26,7 @@ from asyncpg.exceptions import InternalClientError, UnsupportedServerFeatureErro
 # send, because they do not fit.
 from asyncpg.exceptions._base import DataError
 
-from engine.errors import Broken, ConfigError, Unavailable
+from engine.errors import Broken, ConfigError, Misfit, Unavailable
 
 # `retry_after` for callers when an operator must act first, seconds.
 MEND_RETRY_S = 5.0
@@ -36,9 +38,11 @@ class Remedy(Enum):
     WAIT = "wait"
     MEND = "mend"
     END = "end"
+    REFUSE = "refuse"
 
 
 _SET_UP = "its tables are not of this version, run `smsengine migrate`"
+_MISFIT = "a value does not fit its column"
 _POOLER = "prepared statements get lost; a pooler before PostgreSQL must be set to `pool_mode = session`"
 
 # (remedy, meaning) by SQLSTATE, or by its class, the first two characters; the longer one counts. The
@@ -47,6 +51,8 @@ BY_STATE: dict[str, tuple[Remedy, str]] = {
     # The connection broke or was not made. A pooler gives 08P01 for nearly everything that it refuses:
     # "server login failed", "no more connections allowed", "query_wait_timeout".
     "08": (Remedy.WAIT, "the connection was refused or lost"),
+    # Data exceptions: a number that is too large, a text with U+0000. The transaction is rolled back.
+    "22": (Remedy.REFUSE, _MISFIT),
     # A proxy has mixed up the connection; a new one works.
     "25P02": (Remedy.WAIT, "the transaction was given up"),
     # A standby, or a former primary right after a failover; later the URL leads to the new primary.
@@ -98,14 +104,14 @@ def judged(error: Exception) -> tuple[Remedy, str]:
         return Remedy.MEND, "it wants or lacks a feature that the engine lacks or wants"
     if isinstance(error, DataError):
         # No column of this type can hold the value; our code should have checked it.
-        return Remedy.END, "a value does not fit its column"
+        return Remedy.REFUSE, _MISFIT
     # OSError, TimeoutError, a closed connection, bytes out of order, no server of the wanted kind.
     return Remedy.WAIT, "it cannot be reached or did not answer in time"
 
 
 @contextmanager
 def translated(*, in_full: bool = False) -> Iterator[None]:
-    """Raise Unavailable, ConfigError or Broken for the errors of asyncpg and the network in this block.
+    """Raise Unavailable, ConfigError, Misfit or Broken for errors of asyncpg and the network in this block.
 
     The original error is the cause of the one raised. `in_full`: an operator reads the text of
     `Unavailable`, so it repeats the text of the server. Otherwise a caller of the API may read it, so
@@ -122,4 +128,4 @@ def translated(*, in_full: bool = False) -> Iterator[None]:
             raise Unavailable(f"{sentence}: {text}." if in_full else f"{sentence}.") from e
         if remedy is Remedy.MEND:
             raise ConfigError(f"{sentence}: {text}.") from e
-        raise Broken(f"{sentence}: {text}.") from e
+        raise (Misfit if remedy is Remedy.REFUSE else Broken)(f"{sentence}: {text}.") from e

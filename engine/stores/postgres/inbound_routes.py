@@ -30,6 +30,9 @@ INSERT INTO inbound_routes (number, keyword, organisation_id) VALUES ($1, $2, $3
 ON CONFLICT (number, keyword) DO UPDATE SET organisation_id = EXCLUDED.organisation_id"""
 _REMOVE = "DELETE FROM inbound_routes WHERE number = $1 AND keyword = $2"
 
+# The largest bigint.
+_ID_MAX = 2**63 - 1
+
 
 class InboundRouteBook:
     """Reads and changes the routes. Every call raises Unavailable."""
@@ -49,7 +52,8 @@ class InboundRouteBook:
         """
         wanted = checked(route)
         async with self._pool.transaction() as connection:
-            if await connection.fetchval(_EXISTS, wanted.organisation_id) is None:
+            known = 0 < wanted.organisation_id <= _ID_MAX
+            if not known or await connection.fetchval(_EXISTS, wanted.organisation_id) is None:
                 raise no_organisation()
             before = await connection.fetchrow(_ONE, wanted.number, wanted.keyword)
             if before is None or _route(before) != wanted:
@@ -74,7 +78,8 @@ def checked(route: InboundRoute) -> InboundRoute:
         detail = '`number` must be a number or a short code: 2 to 15 digits, with or without "+" in front.'
         raise Refusal("invalid_field", 422, detail, "number")
     keyword = normal(route.keyword)
-    if len(keyword) > _KEYWORD_MAX or " " in keyword or (route.keyword and not keyword):
+    wrong = len(keyword) > _KEYWORD_MAX or " " in keyword or "\0" in keyword
+    if wrong or (route.keyword and not keyword):
         detail = f"`keyword` must be one word of at most {_KEYWORD_MAX} characters, or empty."
         raise Refusal("invalid_field", 422, detail, "keyword")
     return InboundRoute(

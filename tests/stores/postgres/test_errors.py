@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from engine.errors import Broken, ConfigError, EngineError, Unavailable
+from engine.errors import Broken, ConfigError, EngineError, Misfit, Unavailable
 from engine.stores.postgres.errors import BY_STATE, Remedy, judged, translated
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.postgres.pool import Pool
@@ -70,7 +70,8 @@ def test_every_error_that_asyncpg_knows_is_judged_by_its_own_state_or_its_class(
         ("58030", Remedy.WAIT), ("25P03", Remedy.WAIT), ("0A000", Remedy.WAIT),
         ("28P01", Remedy.MEND), ("28000", Remedy.MEND), ("3D000", Remedy.MEND), ("42501", Remedy.MEND),
         ("42P01", Remedy.MEND), ("57P04", Remedy.MEND),
-        ("23514", Remedy.END), ("22003", Remedy.END), ("40002", Remedy.END), ("42601", Remedy.END),
+        ("23514", Remedy.END), ("22003", Remedy.REFUSE), ("22P05", Remedy.REFUSE),
+        ("40002", Remedy.END), ("42601", Remedy.END),
         ("XX001", Remedy.END),
     ],
 )  # fmt: skip
@@ -88,11 +89,11 @@ def test_the_table_says_who_must_act(state: str, remedy: Remedy) -> None:
         (asyncpg.exceptions.ProtocolError("bytes out of step"), Remedy.WAIT),
         (asyncpg.exceptions._base.UnknownPostgresError("no state"), Remedy.WAIT),
         (asyncpg.ClientConfigurationError("no URL"), Remedy.MEND),
-        (asyncpg.exceptions._base.DataError("too large"), Remedy.END),
+        (asyncpg.exceptions._base.DataError("too large"), Remedy.REFUSE),
     ],
 )
 def test_what_is_no_error_of_the_server_is_judged_too(error: Exception, remedy: Remedy) -> None:
-    kinds = {Remedy.WAIT: Unavailable, Remedy.MEND: ConfigError, Remedy.END: Broken}
+    kinds = {Remedy.WAIT: Unavailable, Remedy.MEND: ConfigError, Remedy.END: Broken, Remedy.REFUSE: Misfit}
     assert judged(error)[0] is remedy
     with pytest.raises(kinds[remedy]), translated():
         raise error
