@@ -62,7 +62,7 @@ def choice_asked(request: web.Request, name: str, choices: Mapping[str, T]) -> T
     if not value:
         return next(iter(choices.values()))
     if value not in choices:
-        raise invalid(f"`{name}` must be {' or '.join(choices)}.", name)
+        raise invalid(f"`{name}` must be {' or '.join(filter(None, choices))}.", name)
     return choices[value]
 
 

@@ -56,12 +56,7 @@ class Addressing:
         try:
             to = e164(draft.to)
             sender = sender_id(draft.sender) if draft.sender else ""
-            if not text or "\0" in text:
-                raise _no_text(text)
-            if len(text) > _CHARACTERS_MAX:
-                raise _invalid(
-                    "text", f"at most {_SEGMENTS_MAX} segments; this text has {len(text)} characters"
-                )
+            _check_text(text)
             if draft.smart_encoding:
                 text, count_replaced = replaced(text)
             measured = measure(text)
@@ -104,12 +99,15 @@ def _validity_s(seconds: int) -> int:
     return seconds
 
 
-def _no_text(text: str) -> Refusal:
-    """Why a text that is empty or has U+0000 in it is none."""
+def _check_text(text: str) -> None:
+    """Raise Refusal for a text that is empty, has U+0000 in it, or is too long to be measured."""
     if not text:
-        return _invalid("text", "at least one character")
-    # It ends the text for many a provider; whoever sends it has padded a buffer.
-    return _nul("text")
+        raise _invalid("text", "at least one character")
+    if "\0" in text:
+        # It ends the text for many a provider; whoever sends it has padded a buffer.
+        raise _nul("text")
+    if len(text) > _CHARACTERS_MAX:
+        raise _invalid("text", f"at most {_SEGMENTS_MAX} segments; this text has {len(text)} characters")
 
 
 def _nul(field: str) -> Refusal:

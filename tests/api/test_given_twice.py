@@ -43,6 +43,11 @@ async def test_a_parameter_that_a_call_does_not_have_is_refused(api: Api, path: 
     assert reply["detail"].startswith(f"`{name}` is no parameter of this call; there are ")
 
 
+async def test_what_may_be_chosen_is_named(api: Api) -> None:
+    _, _, reply = await api.ask("GET", "/v1/reports/summary?queue=fast")
+    assert reply["detail"] == "`queue` must be express or normal."
+
+
 @pytest.mark.parametrize("call", ["GET /v1/balance", "POST /v1/messages", "GET /v1/admin/status"])
 async def test_two_keys_are_refused(api: Api, call: str) -> None:
     keys = "".join(f"Authorization: Bearer {key}\r\n" for key in (api.api_key, ADMIN_KEY))

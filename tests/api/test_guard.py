@@ -452,9 +452,7 @@ async def test_a_broken_invariant_reaches_the_process(directory: Directory, acme
     assert status == 500
 
 
-async def test_a_value_that_no_store_can_hold_costs_its_request_alone(
-    directory: Directory, acme: NewOrganisation
-) -> None:
+async def test_a_misfit_costs_its_request_alone(directory: Directory, acme: NewOrganisation) -> None:
     ingest, reached = DeskIngest(), []
     ingest.failure = Misfit("PostgreSQL cannot serve: a value does not fit its column.")
     loop = asyncio.get_running_loop()

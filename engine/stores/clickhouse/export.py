@@ -129,7 +129,7 @@ class ClickHouseExport(ClickHouseAdapter):
 
     async def _whole(self, parts: AsyncIterator[bytes], query: ExportQuery) -> AsyncIterator[bytes]:
         if query.format == "csv":
-            yield ",".join(_columns(query)).encode() + b"\r\n"
+            yield ",".join(_columns(query)).encode() + b"\n"
         # The end of an answer says whether it is whole, and may be in two parts.
         held = b""
         while True:
