@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {
     "system": ["system"],
     "stores": ["stores", "activity", "receipts"],
-    "credit": ["credit", "delivery", "routing", "failover"],
+    "credit": ["credit", "delivery", "routing"],
+    "failover": ["failover"],
     "supervisor": ["supervisor", "providers", "fuzz", "capacity", "benchmarks"],
     "systemd": ["systemd"],
     "simulation": ["simulation"],
@@ -37,8 +38,9 @@ LONG = ["chaos", "operations", "failover/long", "systemd/long", "console/browser
 # The tracer would slow these down to no purpose: the one measures an engine under load, and the
 # other runs lines that the tests of the domains run too.
 NOT_MEASURED = {"system", "simulation", "systemd"}
-# Groups at a time, the longest first: two cores, and most of a test is waiting.
-ORDER = ["system", "rest", "stores", "supervisor", "credit", "simulation", "systemd"]
+# Groups at a time, the longest first: two cores, and most of a test is waiting. The last ones begin when the
+# simulation, which waits for nothing, has ended.
+ORDER = ["system", "rest", "stores", "supervisor", "credit", "simulation", "systemd", "failover"]
 AT_ONCE = 6
 # More failures than these in a group are no matter of load, and are not tried again.
 TRIED_AGAIN = 12
