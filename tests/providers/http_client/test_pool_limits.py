@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 async def test_the_time_out_is_kept() -> None:
-    async with serving(silent) as server, pool_to(server.port, connections_max=50, timeout_s=0.5) as pool:
+    async with serving(silent) as server, pool_to(server.port, connections_max=50, timeout_s=3.0) as pool:
         requests = Outcomes(pool)
         begun_s = time.monotonic()
         for _ in range(50):
@@ -39,7 +39,7 @@ async def test_the_time_out_is_kept() -> None:
         outcomes = await requests.ended()
         # Not before its time; a slow machine only makes it longer. (The wait for a connection is part
         # of the time and not of the latency.)
-        assert time.monotonic() - begun_s >= 0.45
+        assert time.monotonic() - begun_s >= 2.9
         assert {(outcome.kind, outcome.reason) for outcome in outcomes} == {("unanswered", "timeout")}
 
 
