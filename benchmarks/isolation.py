@@ -40,6 +40,8 @@ from supervisor.embedded.servers import start_all
 
 _CONFIG = """
 {node}
+[limits]
+backlog_max = 1000000000
 [queues.express]
 concurrency = {slots}
 [queues.normal]
