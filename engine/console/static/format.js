@@ -74,6 +74,11 @@ export function ago(text) {
   return text ? `${span(Math.max(0, Date.now() - new Date(text).getTime()))} ago` : UNKNOWN;
 }
 
+/** A value as JSON; a whole number that `api.js` holds as a BigInt is written to the unit where the browser can. */
+export function json(value) {
+  return JSON.stringify(value, (_, one) => typeof one === "bigint" ? JSON.rawJSON?.(String(one)) ?? Number(one) : one);
+}
+
 /** "1 message", "2 messages". */
 export function count(value, one, many = `${one}s`) {
   return `${number(value)} ${value === 1 ? one : many}`;

@@ -2,6 +2,7 @@
 // the place of a pointer stay where they are while numbers move.
 
 import { button, fill, h, state } from "./dom.js";
+import { json } from "./format.js";
 
 /** Columns: `title`, `cell(row)` → a text, a number, a node, {text, tone} for a state, or {text, href} for a
  * link; `number` (aligned right), `controls(row)` → [{label, act, danger}], `dir`, `code`. */
@@ -78,7 +79,7 @@ export class Table {
       kept.signs[place] = null;
       return;
     }
-    const sign = value && typeof value === "object" ? JSON.stringify(value) : String(value ?? "");
+    const sign = value && typeof value === "object" ? json(value) : String(value ?? "");
     if (kept.signs[place] === sign) return;
     kept.signs[place] = sign;
     if (value && typeof value === "object") {

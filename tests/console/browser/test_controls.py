@@ -143,6 +143,8 @@ def test_a_balance_beyond_what_a_number_of_the_browser_holds_is_shown_to_the_uni
     visitor.open(f"organisation?id={made['id']}")
     credit = visitor.page.locator(".facts", has_text="Available")
     expect(credit).to_contain_text("10,000,000,000,000,001 units")
+    visitor.open("changes")
+    expect(visitor.page.locator("tbody")).to_contain_text("10000000000000001")
 
 
 def test_a_delivery_that_failed_is_replayed(visitor: Visitor, engine: Engine) -> None:

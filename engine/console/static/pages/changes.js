@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { Block } from "../blocks.js";
 import { add, button, h } from "../dom.js";
-import { time } from "../format.js";
+import { json, time } from "../format.js";
 import { Table } from "../tables.js";
 
 const TONES = { done: "good", begun: "quiet", refused: "warn", unknown: "bad" };
@@ -36,5 +36,5 @@ export function open(view, { signal }) {
 
 function written(value) {
   if (value === null || value === undefined) return "";
-  return typeof value === "string" ? value : Object.entries(value).map(([name, one]) => `${name} ${JSON.stringify(one)}`).join(", ");
+  return typeof value === "string" ? value : Object.entries(value).map(([name, one]) => `${name} ${json(one)}`).join(", ");
 }

@@ -3,7 +3,7 @@
 import { empty, loading, section } from "../blocks.js";
 import { TimeChart } from "../charts.js";
 import { add, fill, h, say } from "../dom.js";
-import { clock, count, number, rate, short, span } from "../format.js";
+import { clock, count, json, number, rate, short, span } from "../format.js";
 import { attention } from "../attention.js";
 import { providerTable } from "../provider_table.js";
 
@@ -54,7 +54,7 @@ function perSecond(value) {
 
 function showNotes(place, status) {
   const found = attention(status);
-  const sign = JSON.stringify([found, processes(status)]);
+  const sign = json([found, processes(status)]);
   if (place.dataset.sign === sign) return;
   place.dataset.sign = sign;
   if (!found.length) {
