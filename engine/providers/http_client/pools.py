@@ -22,7 +22,6 @@ from engine.providers.http_client.connection import HttpOutcome
 from engine.providers.http_client.pool import HttpPool
 from engine.tls import client_context
 from engine.webhook_urls import Target
-from engine.webhooks.ports import Posted
 
 ANSWER_BYTES_MAX = 64 * 1024
 # Pools that have not been used for so long are stopped, seconds.
@@ -59,8 +58,16 @@ class HttpPools:
         self._pools: dict[tuple[int, str], _Used] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
-    def post(self, organisation_id: int, target: Target, headers: bytes, body: bytes, done: Posted) -> None:
-        """Begin one request; `done` is called once within the time-out, never from inside."""
+    def post(
+        self,
+        organisation_id: int,
+        target: Target,
+        headers: bytes,
+        body: bytes,
+        done: Callable[[int, str], None],
+    ) -> None:
+        """Begin one request; `done` is called once within the time-out, never from inside, with the status of
+        the answer, 0 when no whole one came, and a word for why not."""
         key = organisation_id, target.origin
         used = self._pools.get(key)
         if used is None:
@@ -102,5 +109,5 @@ class HttpPools:
         stopping.add_done_callback(self._stopping.discard)
 
 
-def _tell(done: Posted, outcome: HttpOutcome) -> None:
+def _tell(done: Callable[[int, str], None], outcome: HttpOutcome) -> None:
     done(outcome.status if outcome.kind == "answered" else 0, outcome.reason)
