@@ -18,7 +18,7 @@ from engine.api.cancels import CancelCalls
 from engine.api.description import Answer, described, description_of
 from engine.api.estimates import Estimates
 from engine.api.exports import OwnExports
-from engine.api.guard import Action, Exchanges, Handler, asked_once
+from engine.api.guard import Action, Exchanges, Handler, asked_as_described
 from engine.api.inbound import InboundPushes, OwnInbound
 from engine.api.last_uses import LastUses
 from engine.api.message_lists import MessageListCalls
@@ -247,7 +247,7 @@ def route_calls(
         for method, action in actions.items():
             description = description_of(action)
             if description is not None and description.query:
-                action = asked_once(action, description.query)
+                action = asked_as_described(action, description.query)
             handler = dress(exchanges.guard(action, times.get(path), ends_with_caller=path in times))
             router.add_route(method, path, handler, expect_handler=expect)
             if method == "GET":

@@ -69,7 +69,7 @@ def checked_key(key: str, *, is_one: bool = True) -> str:
     return key
 
 
-def asked_once(action: Action, parameters: Collection[str]) -> Action:
+def asked_as_described(action: Action, parameters: Collection[str]) -> Action:
     """The action, for requests whose query has only these `parameters`, each of them once.
 
     Others are refused with 422: to take one of two values would be a guess, and without a filter whose name
