@@ -64,8 +64,9 @@ class CutWhenStalled(web.RequestHandler):
             self._stalled.begin(self.transport)
 
     def resume_writing(self) -> None:
-        """The client has read what we wrote."""
-        self._stalled.end()
+        """The client has read what we wrote; of a connection that is being closed, only a part."""
+        if self.transport is not None:
+            self._stalled.end()
         super().resume_writing()
 
     def force_close(self) -> None:

@@ -124,7 +124,9 @@ class EdgeConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has read what we wrote."""
         self._is_writing_paused = False
-        self._stalled.end()
+        # What is left of a connection that is being closed may stall too.
+        if self._transport is not None and not self._transport.is_closing():
+            self._stalled.end()
         if self._exchange is None and self._transport is not None:
             self._serve(self._transport, self._unserved.take())
 
