@@ -32,7 +32,7 @@ _AT = re.compile(r" - at `\$\.([A-Za-z_]+)")
 # Where msgspec stopped reading.
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _NAME_MAX = 40
-# An integer of more digits than any field takes; longer ones only cost time to read, and the longest are refused.
+# An integer of more digits than any field takes; longer ones only cost time to read.
 _DIGITS_MAX = 40
 _LONG_INTEGER = re.compile(rb"[0-9]{%d}" % (_DIGITS_MAX + 1))
 
