@@ -22,15 +22,14 @@ from engine.errors import Unavailable
 from engine.redis_keys import activity_key, archiver_lock_key
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stream_id import StreamId
-from engine.waits import happens
 from tests.activity.archiver_process import Gated
 from tests.activity.living import Living
+from tests.activity.living_scene import LivingScene
 from tests.activity.test_archiver import POINTS
 from tests.activity.world import QUICK, REDIS_DATABASE, SHARDS, World, blob_of, in_database, make_row, until
 
 SEEDS = int(os.environ.get("SEEDS", "3"))
 STEPS = 12
-LIVING_MAX = 4
 Place = tuple[int, StreamId]
 
 
@@ -90,16 +89,17 @@ class Proposing(Gated):
         return self._living.proposed[-1]
 
 
-class Scene:
+class Scene(LivingScene[LivingArchiver]):
     """Archivers by chance; `put` has the rows of every entry that was put."""
 
     def __init__(self, world: World, seed: int) -> None:
+        super().__init__(seed, POINTS, 0.5)
         self.world = world
-        self.rng = Random(seed)
         self.store = TokenStore(self.rng)
-        self.living: list[LivingArchiver] = []
         self.put = Counter[Place]()
-        self._number = 0
+
+    def make(self, name: str, limits: Limits | None) -> LivingArchiver:
+        return LivingArchiver(self.world, self.store, name, limits or QUICK)
 
     async def load(self) -> None:
         """Put some entries on some of the streams."""
@@ -111,54 +111,19 @@ class Scene:
         ids = map(StreamId.parse, await pipe.execute())
         self.put.update({(shard, i): rows for i, (shard, rows) in zip(ids, sizes, strict=True)})
 
-    def begin(self, limits: Limits = QUICK) -> LivingArchiver:
-        """One more lives."""
-        self._number += 1
-        self.living.append(LivingArchiver(self.world, self.store, f"a{self._number}", limits))
-        return self.living[-1]
-
-    async def step(self) -> None:
-        """One thing by chance happens to one of them."""
-        if not self.living or (len(self.living) < LIVING_MAX and self.rng.random() < 0.4):
-            self.begin()
-            return
-        one = self.rng.choice(self.living)
-        what = self.rng.choice(("kill", "freeze", "freeze", "drain"))
-        if one.stopped.is_set():
-            (one.ask if self.rng.random() < 0.4 else one.go_on)()
-            return
-        one.point = self.rng.choice(POINTS)
-        await happens(one.stopped, 0.5)
-        if what == "freeze":
-            one.stop()
-            return
-        self.living.remove(one)
-        await (one.die() if what == "kill" else one.end())
-
-    async def end(self) -> None:
-        """All go on, and what is there is archived."""
-        for one in self.living:
-            one.go_on()
-        self.begin()
-        await until(self.archived, 120.0)
-        while self.living:
-            await self.living.pop().end()
-        assert self.store.rows == self.put
-
-    async def archived(self) -> bool:
+    async def is_done(self) -> bool:
         return await self.world.waiting() == 0 and not await self.world.stream.plans(range(SHARDS))
+
+    async def check(self) -> None:
+        assert self.store.rows == self.put
 
 
 @asynccontextmanager
 async def playing(world: World, seed: int) -> AsyncIterator[Scene]:
     """A scene, at whose end all is archived."""
     scene = Scene(world, seed)
-    try:
+    async with scene.playing():
         yield scene
-        await scene.end()
-    finally:
-        for one in scene.living:
-            await one.die()
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -197,9 +162,8 @@ async def test_one_that_has_its_shards_again_may_not_propose_what_others_archive
         await scene.load()
         await late.stopped.wait()
         other = scene.begin()
-        await until(scene.archived)
-        scene.living.remove(other)
-        await other.end()
+        await until(scene.is_done)
+        await scene.drain(other)
         await scene.load()
         late.ask()
         await until(lambda: _is(len(late.archiver.shards) == SHARDS))

@@ -11,7 +11,6 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from random import Random
 from typing import Any
 
 import msgspec
@@ -30,6 +29,7 @@ from engine.stores.redis.receipt_stream import RedisReceiptStream
 from engine.waits import happens
 from tests.activity.archiver_process import Gated
 from tests.activity.living import Living
+from tests.activity.living_scene import LivingScene
 from tests.activity.world import REDIS_DATABASE, SHARDS, World, blob_of, in_database, until
 from tests.receipts.model_store import ModelStore
 from tests.receipts.world import QUICK_MATCH, message_id, now_us
@@ -37,7 +37,6 @@ from tests.receipts.world import home_of as shard_of_organisation
 
 SEEDS = int(os.environ.get("SEEDS", "2"))
 STEPS = 12
-LIVING_MAX = 4
 # Between any two steps of a round, and where shards change hands.
 POINTS = [
     "give_back:before", "give_back:after", "begin:before", "begin:after", "read:after", "due:after",
@@ -72,26 +71,22 @@ class LivingMatcher(Living):
             await link.close()
 
 
-class Scene:
+class Scene(LivingScene[LivingMatcher]):
     """Matchers by chance, and messages of one segment or three, whose receipts come in any order, some twice
     and some before their message."""
 
     def __init__(self, world: World, seed: int) -> None:
+        super().__init__(seed, POINTS, 0.3)
         self.world = world
-        self.rng = Random(seed)
         self.store = ModelStore(self.rng)
-        self.living: list[LivingMatcher] = []
         self.link = RedisLink(world.redis_url, timeout_s=60, name="scene")
         self._sink = RedisReceiptSink(self.link, SHARDS)
         self._numbers = 0
         # (message id, event, segment) that are to be recorded.
         self.expected = Counter[tuple[str, str, int]]()
 
-    def begin(self, limits: Any = QUICK_MATCH) -> LivingMatcher:
-        """One more lives."""
-        self._numbers += 1
-        self.living.append(LivingMatcher(self.world, self.store, f"m{self._numbers}", limits))
-        return self.living[-1]
+    def make(self, name: str, limits: Any) -> LivingMatcher:
+        return LivingMatcher(self.world, self.store, name, limits or QUICK_MATCH)
 
     async def load(self) -> None:
         """Some messages are sent, and all their receipts come, by the sink or as versions of before put
@@ -140,45 +135,20 @@ class Scene:
                     self.store.archive(fields[1])
                     await self.link.call("XDEL", activity_key(shard), entry_id)
 
-    async def step(self) -> None:
-        """One thing by chance happens to one of them."""
-        if not self.living or (len(self.living) < LIVING_MAX and self.rng.random() < 0.4):
-            self.begin()
-            return
-        one = self.rng.choice(self.living)
-        what = self.rng.choice(("kill", "freeze", "freeze", "drain"))
-        if one.stopped.is_set():
-            (one.ask if self.rng.random() < 0.4 else one.go_on)()
-            return
-        one.point = self.rng.choice(POINTS)
-        await happens(one.stopped, 0.3)
-        if what == "freeze":
-            one.stop()
-            return
-        self.living.remove(one)
-        await (one.die() if what == "kill" else one.end())
+    async def is_done(self) -> bool:
+        await self.archive()
+        redis = self.world.redis
+        keys = [receipts_key(shard) for shard in range(SHARDS)]
+        entries = sum([await redis.xlen(key) for key in keys])
+        return not entries + sum([await redis.zcard(key + b":later") for key in keys])
 
-    async def end(self) -> None:
-        """All go on, until every receipt is matched and every row archived."""
-        for one in self.living:
-            one.go_on()
-        self.begin()
-        await until(self.matched, 120.0)
-        while self.living:
-            await self.living.pop().end()
+    async def check(self) -> None:
         await self.archive()
         recorded = Counter[tuple[str, str, int]]()
         for row in self.store.rows:
             if row.event != "sent":
                 recorded[row.message_id, row.event, -1 if row.segment else 0] += 1
         assert recorded == +self.expected
-
-    async def matched(self) -> bool:
-        await self.archive()
-        redis = self.world.redis
-        keys = [receipts_key(shard) for shard in range(SHARDS)]
-        entries = sum([await redis.xlen(key) for key in keys])
-        return not entries + sum([await redis.zcard(key + b":later") for key in keys])
 
 
 def sent(number: int, segments: int) -> ActivityRow:
@@ -203,13 +173,11 @@ def receipt_for(row: ActivityRow, segment: int) -> Receipt:
 async def playing(world: World, seed: int) -> AsyncIterator[Scene]:
     """A scene, at whose end all is matched."""
     scene = Scene(world, seed)
-    await load_functions(scene.link)
     try:
-        yield scene
-        await scene.end()
+        await load_functions(scene.link)
+        async with scene.playing():
+            yield scene
     finally:
-        for one in scene.living:
-            await one.die()
         await scene.link.close()
 
 
@@ -230,8 +198,7 @@ async def test_two_matchers_share_the_shards_and_one_that_goes_leaves_them(world
             await scene.load()
             await scene.archive()
             await asyncio.sleep(0.02)
-        scene.living.remove(first)
-        await first.end()
+        await scene.drain(first)
         await until(lambda: _is(len(second.matcher.shards) == SHARDS))
 
 
@@ -245,9 +212,8 @@ async def test_one_that_has_its_shards_again_begins_anew_when_others_recorded_me
             await scene.archive()
             await happens(late.stopped, 0.05)
         other = scene.begin()
-        await until(scene.matched)
-        scene.living.remove(other)
-        await other.end()
+        await until(scene.is_done)
+        await scene.drain(other)
         late.ask()
         await until(lambda: _is(len(late.matcher.shards) == SHARDS))
 
