@@ -24,6 +24,7 @@ from engine.stores.postgres.unbooked import unbooked_in_all
 from engine.stores.postgres.webhook_status import WebhookStatus, webhook_status
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
+from engine.stores.redis.memory import memory_of
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
@@ -72,6 +73,16 @@ class LedgerStatus(msgspec.Struct):
     uncharged_messages: int = 0
 
 
+class MemoryStatus(msgspec.Struct):
+    """The memory of Redis, MB of 2**20 bytes."""
+
+    used_mb: int
+    # `maxmemory` of Redis, 0: there is none.
+    limit_mb: int
+    # So much of it is used that new messages are refused.
+    full: bool
+
+
 class ActivityStatus(msgspec.Struct):
     """Activity that is not in ClickHouse yet."""
 
@@ -107,6 +118,7 @@ class Status(msgspec.Struct):
     # Each of these is None when a store that it is read from does not answer.
     queues: dict[str, QueueStatus] | None = None
     ledger: LedgerStatus | None = None
+    memory: MemoryStatus | None = None
     activity: ActivityStatus | None = None
     receipts: ReceiptsStatus | None = None
     webhooks: WebhookStatus | None = None
@@ -207,6 +219,11 @@ class StatusReader:
             uncharged_units=uncharged_units,
             uncharged_messages=uncharged_messages,
         )
+
+    async def memory(self, mark: float) -> MemoryStatus:
+        """How much of its memory Redis uses; from the share `mark` on it counts as full."""
+        found = memory_of(await self._link.call("INFO", "memory"))
+        return MemoryStatus(found.used_bytes >> 20, found.limit_bytes >> 20, full=found.fullness >= mark)
 
     async def paused(self, providers: Sequence[str]) -> list[str]:
         """Those of `providers` that somebody has paused, in the order of their names."""
