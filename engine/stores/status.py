@@ -174,6 +174,9 @@ class QueueBacklog(msgspec.Struct, frozen=True):
     segments_in_10_s: int
     # The longest backlogs first, up to `_ORGANISATIONS_MAX`.
     organisations: list[OrganisationBacklog]
+    # Messages of all organisations that are in no backlog because they are not due yet: scheduled, to be
+    # tried again, or put off because their provider takes no more now. They have left a backlog, too.
+    due: int = 0
     # None: the queue is not paused, not drained, or `missing` says why that is not known.
     pause: Pause | None = None
     drain: Drain | None = None
@@ -268,12 +271,14 @@ class StatusReader:
 
     async def backlog(self, queue: Queue, now_ms: int) -> QueueBacklog:
         """Who has a backlog in `queue`, in one round trip; `now_ms` is milliseconds since 1970."""
-        replies = await self._link.batch([_backlog(queue, s) for s in self._shards])
+        commands: list[Command] = [("ZCARD", keys.due_key(s, queue)) for s in self._shards]
+        found = await self._link.batch(commands + [_backlog(queue, s) for s in self._shards])
+        due, replies = sum(found[: len(commands)]), found[len(commands) :]
         replies = [reply for reply in replies if not isinstance(reply, ReplyError)]
         messages, paused, moved = (sum(reply[i] for reply in replies) for i in range(3))
-        found = [_organisation(row, moved, now_ms) for reply in replies for row in reply[3]]
-        found.sort(key=lambda o: (-o.messages, o.organisation_id))
-        return QueueBacklog(queue, messages, paused, moved, found[:_ORGANISATIONS_MAX])
+        rows = [_organisation(row, moved, now_ms) for reply in replies for row in reply[3]]
+        rows.sort(key=lambda o: (-o.messages, o.organisation_id))
+        return QueueBacklog(queue, messages, paused, moved, rows[:_ORGANISATIONS_MAX], due)
 
     async def paused_organisations(self) -> list[PausedOrganisation]:
         """Those that are paused, the first by id."""
