@@ -88,6 +88,8 @@ _SLOTS = 1000
 _MADE = 160
 # After the last message of a probe, seconds; and from the begin of the backlog's sending to a probe.
 _SETTLE_S, _BEGUN_S = 3.0, 3.0
+# From a resume until it is in force in every worker, seconds.
+_RESUMED_S = 1.0
 # The probes take no more than this part of what a provider takes.
 _PROBED = 0.2
 
@@ -169,12 +171,10 @@ class Measuring:
             numbers = uvloop.run(fill_light(self._first.url, self._waiting, self._given.waiting, first))
         self._smsc.answer_after(answers)
         self._first.call("POST", "/v1/admin/providers/smsc/resume")
-        resumed_s = time.time()
-        if not self._waiting:
-            time.sleep(_BEGUN_S)
+        time.sleep(_RESUMED_S if numbers else _BEGUN_S)
         answered_s = self._probed("beside", provider)
         if numbers:
-            self.drained.append(drained_of(provider, resumed_s, numbers, answered_s))
+            self.drained.append(drained_of(provider, numbers, answered_s))
 
     def _pause(self) -> None:
         self._first.call("POST", "/v1/admin/providers/smsc/pause")
@@ -228,11 +228,11 @@ def measure(given: argparse.Namespace, throughput: float) -> Found:
     )
 
 
-def drained_of(
-    provider: str, resumed_s: float, numbers: dict[str, int], answered_s: dict[str, float]
-) -> Drained:
-    """How long after the resume what waited was answered: the first of each organisation, and all."""
-    by = {number: answered_s.get(number, float("inf")) - resumed_s for number in numbers}
+def drained_of(provider: str, numbers: dict[str, int], answered_s: dict[str, float]) -> Drained:
+    """How long after the first what waited was answered: the first of each organisation, and all."""
+    by = {number: answered_s.get(number, float("inf")) for number in numbers}
+    began_s = min(by.values())
+    by = {number: at_s - began_s for number, at_s in by.items()}
     took_s = sorted(by.values())
     firsts_s = sorted(by[number] for number, which in numbers.items() if not which)
     found = Drained(
