@@ -1,41 +1,55 @@
 """How long express and organisations that send little wait, alone and beside one organisation's long backlog.
 
     python -m benchmarks.isolation [--backlog 1000000] [--throughput 0,2000] [--nodes 1]
+    python -m benchmarks.isolation --backlog 300000 --organisations 10000 --waiting 3
 
-Takes three minutes for each throughput. A whole engine with everything on, and an SMSC that accepts
-everything. Some organisations send a message now and then, and so does express. The time is from the POST
-to the SMSC's answer. It is measured with nothing else to do, and again while another organisation's backlog
-is sent, which was accepted while the provider was paused; each with an SMSC whose answers take as long as a
-provider's (`--answers`), and with one that answers at once, which shows the engine's own part alone. There
-are figures for express, for organisations in the shard of the backlog, and for others. With several nodes,
-they share the stores, and each is sent its part of the calls.
+Takes three minutes for each throughput, and one more for each 5,000 organisations. A whole engine with
+everything on, and an SMSC that accepts everything. Some organisations send a message now and then, and so
+does express. The time is from the POST to the SMSC's answer. It is measured with nothing else to do, and
+again while another organisation's backlog is sent, which was accepted while the provider was paused; each
+with an SMSC whose answers take as long as a provider's (`--answers`), and with one that answers at once,
+which shows the engine's own part alone. There are figures for express, for organisations in the shard of the
+backlog, and for others. With several nodes, they share the stores, and each is sent its part of the calls.
 
-The figures go to docs/reports/isolation.md, with a plot, and to benchmarks/results/isolation.jsonl.
+With `--organisations` so many send a message now and then, in turn. With `--waiting` each of them has so many
+messages waiting as well when the backlog begins to be sent: then it is measured how long those take, and what
+is sent now and then is of others, who have nothing waiting.
+
+The figures go to docs/reports/isolation.md, with a plot, and to benchmarks/results/isolation.jsonl; those of
+several nodes or of many organisations to a report of their own beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from itertools import count, cycle
 from pathlib import Path
-from typing import NamedTuple
 
-import aiohttp
-import msgspec
 import uvloop
 
-from benchmarks.isolation_report import Found, Wait, write_report
+from benchmarks.isolation_load import (
+    EXPRESS,
+    NORMAL,
+    WAITED,
+    Points,
+    Probe,
+    Sent,
+    Smsc,
+    fill,
+    fill_light,
+    light_keys,
+    organisation_of,
+)
+from benchmarks.isolation_report import Drained, Found, Wait, report_name, write_report
 from benchmarks.results import REPORTS, note
-from benchmarks.running import Engine, engine
+from benchmarks.running import Engine, cpu_s_of, descendants, engine
 from engine.capacity import response_times
-from engine.shards import shard_of
 from supervisor.embedded.servers import start_all
 
 _CONFIG = """
@@ -70,112 +84,14 @@ url = "{clickhouse}"
 """
 # Sends in flight in each worker, and in its SMPP session.
 _SLOTS = 1000
-_SHARDS = 16
-# So many organisations are made, of which so many send in the shard of the backlog, and in others, at most.
-_MADE, _LIGHT = 160, 20
-BATCH = 1000
-_FILLERS = 4
-# Numbers of messages whose time is noted: of express, and of organisations that send little.
-_EXPRESS, _NORMAL = "4915", "4916"
+# So many organisations are made at least.
+_MADE = 160
 # After the last message of a probe, seconds; and from the begin of the backlog's sending to a probe.
 _SETTLE_S, _BEGUN_S = 3.0, 3.0
-
-
-class Sent(NamedTuple):
-    """A message of a probe: whose, and when its POST began, UTC seconds."""
-
-    who: str
-    at_s: float
-
-
-class Probe:
-    """Sends messages now and then: each in turn of express and of an organisation that sends little."""
-
-    def __init__(self, nodes: Sequence[Engine], keys: Sequence[str], heavy: int, every_s: float) -> None:
-        """`heavy`: the id of the organisation with a backlog. `every_s`: from one to the next, seconds."""
-        self._urls = cycle([node.url for node in nodes])
-        self._keys = {queue: cycle(keys) for queue in ("express", "normal")}
-        self._heavy, self._every_s = heavy, every_s
-        self._numbers = count()
-
-    async def run(self, seconds: float) -> dict[str, Sent]:
-        """Send for so long; what was sent, by number."""
-        sent: dict[str, Sent] = {}
-        end_s = time.time() + seconds
-        async with aiohttp.ClientSession() as session:
-            calls = []
-            while time.time() < end_s:
-                for queue in ("express", "normal"):
-                    calls.append(asyncio.create_task(self._send(session, queue, sent)))
-                await asyncio.sleep(self._every_s)
-            await asyncio.gather(*calls)
-        return sent
-
-    async def _send(self, session: aiohttp.ClientSession, queue: str, sent: dict[str, Sent]) -> None:
-        prefix = _EXPRESS if queue == "express" else _NORMAL
-        number, key = f"{prefix}{next(self._numbers):08d}", next(self._keys[queue])
-        who = "express"
-        if queue == "normal":
-            shard = shard_of(organisation_of(key), _SHARDS)
-            who = "same shard" if shard == shard_of(self._heavy, _SHARDS) else "other shards"
-        body = {"to": f"+{number}", "text": "hello", "queue": queue}
-        sent[number] = Sent(who, time.time())
-        url = f"{next(self._urls)}/v1/messages"
-        async with session.post(url, json=body, headers={"Authorization": f"Bearer {key}"}) as answer:
-            if answer.status != 202:
-                raise SystemExit(f"{answer.status}: {await answer.text()}")
-
-
-class Smsc:
-    """The SMSC, in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._stdin, self._stdout = process.stdin, process.stdout
-        self.port = int(self._stdout.readline())
-
-    def answer_after(self, points: Sequence[tuple[float, float]]) -> None:
-        """Let answers take times of this distribution from now on; none: at once."""
-        self._stdin.write(msgspec.json.encode(points).decode() + "\n")
-        self._stdin.flush()
-
-    def answered_s(self) -> dict[str, float]:
-        """When each message of a probe was answered, by number, UTC seconds."""
-        self._stdin.write("\n")
-        self._stdin.flush()
-        return msgspec.json.decode(self._stdout.readline(), type=dict[str, float])
-
-
-def organisation_of(key: str) -> int:
-    """The id of the organisation that an API key is of."""
-    return int(key.split("_")[1])
-
-
-def light_keys(keys: Sequence[str], heavy: str) -> list[str]:
-    """Keys of organisations in the shard of `heavy` and of as many in others, in turn."""
-    shard = shard_of(organisation_of(heavy), _SHARDS)
-    same = [key for key in keys if shard_of(organisation_of(key), _SHARDS) == shard][:_LIGHT]
-    other = [key for key in keys if shard_of(organisation_of(key), _SHARDS) != shard][: len(same)]
-    return [key for pair in zip(same, other, strict=True) for key in pair]
-
-
-async def fill(url: str, key: str, messages: int, queue: str = "normal") -> None:
-    """Have a backlog accepted."""
-    some = [{"to": f"+98912{n:07d}", "text": "campaign", "queue": queue} for n in range(BATCH)]
-    body, left = msgspec.json.encode({"messages": some}), [None] * (messages // BATCH)
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    async with aiohttp.ClientSession() as session:
-
-        async def send() -> None:
-            while left:
-                left.pop()
-                async with session.post(f"{url}/v1/messages/batch", data=body, headers=headers) as answer:
-                    if answer.status != 202:
-                        raise SystemExit(f"{answer.status}: {await answer.text()}")
-                    await answer.read()
-
-        await asyncio.gather(*(send() for _ in range(_FILLERS)))
+# From a resume until it is in force in every worker, seconds.
+_RESUMED_S = 1.0
+# The probes take no more than this part of what a provider takes.
+_PROBED = 0.2
 
 
 @contextlib.contextmanager
@@ -206,48 +122,130 @@ def waiting(node: Engine) -> int:
     return found
 
 
+def redis_cpu_s() -> float:
+    """CPU that the Redis of the engines has used so far, seconds."""
+    return sum(
+        cpu_s_of(pid)
+        for pid in descendants(os.getpid())
+        if b"valkey" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
+    )
+
+
+class Measuring:
+    """All probes before a provider with one throughput."""
+
+    def __init__(
+        self, given: argparse.Namespace, nodes: Sequence[Engine], smsc: Smsc, every_s: float
+    ) -> None:
+        self._given, self._nodes, self._smsc = given, nodes, smsc
+        self._first = nodes[0]
+        made = max(_MADE, given.organisations) + (_MADE if given.waiting else 0)
+        self._heavy, *others = self._first.organisations(made, 10 * given.backlog)
+        # Those that have messages waiting, and those that send now and then.
+        self._waiting = others[: given.organisations] if given.waiting else []
+        light = light_keys(
+            others[len(self._waiting) :], self._heavy, 0 if given.waiting else given.organisations
+        )
+        self._probe = Probe(nodes, light, organisation_of(self._heavy), every_s)
+        self.waits: list[Wait] = []
+        self.drained: list[Drained] = []
+        uvloop.run(self._probe.run(3.0))  # warms up
+
+    def alone(self, provider: str, answers: Points) -> None:
+        """Probe while nobody else sends."""
+        self._smsc.answer_after(answers)
+        time.sleep(_BEGUN_S)
+        self._probed("alone", provider)
+
+    def back_up(self) -> None:
+        """Pause the provider, and have the backlog accepted."""
+        self._pause()
+        uvloop.run(fill(self._first.url, self._heavy, self._given.backlog))
+
+    def beside(self, provider: str, answers: Points) -> None:
+        """Probe beside the backlog, whose sending begins now or has begun."""
+        numbers: dict[str, int] = {}
+        if self._waiting:
+            self._pause()
+            first = 10_000_000 * len(self.drained)
+            numbers = uvloop.run(fill_light(self._first.url, self._waiting, self._given.waiting, first))
+        self._smsc.answer_after(answers)
+        self._first.call("POST", "/v1/admin/providers/smsc/resume")
+        time.sleep(_RESUMED_S if numbers else _BEGUN_S)
+        answered_s = self._probed("beside", provider)
+        if numbers:
+            self.drained.append(drained_of(provider, numbers, answered_s))
+
+    def _pause(self) -> None:
+        self._first.call("POST", "/v1/admin/providers/smsc/pause")
+        time.sleep(2.0)
+
+    def _probed(self, when: str, provider: str) -> dict[str, float]:
+        sent = uvloop.run(self._probe.run(self._given.seconds))
+        time.sleep(_SETTLE_S)
+        answered_s = self._smsc.answered_s()
+        self.waits.extend(waits_of(when, provider, sent, answered_s))
+        return answered_s
+
+
 def measure(given: argparse.Namespace, throughput: float) -> Found:
     """All probes before a provider with this throughput, 0: without a limit."""
     points = [(part, times.quantile_s(part) * 1e3) for times in [response_times.parse(given.answers)]
               for part in (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.999)]  # fmt: skip
     providers = {given.answers: points, "at once": []}
-    waits: list[Wait] = []
-    command = [sys.executable, "-m", "benchmarks.timed_smsc", _EXPRESS, _NORMAL]
+    every_s = given.every_ms / 1000
+    if throughput:
+        # Each time a message of express is sent, and one of normal.
+        every_s = max(every_s, 2 / (_PROBED * throughput))
+    command = [sys.executable, "-m", "benchmarks.timed_smsc", EXPRESS, NORMAL, WAITED]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         smsc = Smsc(process)
         with started(given.nodes, smsc.port, throughput) as nodes:
-            first = nodes[0]
-            heavy, *others = first.organisations(_MADE, 10 * given.backlog)
-            probe = Probe(nodes, light_keys(others, heavy), organisation_of(heavy), given.every_ms / 1000)
-            uvloop.run(probe.run(3.0))  # warms up
-
-            def probed(when: str) -> None:
-                for provider, answers in providers.items():
-                    smsc.answer_after(answers)
-                    time.sleep(_BEGUN_S)
-                    sent = uvloop.run(probe.run(given.seconds))
-                    time.sleep(_SETTLE_S)
-                    waits.extend(waits_of(when, provider, sent, smsc.answered_s()))
-
-            probed("alone")
-            first.call("POST", "/v1/admin/providers/smsc/pause")
-            time.sleep(2.0)
-            uvloop.run(fill(first.url, heavy, given.backlog))
-            smsc.answer_after(providers[given.answers])
-            first.call("POST", "/v1/admin/providers/smsc/resume")
-            began_s, began = time.monotonic(), waiting(first)
-            probed("beside")
-            left, took_s = waiting(first), time.monotonic() - began_s
+            measuring = Measuring(given, nodes, smsc, every_s)
+            for provider, answers in providers.items():
+                measuring.alone(provider, answers)
+            measuring.back_up()
+            light = given.organisations * given.waiting * len(providers)
+            began_s, began, cpu_s = time.monotonic(), waiting(nodes[0]), redis_cpu_s()
+            for provider, answers in providers.items():
+                measuring.beside(provider, answers)
+            left, took_s, cpu_s = waiting(nodes[0]), time.monotonic() - began_s, redis_cpu_s() - cpu_s
         process.stdin.close()  # type: ignore[union-attr]
+    probed = sum(w.messages for w in measuring.waits if w.when == "beside")
+    sent = began + light - left
     return Found(
         throughput=throughput,
         nodes=given.nodes,
         answers=given.answers,
+        organisations=given.organisations,
+        waiting=given.waiting,
         backlog=began,
         left=left,
-        sent_per_s=round((began - left) / took_s),
-        waits=waits,
+        sent_per_s=round(sent / took_s),
+        redis_us=round(cpu_s * 1e6 / (sent + probed), 1),
+        waits=measuring.waits,
+        drained=measuring.drained,
     )
+
+
+def drained_of(provider: str, numbers: dict[str, int], answered_s: dict[str, float]) -> Drained:
+    """How long after the first what waited was answered: the first of each organisation, and all."""
+    by = {number: answered_s.get(number, float("inf")) for number in numbers}
+    began_s = min(by.values())
+    by = {number: at_s - began_s for number, at_s in by.items()}
+    took_s = sorted(by.values())
+    firsts_s = sorted(by[number] for number, which in numbers.items() if not which)
+    found = Drained(
+        provider=provider,
+        messages=len(took_s),
+        sent=sum(t < float("inf") for t in took_s),
+        first_p50_s=firsts_s[len(firsts_s) // 2],
+        first_last_s=firsts_s[-1],
+        p50_s=took_s[len(took_s) // 2],
+        last_s=took_s[-1],
+    )
+    print(f"{found}", flush=True)
+    return found
 
 
 def waits_of(when: str, provider: str, sent: dict[str, Sent], answered_s: dict[str, float]) -> list[Wait]:
@@ -276,17 +274,21 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=12, help="of each probe (default 12)")
     parser.add_argument("--every-ms", type=float, default=12, help="from a message to the next (default 12)")
+    parser.add_argument("--organisations", type=int, default=0, help="that send little (default 40)")
+    parser.add_argument("--waiting", type=int, default=0, help="messages of each that wait (default 0)")
     parser.add_argument("--answers", default="p50=80ms,p90=150ms,p99=900ms", help="of the provider")
     parser.add_argument("--report", type=Path, default=REPORTS, help="folder of the report (docs/reports)")
     given = parser.parse_args()
+    if given.waiting and not given.organisations:
+        parser.error("--waiting needs --organisations")
     found = []
     for throughput in map(float, given.throughput.split(",")):
         found.append(measure(given, throughput))
         note("isolation", found[-1])
         if found[-1].left < 1000:
             print("The backlog ended before the probes: give it more, or fewer --seconds.")
-    write_report(found, given.report)
-    print(f"{given.report}/isolation.md")
+        write_report(found, given.report)
+    print(f"{given.report}/{report_name(found[0])}.md")
 
 
 if __name__ == "__main__":

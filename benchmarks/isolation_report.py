@@ -29,17 +29,40 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     p99_ms: float
 
 
+class Drained(msgspec.Struct, frozen=True, kw_only=True):
+    """How long messages took that waited, from the provider's answer to the first of them on, seconds.
+
+    Infinite where the probe had ended before.
+    """
+
+    provider: str
+    # Those that waited, and those of them that were answered while it was measured.
+    messages: int
+    sent: int
+    # Of the first message of each organisation: that of half of them, and of the last.
+    first_p50_s: float
+    first_last_s: float
+    p50_s: float
+    last_s: float
+
+
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """All waits before a provider with one throughput, segments a second; 0: it has none."""
 
     throughput: float
     nodes: int
     answers: str
+    # How many send little, 0: as many as are usual; and how many messages of each of them waited.
+    organisations: int
+    waiting: int
     # Messages that waited when the first and when the last probe began and ended, and how fast they went.
     backlog: int
     left: int
     sent_per_s: int
+    # CPU of Redis for each message that was sent meanwhile, microseconds.
+    redis_us: float
     waits: list[Wait]
+    drained: list[Drained]
 
     def ratio(self, provider: str, who: str) -> float:
         """The p99 beside the backlog as a multiple of that alone."""
@@ -47,27 +70,39 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         return by["beside"] / max(by["alone"], 0.01)
 
 
+def report_name(found: Found) -> str:
+    """Of the report's files, without their ends."""
+    name = "isolation"
+    if found.nodes > 1:
+        name += f"-{found.nodes}-nodes"
+    if found.organisations:
+        name += f"-{found.organisations}-organisations"
+    return name + (f"-{found.waiting}-waiting" if found.waiting else "")
+
+
 def write_report(found: Sequence[Found], folder: Path) -> None:
-    """Write isolation.md and isolation.svg."""
+    """Write the page and its plot."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "isolation.md").write_text(_page(found), encoding="utf-8")
-    (folder / "isolation.svg").write_text(_plot(found), encoding="utf-8")
+    name = report_name(found[0])
+    (folder / f"{name}.md").write_text(_page(found), encoding="utf-8")
+    (folder / f"{name}.svg").write_text(_plot(found), encoding="utf-8")
 
 
 def _page(found: Sequence[Found]) -> str:
+    first = found[0]
     kept = sum(one.ratio(one.answers, who) <= _RATIO for one in found for who in _WHO)
     lines = [
         "# Isolation",
         "",
-        f"`python -m benchmarks.isolation`; {machine()}, {found[0].nodes} node, with the load and the SMSC",
-        "on the same machine. One organisation has a backlog of normal. Express, and other organisations",
-        "that send a normal message now and then, are timed alone and beside it: milliseconds from the POST",
-        "to the SMSC's answer.",
+        f"`{_command(first)}`; {machine()}, {_nodes(first)}, with the load",
+        "and the SMSC on the same machine. One organisation has a backlog of normal. Express, and other",
+        "organisations that send a normal message now and then, are timed alone and beside it: milliseconds",
+        "from the POST to the SMSC's answer.",
         "",
-        f"With a provider that takes {found[0].answers} to answer, {kept} of {len(found) * len(_WHO)} p99",
+        f"With a provider that takes {first.answers} to answer, {kept} of {len(found) * len(_WHO)} p99",
         f"beside the backlog are within {_RATIO} times those alone.",
         "",
-        "![p99 alone and beside a backlog](isolation.svg)",
+        f"![p99 alone and beside a backlog]({report_name(first)}.svg)",
     ]
     for one in found:
         lines += [
@@ -75,14 +110,45 @@ def _page(found: Sequence[Found]) -> str:
             f"## {_limit(one).capitalize()}",
             "",
             f"{one.backlog:,} messages waited at the begin and {one.left:,} at the end; {one.sent_per_s:,} a",
-            "second were sent.",
+            f"second were sent, with {one.redis_us:g} µs of CPU of Redis each.",
             "",
             "| provider answers | who | messages | p50 alone | beside | p99 alone | beside | ratio of p99 |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for provider in dict.fromkeys(wait.provider for wait in one.waits):
             lines += [_row(one, provider, who) for who in _WHO]
+        if one.drained:
+            lines += _drained(one)
     return "\n".join(lines) + "\n"
+
+
+def _command(one: Found) -> str:
+    options = {"nodes": one.nodes if one.nodes > 1 else 0, "organisations": one.organisations}
+    options["waiting"] = one.waiting
+    given = "".join(f" --{name} {value}" for name, value in options.items() if value)
+    return f"python -m benchmarks.isolation{given}"
+
+
+def _nodes(one: Found) -> str:
+    return "1 node" if one.nodes == 1 else f"{one.nodes} nodes"
+
+
+def _drained(one: Found) -> list[str]:
+    """What waited of many organisations."""
+    lines = [
+        "",
+        f"{one.organisations:,} organisations had {one.waiting} messages waiting each beside the backlog.",
+        "Those above, who had nothing waiting, sent meanwhile. Seconds from the first answer on; a dash where",
+        "it was not measured for so long:",
+        "",
+        "| provider answers | waited | sent | first of each organisation, p50 | last | all, p50 | last |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in one.drained:
+        times = (found.first_p50_s, found.first_last_s, found.p50_s, found.last_s)
+        cells = " | ".join("-" if seconds == float("inf") else f"{seconds:.1f}" for seconds in times)
+        lines.append(f"| {found.provider} | {found.messages:,} | {found.sent:,} | {cells} |")
+    return lines
 
 
 def _row(one: Found, provider: str, who: str) -> str:

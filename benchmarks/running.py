@@ -10,6 +10,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from typing import Any
 import msgspec
 
 from supervisor.embedded.server_dir import ServerDir
+
+# So many calls at a time make organisations.
+_CALLS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +68,15 @@ class Engine:
 
     def organisations(self, count: int, units: int) -> list[str]:
         """API keys of `count` new organisations with `units` of credit each."""
-        made = []
-        for i in range(count):
+
+        def make(i: int) -> str:
             organisation = self.call("POST", "/v1/admin/organisations", {"name": f"load {i}"})
             top_up = {"units": units, "reference": "load"}
             self.call("POST", f"/v1/admin/organisations/{organisation['id']}/top-ups", top_up)
-            made.append(organisation["api_key"])
-        return made
+            return str(organisation["api_key"])
+
+        with ThreadPoolExecutor(_CALLS) as threads:
+            return list(threads.map(make, range(count)))
 
     def memory_mib(self) -> dict[str, float]:
         """Anonymous memory of each process of the engine, MiB, by a short name of the process."""

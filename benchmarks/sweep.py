@@ -30,7 +30,7 @@ import msgspec
 import uvloop
 
 from benchmarks.heat_map import HeatMap, svg
-from benchmarks.isolation import BATCH, fill
+from benchmarks.isolation_load import BATCH, fill
 from benchmarks.open_load import OpenLoad
 from benchmarks.plan_scenarios import zipf
 from benchmarks.results import REPORTS, Machine, machine, note, read

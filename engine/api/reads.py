@@ -15,6 +15,7 @@ from engine.activity.lookups import Lookups
 from engine.activity.ports import ActivityStream
 from engine.activity.records import MessageKey
 from engine.config import Config
+from engine.credit.memory_mark import MARK
 from engine.disk_space import scarcest
 from engine.errors import EngineError, Unavailable
 from engine.nodes.control import NodeControl
@@ -104,6 +105,7 @@ class Reports:
             {
                 "queues": self._status.queues(at_ms),
                 "ledger": self._status.ledger(),
+                "memory": self._status.memory(MARK),
                 "activity": self._status.activity(at_ms),
                 "receipts": self._status.receipts(at_ms),
                 "webhooks": self._status.webhooks(),
@@ -145,6 +147,7 @@ class Reports:
 _SOURCES = {
     "queues": "Redis",
     "ledger": "PostgreSQL or Redis",
+    "memory": "Redis",
     "activity": "Redis",
     "receipts": "Redis",
     "receipts.unmatched": "ClickHouse",

@@ -24,6 +24,7 @@ from engine.stores.postgres.unbooked import unbooked_in_all
 from engine.stores.postgres.webhook_status import WebhookStatus, webhook_status
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
+from engine.stores.redis.memory import memory_of
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
@@ -72,6 +73,16 @@ class LedgerStatus(msgspec.Struct):
     uncharged_messages: int = 0
 
 
+class MemoryStatus(msgspec.Struct):
+    """The memory of Redis, MB of 2**20 bytes."""
+
+    used_mb: int
+    # `maxmemory` of Redis, 0: there is none.
+    limit_mb: int
+    # So much of it is used that new messages are refused.
+    full: bool
+
+
 class ActivityStatus(msgspec.Struct):
     """Activity that is not in ClickHouse yet."""
 
@@ -107,6 +118,7 @@ class Status(msgspec.Struct):
     # Each of these is None when a store that it is read from does not answer.
     queues: dict[str, QueueStatus] | None = None
     ledger: LedgerStatus | None = None
+    memory: MemoryStatus | None = None
     activity: ActivityStatus | None = None
     receipts: ReceiptsStatus | None = None
     webhooks: WebhookStatus | None = None
@@ -162,6 +174,9 @@ class QueueBacklog(msgspec.Struct, frozen=True):
     segments_in_10_s: int
     # The longest backlogs first, up to `_ORGANISATIONS_MAX`.
     organisations: list[OrganisationBacklog]
+    # Messages of all organisations that are in no backlog because they are not due yet: scheduled, to be
+    # tried again, or put off because their provider takes no more now. They have left a backlog, too.
+    due: int = 0
     # None: the queue is not paused, not drained, or `missing` says why that is not known.
     pause: Pause | None = None
     drain: Drain | None = None
@@ -208,6 +223,11 @@ class StatusReader:
             uncharged_messages=uncharged_messages,
         )
 
+    async def memory(self, mark: float) -> MemoryStatus:
+        """How much of its memory Redis uses; from the share `mark` on it counts as full."""
+        found = memory_of(await self._link.call("INFO", "memory"))
+        return MemoryStatus(found.used_bytes >> 20, found.limit_bytes >> 20, full=found.fullness >= mark)
+
     async def paused(self, providers: Sequence[str]) -> list[str]:
         """Those of `providers` that somebody has paused, in the order of their names."""
         async with self._pool.connection() as connection:
@@ -251,12 +271,14 @@ class StatusReader:
 
     async def backlog(self, queue: Queue, now_ms: int) -> QueueBacklog:
         """Who has a backlog in `queue`, in one round trip; `now_ms` is milliseconds since 1970."""
-        replies = await self._link.batch([_backlog(queue, s) for s in self._shards])
+        commands: list[Command] = [("ZCARD", keys.due_key(s, queue)) for s in self._shards]
+        found = await self._link.batch(commands + [_backlog(queue, s) for s in self._shards])
+        due, replies = sum(found[: len(commands)]), found[len(commands) :]
         replies = [reply for reply in replies if not isinstance(reply, ReplyError)]
         messages, paused, moved = (sum(reply[i] for reply in replies) for i in range(3))
-        found = [_organisation(row, moved, now_ms) for reply in replies for row in reply[3]]
-        found.sort(key=lambda o: (-o.messages, o.organisation_id))
-        return QueueBacklog(queue, messages, paused, moved, found[:_ORGANISATIONS_MAX])
+        rows = [_organisation(row, moved, now_ms) for reply in replies for row in reply[3]]
+        rows.sort(key=lambda o: (-o.messages, o.organisation_id))
+        return QueueBacklog(queue, messages, paused, moved, rows[:_ORGANISATIONS_MAX], due)
 
     async def paused_organisations(self) -> list[PausedOrganisation]:
         """Those that are paused, the first by id."""

@@ -246,6 +246,14 @@ class PausedOrganisation(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class MemoryState(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of Redis, MB of 2**20 bytes, and whether messages are refused for want of it."""
+
+    used_mb: int = 0
+    limit_mb: int = 0
+    full: bool = False
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to GET /v1/admin/status."""
 
@@ -254,6 +262,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     # Each of these is None when it is not known.
     queues: dict[str, QueueState] | None = None
     ledger: LedgerState | None = None
+    memory: MemoryState | None = None
     activity: ActivityState | None = None
     receipts: ReceiptsState | None = None
     webhooks: WebhooksState | None = None

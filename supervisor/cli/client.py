@@ -39,6 +39,13 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     field: str | None = None
 
 
+class _Readiness(msgspec.Struct, frozen=True):
+    """What /readyz answers: "ok", or why not, and of each part "ok" or a sentence."""
+
+    status: str
+    parts: dict[str, str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     """An answer whose HTTP status is below 400."""
@@ -177,11 +184,25 @@ def _error(status: int, retry_after: str | None, content: bytes, url: str) -> Re
     try:
         problem = msgspec.json.decode(content, type=Problem)
     except msgspec.MsgspecError:
-        problem = Problem(detail=f"{url} answered {status} {http.client.responses.get(status, '')}".strip())
+        problem = Problem(detail=_not_ready(content, url) or _answered(status, url))
     detail = problem.detail or problem.title or f"The engine answered {status}"
     if status == 429 or status >= 500:
         return Unavailable(detail, _seconds(retry_after))
     return Refusal(problem.code or str(status), status, detail, problem.field)
+
+
+def _answered(status: int, url: str) -> str:
+    return f"{url} answered {status} {http.client.responses.get(status, '')}".strip()
+
+
+def _not_ready(content: bytes, url: str) -> str:
+    """What is wrong by an answer of /readyz; "" for another answer."""
+    try:
+        found = msgspec.json.decode(content, type=_Readiness)
+    except msgspec.MsgspecError:
+        return ""
+    away = [f"{part}: {state}" for part, state in found.parts.items() if state != "ok"]
+    return f"{url} is {found.status}" + "".join(f"; {one}" for one in away)
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -41,6 +41,7 @@ class _Backlog(msgspec.Struct, frozen=True, kw_only=True):
     paused: int = 0
     segments_in_10_s: int = 0
     organisations: list[_Organisation]
+    due: int = 0
     pause: Pause | None = None
     drain: Drain | None = None
     missing: dict[str, str] = {}
@@ -89,7 +90,10 @@ def show_queue(
     backlogs in the last ten seconds. [bold]ends in[/bold]: when the last message of this
     one will have left, at that pace. [bold]oldest[/bold]: how long it has waited.
 
-    What lies ready to be sent, whoever it belongs to, is not among it:
+    What lies ready to be sent, whoever it belongs to, is not among it, nor what is not due
+    yet: scheduled, to be tried again, or put off because its provider takes no more now. Where
+    routes have several providers and one of them is slow, what is put off leaves the backlog
+    and comes back when the provider has room: it ends later than is said here.
     [cyan]smsengine status[/cyan] counts everything that waits.
 
     [bold]Examples[/bold]
@@ -106,6 +110,8 @@ def show_queue(
         console.print(show.drained_queue(queue, found.drain, None))
     for what, why in found.missing.items():
         console.print(f"{what} is not known: {why}")
+    if found.due:
+        console.print(f"{show.counted(found.due, 'message')} in no backlog, not due yet.")
     if not found.organisations:
         console.print(f"No organisation has a backlog in {queue}.")
         return

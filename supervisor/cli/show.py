@@ -87,7 +87,12 @@ def sentences(seen: Status) -> list[str]:
     found = scarce_disks(
         [Node(name=seen.node, seen="running", disk=seen.disk)] if seen.nodes is None else seen.nodes
     )
-    ledger, receipts = seen.ledger, seen.receipts
+    ledger, receipts, memory = seen.ledger, seen.receipts, seen.memory
+    if memory is not None and memory.full:
+        found.append(
+            f"Redis uses {number(memory.used_mb)} of the {number(memory.limit_mb)} MB of its maxmemory, so"
+            " new messages are refused with 503 until some is free"
+        )
     if ledger is not None and ledger.held_up_by:
         found.append(f"the books are locked in PostgreSQL by {ledger.held_up_by}")
     if ledger is not None and ledger.unbooked_organisations:

@@ -40,7 +40,8 @@ _CONFIG = Config(
 )
 _PAUSED = {"paused_providers", "paused_queues", "drained_queues", "paused_organisations"}
 _OF_POSTGRES = {*_PAUSED, "webhooks"}
-_ALL = {"queues", "nodes", "flow", "ledger", "activity", "receipts", "problems_last_hour", *_OF_POSTGRES}
+_OF_REDIS = {"queues", "nodes", "flow", "memory", "activity", "receipts", "problems_last_hour"}
+_ALL = {*_OF_REDIS, "ledger", *_OF_POSTGRES}
 
 
 @pytest.fixture(scope="module")

@@ -158,3 +158,27 @@ def test_all_clocks_an_hour_forward_and_back_lose_nothing_and_stop_nothing(
     # The audit compares the record too: the archiver has gone on. The hour ahead was longer than the validity
     # of the codes that waited then.
     assert_none_lost(victim, running.stop(), duplicates_max=2 * IN_FLIGHT, may_expire=True)
+
+
+def stepped(victim: Engine, clock: Clock) -> None:
+    """Set the clock by a second to and fro under load: no customer is refused, and no process ended."""
+    before = {r["role"]: r["pid"] for r in fetch_processes(victim)}
+    with customers(victim, patience_s=60) as running:
+        for ahead_s in (1, 0, -1, 0, 1, -1, 0):
+            clock.set(ahead_s)
+            # It is in force within two seconds, and so stays for one at least.
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                running.go_on(20)
+    assert dict(running.refusals) == {}
+    assert {r["role"]: r["pid"] for r in fetch_processes(victim)} == before
+    assert_none_lost(victim, running.stop())
+
+
+def test_a_node_whose_clock_is_set_by_a_second_to_and_fro_goes_on(victim: Engine, clock: Clock) -> None:
+    stepped(victim, clock)
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_all_clocks_set_by_a_second_to_and_fro_lose_and_refuse_nothing(victim: Engine, clock: Clock) -> None:
+    stepped(victim, clock)

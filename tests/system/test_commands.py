@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import urllib.request
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -284,11 +285,18 @@ def test_a_key_of_the_data_directory_is_not_sent_to_another_engine(engine: Engin
 def test_a_queue_says_who_has_a_backlog(engine: Engine) -> None:
     empty = {
         "queue": "normal", "messages": 0, "paused": 0, "segments_in_10_s": 0, "organisations": [],
-        "pause": None, "drain": None, "missing": {},
+        "due": 0, "pause": None, "drain": None, "missing": {},
     }  # fmt: skip
     # The tests before have sent something.
     eventually(lambda: answer(engine.run("queue", "show", "normal", "--json")) == empty)
     assert "No organisation has a backlog in express." in engine.run("queue", "show", "express").stdout
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    caller = Caller(engine.url, engine.api_key)
+    later = {"to": "+989121234567", "text": "later", "queue": "express", "send_at": soon}
+    accepted, made = caller.call("POST", "/v1/messages", later)
+    assert accepted == 202
+    assert "1 message in no backlog, not due yet." in engine.run("queue", "show", "express").stdout
+    assert caller.call("POST", f"/v1/messages/{made['id']}/cancel")[0] == 200
     wrong = engine.run("queue", "show", "other")
     assert wrong.returncode == 2
     assert "express" in wrong.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,6 +59,12 @@ def test_a_full_redis_refuses_with_the_reason_drains_and_admits_again(limited: E
     assert (status, problem["status"], problem["code"]) == (503, 503, "unavailable")
     assert "Redis has little memory left" in problem["detail"]
     assert int(caller.headers["Retry-After"]) == 5
+    # The operator is told too, before anybody looks into a log.
+    shown = eventually(lambda: "new messages are refused" in (s := limited.run("status").stdout) and s)
+    assert "MB of its maxmemory" in " ".join(shown.split())
+    checks = {c["part"]: c for c in json.loads(limited.run("check", "--json").stdout)["checks"]}
+    assert not checks["api"]["ok"]
+    assert "is unavailable; redis: Redis has little memory left" in checks["api"]["detail"]
     # The carrier is back: they are sent and settled though Redis is full.
     behave(limited.simulator_url, outage=False)
     received = f"{limited.simulator_url}/received?limit=1000000"
@@ -65,6 +72,7 @@ def test_a_full_redis_refuses_with_the_reason_drains_and_admits_again(limited: E
     eventually(lambda: under_way(limited) == 0)
     assert caller.call("POST", "/v1/messages", message)[0] == 503
     limit(limited, 0.5)
+    eventually(lambda: "refused" not in limited.run("status").stdout)
     eventually(lambda: caller.call("POST", "/v1/messages", message)[0] == 202)
     eventually(lambda: under_way(limited) == 0)
     assert eventually(lambda: (a := answer(limited.run("audit", "--json")))["clean"] and a)

@@ -12,6 +12,7 @@ export function attention(status) {
   ofNodes(status, note);
   ofQueues(status, note);
   ofProviders(status, note);
+  ofMemory(status, note);
   ofCredit(status, note);
   for (const one of status.paused_organisations ?? []) {
     note("warn", `Organisation ${one.name} is paused${because(one.reason)}.`, `/console/organisation?id=${one.id}`);
@@ -56,6 +57,12 @@ function ofProviders(status, note) {
   if (status.problems_last_hour) {
     note("warn", `Providers sent ${count(status.problems_last_hour, "thing")} in the last hour that was not understood.`, "/console/providers");
   }
+}
+
+function ofMemory(status, note) {
+  const memory = status.memory;
+  if (!memory?.full) return;
+  note("bad", `Redis uses ${number(memory.used_mb)} of the ${number(memory.limit_mb)} MB of its maxmemory: new messages are refused.`);
 }
 
 function ofCredit(status, note) {
