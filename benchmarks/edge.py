@@ -1,10 +1,11 @@
 """What accepting a message costs the process `ingest`: our own protocol and aiohttp, side by side.
 
     python -m benchmarks.edge [--rounds 8] [--seconds 1] [--connections 64] [--organisations 8]
-    python -m benchmarks.edge --versions DIR ...     beside our own protocol in other versions, without aiohttp
+    python -m benchmarks.edge --versions DIR ...    beside our own protocol in other versions, not aiohttp
 
-Takes one minute. `DIR` is the root of another version of the engine. Each path has an ingest process of its own on the first core, with a Redis of its own that
-syncs each write to disk, on the last core together with the load. The paths take turns, so that a slow
+Takes one minute. `DIR` is the root of another version of the engine. Each path has an ingest process of its
+own on the first core, with a Redis of its own that syncs each write to disk, on the last core together with
+the load. The paths take turns, so that a slow
 phase of the machine slows both. CPU is the scheduler's (schedstat), and is the median over the rounds;
 `client` is the share of the time in which the load was busy. Then the latency of one client that sends one
 message after another, on each path, beside that of a write that is synced to the same disk. It needs two
