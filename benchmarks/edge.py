@@ -1,9 +1,11 @@
 """What accepting a message costs the process `ingest`: our own protocol and aiohttp, side by side.
 
     python -m benchmarks.edge [--rounds 8] [--seconds 1] [--connections 64] [--organisations 8]
+    python -m benchmarks.edge --versions DIR ...    beside our own protocol in other versions, not aiohttp
 
-Takes one minute. Each path has an ingest process of its own on the first core, with a Redis of its own that
-syncs each write to disk, on the last core together with the load. The paths take turns, so that a slow
+Takes one minute. `DIR` is the root of another version of the engine. Each path has an ingest process of its
+own on the first core, with a Redis of its own that syncs each write to disk, on the last core together with
+the load. The paths take turns, so that a slow
 phase of the machine slows both. CPU is the scheduler's (schedstat), and is the median over the rounds;
 `client` is the share of the time in which the load was busy. Then the latency of one client that sends one
 message after another, on each path, beside that of a write that is synced to the same disk. It needs two
@@ -34,7 +36,8 @@ from benchmarks.micro.cores import cpu_s
 from benchmarks.workload import message
 from supervisor.embedded.servers import start_redis
 
-_PATHS = ("edge", "aiohttp")
+_HERE = Path(__file__).resolve().parent.parent
+_SERVER = str(_HERE / "benchmarks" / "edge_server.py")
 _BATCH = 100
 _BATCH_CONNECTIONS = 16
 _VARIANTS = 8
@@ -60,15 +63,16 @@ class Figures(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(path: str, organisations: int) -> Iterator[Running]:
-    """An ingest process that serves by `path`, and its Redis."""
+def running(path: str, organisations: int, root: Path = _HERE) -> Iterator[Running]:
+    """An ingest process of the version at `root` that serves by `path`, and its Redis."""
     core, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
         Path(folder).chmod(0o755)
         redis = start_redis(Path(folder))
         os.sched_setaffinity(redis.pid, {last})
-        command = [sys.executable, "-m", "benchmarks.edge_server", path, redis.url, str(organisations)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        command = [sys.executable, _SERVER, path, redis.url, str(organisations)]
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, env=environment)
         os.sched_setaffinity(process.pid, {core})
         assert process.stdout is not None
         try:
@@ -139,17 +143,23 @@ def syncs_ms() -> list[float]:
 def main() -> None:
     """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--versions", type=Path, nargs="*", default=[], help="roots of other versions")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--organisations", type=int, default=8)
     wish = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        targets = {path: stack.enter_context(running(path, wish.organisations)) for path in _PATHS}
+        roots = [root.resolve() for root in wish.versions]
+        served = [(root.name, "edge", root) for root in roots] or [("aiohttp", "aiohttp", _HERE)]
+        served.append(("edge", "edge", _HERE))
+        targets = {
+            name: stack.enter_context(running(path, wish.organisations, root)) for name, path, root in served
+        }
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {max(cores)})
         for size, connections in ((1, wish.connections), (_BATCH, _BATCH_CONNECTIONS)):
-            rounds: dict[str, list[Figures]] = {path: [] for path in _PATHS}
+            rounds: dict[str, list[Figures]] = {path: [] for path in targets}
             for number in range(wish.rounds + 1):
                 for path, target in targets.items():
                     sent = requests(target.api_keys, size)

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from types import SimpleNamespace
+from dataclasses import MISSING, fields
 from typing import Any
 
 import msgspec
@@ -26,10 +26,8 @@ from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.edge.edge import Edge
 from engine.api.ports import Services
-from engine.api.recipient_ports import RecipientServices
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
-from engine.api.webhook_ports import WebhookServices
 from engine.boot.ingest import assemble_ingest
 from engine.config import Credit, Queues
 from engine.intake.pricing import PriceTable
@@ -52,16 +50,21 @@ class _Directory:
         return {k: Credential(key_id=k, organisation_id=k, secret_sha256=digest) for k in key_ids}
 
 
+class _Unasked:
+    """A service that has every attribute and that nobody asks for anything."""
+
+    def __getattr__(self, name: str) -> _Unasked:
+        return self
+
+
 def _now_us() -> int:
     return time.time_ns() // 1000
 
 
 def _services(**known: Any) -> Services:
     """Those that sending needs; the others are never asked."""
-    nothing: dict[str, Any] = dict.fromkeys(Services.__dataclass_fields__)
-    recipients: Any = SimpleNamespace(**dict.fromkeys(RecipientServices.__dataclass_fields__))
-    nothing |= {"receipt_readers": {}, "now_us": _now_us, "counts": RequestCounts(), "recipients": recipients}
-    nothing["webhooks"] = WebhookServices(None, None, 1)  # type: ignore[arg-type]
+    nothing: dict[str, Any] = {f.name: _Unasked() for f in fields(Services) if f.default is MISSING}
+    nothing |= {"receipt_readers": {}, "inbound_readers": {}, "now_us": _now_us, "counts": RequestCounts()}
     return Services(**(nothing | known))
 
 

@@ -15,23 +15,23 @@ class PrefixTable(Generic[T]):
     prefixes; E.164 allows 17 lengths.
     """
 
-    __slots__ = ("_lengths", "_values")
+    __slots__ = ("lengths", "values")
 
     def __init__(self, values: Mapping[str, T]) -> None:
         """`values`: {prefix: value}; a copy is kept."""
-        self._values = dict(values)
+        self.values = dict(values)
         # Only lengths that occur are looked up, the longest first.
-        self._lengths = tuple(sorted({len(prefix) for prefix in values}, reverse=True))
+        self.lengths = tuple(sorted({len(prefix) for prefix in values}, reverse=True))
 
     @property
     def length_max(self) -> int:
         """The length of the longest prefix; what comes behind it in a number changes nothing."""
-        return self._lengths[0] if self._lengths else 0
+        return self.lengths[0] if self.lengths else 0
 
     def longest(self, number: str, default: T) -> T:
         """The value of the longest prefix of `number`; `default` when none matches."""
-        values = self._values
-        for length in self._lengths:
+        values = self.values
+        for length in self.lengths:
             prefix = number[:length]
             if prefix in values:
                 return values[prefix]

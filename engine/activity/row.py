@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from engine.activity.records import AttemptRecord
-from engine.records import ActivityRow, Addressed, Event, Message, Queue
-
-_encode = msgspec.msgpack.Encoder().encode
+from engine.records import ActivityRow, Event, Message, Queue
 
 
 def row_of(
@@ -60,20 +56,3 @@ def row_of(
         kept=kept,
         callback_url=subject.callback_url,
     )
-
-
-def acceptance_octets(addressed: Addressed, *, texts: bool = False) -> bytes:
-    """The row of the acceptance of a message, in MessagePack; `texts`: its text is recorded too.
-
-    Every message has one, so its fields are encoded as they are, in the order of `ActivityRow`; making the
-    record first takes four times as long. A row without a text ends before it.
-    """
-    m = addressed.message
-    due_at_us = addressed.due_at_us
-    event = "scheduled" if due_at_us else "accepted"
-    fields = (
-        m.accepted_at_us, m.organisation_id, m.id, m.accepted_at_us, event, addressed.queue, m.to,
-        m.sender, m.encoding, m.segments, m.units, 0, "", "", "", 0, m.reference, due_at_us,
-        m.expires_at_us, False, 0, "", m.callback_url,
-    )  # fmt: skip
-    return _encode((*fields, m.text) if texts else fields)

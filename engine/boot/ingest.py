@@ -29,7 +29,7 @@ from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota
 from engine.errors import Refusal
 from engine.ids import MessageIds
-from engine.intake.addressing import Permit, any_sender
+from engine.intake.addressing import Free, Permit, any_sender, never_free
 from engine.intake.closures import Closures
 from engine.intake.ingest import Ingest
 from engine.intake.opt_outs import OptOutTable
@@ -74,6 +74,7 @@ def assemble_ingest(
     check: Callable[[Sequence[MessageDraft | Refusal]], None] = lambda drafts: None,
     gate: Gate | None = None,
     permit: Permit = any_sender,
+    free: Free = never_free,
     first: FirstUse | None = None,
 ) -> tuple[Quota, Ingest]:
     """Put together the way in for messages, and the credit that it spends. Nothing runs yet.
@@ -81,8 +82,8 @@ def assemble_ingest(
     `name` is unique per process incarnation. `timeout_s` bounds a submission. `spenders` have quota
     before they ask. `check` raises Unavailable when a request with these messages is not to be taken in.
     `gate`: the limits of organisations; None: those of all. `permit`: whether a message may be sent, and by
-    which sender. `first`: what a key was first used for, for repetitions when nothing can be taken. With an
-    `rng` that draws as another's does, messages have the same ids: a real process has the system's.
+    which sender; `free`: whose messages need none. `first`: what a key was first used for, for repetitions
+    when nothing can be taken. With an `rng` that draws as another's does, messages have the same ids.
     """
     gate = gate or Gate(clock_s=time.monotonic)
     quota = Quota(
@@ -100,13 +101,8 @@ def assemble_ingest(
         prices,
         queues.validities_s(),
         MessageIds.drawn(rng),
-        now_us=now_us,
-        timeout_s=timeout_s,
-        check=check,
-        gate=gate,
-        permit=permit,
-        first=first,
-    )
+        now_us=now_us, timeout_s=timeout_s, check=check, gate=gate, permit=permit, free=free, first=first,
+    )  # fmt: skip
     return quota, ingest
 
 
@@ -141,9 +137,8 @@ async def serve(process: Process) -> None:
             rng=random.SystemRandom(),
             check=check,
             gate=gate,
-            permit=permissions.sender,
-            first=answers.first,
-        )
+            permit=permissions.sender, free=permissions.are_free, first=answers.first,
+        )  # fmt: skip
         answering = answering_ingest(process, quota, prices, gate, check, permissions, answers.first)
         replies = await auto_replies(process, stack, link, answering)
         await watch_ingest(process, stack, ingest, quota)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from engine.errors import Refusal
+from engine.intake._plain import addressed_all
 from engine.intake.phone_numbers import e164
 from engine.intake.phone_numbers import sender as sender_id
 from engine.intake.ports import Prices
@@ -28,6 +29,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # (organisation, number in E.164, the sender that the message names, or "") → its sender. Raises Refusal when
 # it may not be sent, Unavailable while that is not known.
 Permit = Callable[[int, str, str], str]
+# Whether an organisation may send to anybody under any sender now, so that its messages need no permit.
+Free = Callable[[int], bool]
 
 
 def any_sender(organisation_id: int, to: str, sender: str) -> str:
@@ -35,14 +38,42 @@ def any_sender(organisation_id: int, to: str, sender: str) -> str:
     return sender
 
 
+def never_free(organisation_id: int) -> bool:
+    """Every message needs a permit."""
+    return False
+
+
 class Addressing:
     """Addresses drafts, by the prices in force and the validities of the queues."""
 
-    def __init__(self, prices: Prices, validity_s: Mapping[Queue, int], permit: Permit = any_sender) -> None:
+    def __init__(
+        self,
+        prices: Prices,
+        validity_s: Mapping[Queue, int],
+        permit: Permit = any_sender,
+        free: Free = never_free,
+    ) -> None:
         """`validity_s`: by queue, of messages that name no validity."""
         self._permit = permit
+        self._free = free
+        self._default_us = {queue: seconds * 1_000_000 for queue, seconds in validity_s.items()}
         self._prices = prices
         self._default_s = validity_s
+
+    def address_all(
+        self, organisation_id: int, ids: list[str], drafts: Sequence[MessageDraft | Refusal], now_us: int
+    ) -> tuple[list[Addressed | Refusal], int]:
+        """(as `address`, of each draft with its id; the units of all that are not refused)."""
+        return addressed_all(
+            organisation_id,
+            drafts,
+            ids,
+            now_us,
+            self._prices,
+            self._default_us,
+            None if self._permit is any_sender or self._free(organisation_id) else self._permit,
+            self.address,
+        )
 
     def address(
         self, organisation_id: int, message_id: str, draft: MessageDraft | Refusal, now_us: int

@@ -23,7 +23,7 @@ from engine.credit.quota import Quota
 from engine.errors import Closed, Refusal, TooMany
 from engine.expiry import Expiry
 from engine.ids import MessageIds
-from engine.intake.addressing import Addressing, Permit, any_sender
+from engine.intake.addressing import Addressing, Free, Permit, any_sender, never_free
 from engine.intake.estimate import Estimate, estimated
 from engine.intake.ports import Prices
 from engine.intake.refused_counts import RefusedCounts
@@ -57,18 +57,21 @@ class Ingest:
         gate: Gate,
         check: Callable[[Sequence[MessageDraft | Refusal]], None] = lambda drafts: None,
         permit: Permit = any_sender,
+        free: Free = never_free,
         first: FirstUse | None = None,
     ) -> None:
         """`validity_s`: by queue, of messages that name no validity. `timeout_s` bounds a submission.
 
         `check` raises Unavailable when a request with these messages is not to be taken in now. `gate`: the
-        limits of organisations. `permit`: whether a message may be sent, and under which sender. `first`:
-        what a key of an organisation was first used for.
+        limits of organisations. `permit`: whether a message may be sent, and under which sender; `free`:
+        whose messages need none. `first`: what a key of an organisation was first used for.
         """
         self._first = first
         self._gate = gate
         self._quota = quota
-        self._address = Addressing(prices, validity_s, permit).address
+        addressing = Addressing(prices, validity_s, permit, free)
+        self._address = addressing.address
+        self._address_all = addressing.address_all
         self._ids = ids
         self._now_us = now_us
         self._running = Expiry(timeout_s, UnderWay.expire)
@@ -136,14 +139,7 @@ class Ingest:
         now_us = self._now_us() // 1000 * 1000
         ids = self._ids.make(now_us // 1000, len(drafts))
         # There is no await in between, so that all messages have the prices of one instant.
-        addressed = [
-            self._address(organisation_id, message_id, draft, now_us)
-            for message_id, draft in zip(ids, drafts, strict=True)
-        ]
-        units = 0
-        for one in addressed:
-            if not isinstance(one, Refusal):
-                units += one.message.units
+        addressed, units = self._address_all(organisation_id, ids, drafts, now_us)
         under_way = UnderWay(
             quota,
             self._running,

@@ -50,6 +50,10 @@ class OptOutTable:
         numbers = self._numbers.get(organisation_id)
         return numbers is not None and int(to[1:]) in numbers
 
+    def are_none(self, organisation_id: int) -> bool:
+        """Whether it is known that nobody has opted out of the messages of this organisation."""
+        return self._numbers is not None and not self._numbers.get(organisation_id)
+
     async def refresh(self) -> None:
         """Look once what has changed. What cannot be read stays as it was."""
         try:

@@ -30,6 +30,10 @@ class Permissions:
             raise Refusal("opted_out", 422, detail, "to")
         return self._senders.sender(organisation_id, to, sender)
 
+    def are_free(self, organisation_id: int) -> bool:
+        """Whether the organisation may send to anybody, under any sender: `sender` would change nothing."""
+        return self._opt_outs.are_none(organisation_id) and self._senders.are_free(organisation_id)
+
     def reply_sender(self, organisation_id: int, to: str, sender: str) -> str:
         """The same for the answer to a message that `to` wrote to `sender`. Whoever has opted out and writes
         nevertheless is answered.

@@ -82,7 +82,7 @@ _READ = _Reading(
     | {ord("\uff0b"): "+", ord("\ufe62"): "+", ord("\uff08"): "(", ord("\uff09"): ")"}
 )
 _PARENTHESES = str.maketrans("", "", "()")
-_PLANS = _Plans()
+PLANS = _Plans()
 
 
 def e164(text: str) -> str:
@@ -99,7 +99,7 @@ def e164(text: str) -> str:
     else:
         number = _read(text)
         digits = number[1:]
-    plan = _PLANS[digits[:3]] if len(digits) <= DIGITS_MAX else None
+    plan = PLANS[digits[:3]] if len(digits) <= DIGITS_MAX else None
     if plan is not None and len(digits) in plan.lengths and digits[plan.trunk_at] != "0":
         return number
     raise _no_destination(digits, plan)
@@ -201,7 +201,7 @@ def _sender_number(text: str) -> str:
         number = written if clean else _read(written)
     except Refusal:
         number = "+"
-    if DIGITS_MIN <= len(number) - 1 <= DIGITS_MAX and _PLANS[number[1:4]] is not None:
+    if DIGITS_MIN <= len(number) - 1 <= DIGITS_MAX and PLANS[number[1:4]] is not None:
         return number
     foreign = next((c for c in written if c not in _SENDER_CHARACTERS), "")
     raise _invalid_sender(f"; it contains {_named(foreign)}" if foreign else "")

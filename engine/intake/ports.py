@@ -18,6 +18,10 @@ class Prices(Protocol):
         All answers are by the same table until the caller awaits something.
         """
 
+    def in_force(self) -> tuple[dict[str, int], tuple[int, ...]]:
+        """The same for many numbers: the prices by prefix, of which the longest counts, and the lengths of
+        the prefixes, the longest first. The prefix "" is among them. Nobody may change what this gives."""
+
 
 class PriceStore(Protocol):
     """Where the prices are kept. Every call raises Unavailable."""

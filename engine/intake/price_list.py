@@ -43,6 +43,12 @@ class PriceList:
             raise Unavailable("The prices are not known yet.")
         return self._table.units_per_segment(to)
 
+    def in_force(self) -> tuple[dict[str, int], tuple[int, ...]]:
+        """As `PriceTable.in_force`. Raises Unavailable while no prices are known."""
+        if self._table is None:
+            raise Unavailable("The prices are not known yet.")
+        return self._table.in_force()
+
     async def refresh(self) -> None:
         """Look once whether the prices have changed. What cannot be read stays as it was."""
         try:

@@ -34,6 +34,10 @@ class PriceTable:
         """Units for each segment to this destination; at most one look-up for each prefix length."""
         return self._prices.longest(to, self._base)
 
+    def in_force(self) -> tuple[dict[str, int], tuple[int, ...]]:
+        """The prices by prefix, and the lengths of the prefixes, the longest first. Neither ever changes."""
+        return self._prices.values, self._prices.lengths
+
 
 def first_wrong(prices: Mapping[str, int]) -> tuple[str, str] | None:
     """What is wrong with the table `prices`, as (field, what is allowed); None when nothing is."""

@@ -63,6 +63,11 @@ class DestinationRules:
         """`rules`: the kinds of senders, by prefix."""
         self._kinds: PrefixTable[tuple[SenderKind, ...] | None] = PrefixTable(dict(rules))
 
+    @property
+    def are_none(self) -> bool:
+        """Whether every destination takes every sender."""
+        return not self._kinds.values
+
     def check(self, to: str, sender: str) -> None:
         """Raise Refusal when `to` takes no such sender; "": the provider's, which is nobody's to judge."""
         kinds = self._kinds.longest(to, None)

@@ -60,6 +60,11 @@ class SenderTable:
         destinations.check(to, sender)
         return sender
 
+    def are_free(self, organisation_id: int) -> bool:
+        """Whether it is known that no rule holds for the messages of this organisation."""
+        destinations = self._destinations
+        return destinations is not None and destinations.are_none and organisation_id not in self._own
+
     def _known(self) -> DestinationRules:
         if self._destinations is None:
             raise Unavailable("It is not known yet who may use which sender.")

@@ -28,10 +28,11 @@ from engine.credit.quota import Quota
 from engine.errors import EngineError, Refusal, Unavailable, Undecided
 from engine.expiry import Expiry
 from engine.intake import kept_answer
+from engine.intake._plain import outcomes_of
 from engine.intake.kept_answer import Outcome
 from engine.intake.refused_counts import RefusedCounts
 from engine.limits.gate import Gate
-from engine.records import Accepted, Addressed, Replay, Submission
+from engine.records import Addressed, Replay, Submission
 
 _log = structlog.get_logger(__name__)
 
@@ -147,7 +148,7 @@ class UnderWay:
 
         `waited_s`: how long it has waited for them, seconds. Raises what `render` raises, and Unavailable.
         """
-        outcomes = [_outcome(a) for a in self._addressed]
+        outcomes = outcomes_of(self._addressed)
         messages = [a for a in self._addressed if type(a) is Addressed]
         if len(messages) < len(outcomes):
             self._refused.add(outcomes)
@@ -359,19 +360,4 @@ def _insufficient(cost: int) -> Refusal:
         "insufficient_credit",
         402,
         f"The message costs {cost} units, more than the organisation has left; top up and send again.",
-    )
-
-
-def _outcome(addressed: Addressed | Refusal) -> Outcome:
-    if isinstance(addressed, Refusal):
-        return addressed
-    message = addressed.message
-    return Accepted(
-        id=message.id,
-        status="scheduled" if addressed.due_at_us else "accepted",
-        queue=addressed.queue,
-        segments=message.segments,
-        encoding=message.encoding,
-        units=message.units,
-        replaced=addressed.replaced,
     )
