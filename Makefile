@@ -25,7 +25,7 @@ help: ## List these targets
 install: $(STAMP) ## Prepare .venv with everything, and .venv/bin/smsengine
 
 # Made anew only when one of these has changed.
-$(STAMP): pyproject.toml setup.py requirements-embedded.txt $(wildcard engine/*.pyx engine/*/*.pyx)
+$(STAMP): pyproject.toml setup.py requirements-embedded.txt $(wildcard engine/*.pyx engine/*/*.pyx engine/*/*/*.pyx)
 	say() { echo "make: $$*" >&2; }
 	command -v $(PYTHON) > /dev/null || {
 	    say "There is no $(PYTHON); install Python 3.11 or newer (Debian: apt install python3), or name one with PYTHON=."
@@ -165,5 +165,5 @@ format: $(STAMP) ## Bring the code into its format
 
 clean: ## Remove .venv and what was built; the data in ./data stays
 	rm -rf .venv .fuzz build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
-	rm -f engine/_fastcredits.*.so engine/activity/_columns.*.so engine/capacity/_simulate.*.so
+	rm -f engine/_fastcredits.*.so engine/activity/_columns.*.so engine/capacity/_simulate.*.so engine/providers/smpp/_short_way.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Builds the three extensions; everything else stands in pyproject.toml.
+"""Builds the extensions; everything else stands in pyproject.toml.
 
 SMSENGINE_DEBUG_CYTHON=1 builds it with line tracing, bounds checks and assertions,
 unoptimised, for a debugger or a coverage run.
@@ -21,7 +21,12 @@ extensions = [
         # They come last and so override what the interpreter itself was built with.
         extra_compile_args=["-O0", "-g3", "-UNDEBUG"] if debug else ["-O3", "-g0"],
     )
-    for name in ("engine._fastcredits", "engine.activity._columns", "engine.capacity._simulate")
+    for name in (
+        "engine._fastcredits",
+        "engine.activity._columns",
+        "engine.capacity._simulate",
+        "engine.providers.smpp._short_way",
+    )
 ]
 
 setup(
