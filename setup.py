@@ -27,6 +27,7 @@ extensions = [
         "engine.capacity._simulate",
         "engine.intake._plain",
         "engine.stores.redis._portion",
+        "engine.providers.smpp._short_way",
     )
 ]
 

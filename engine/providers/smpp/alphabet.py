@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 
-from engine.intake.segments import BASIC, EXTENSION, SEPTETS_SINGLE
+from engine.intake.segments import BASIC, EXTENSION
 
 _ESCAPE = 0x1B
 _CARRIAGE_RETURN = b"\r"
@@ -35,7 +35,6 @@ def _table() -> str:
     return "".join(codes)
 
 
-_charmap_encode = codecs.charmap_encode
 _ENCODING = codecs.charmap_build(_table())
 
 # Packing all groups of eight octets at once, in one integer whose lowest octet is the first:
@@ -51,16 +50,6 @@ _STEPS = [
         (b"\xff\xff\xff\x0f\0\0\0\0", 28),
     )
 ]
-
-
-def plain(text: str) -> bytes:
-    """As `unpacked`, for a text of one segment in which no character needs an escape; b"" for any
-    other text."""
-    try:
-        raw: bytes = _charmap_encode(text, "strict", _ENCODING)[0]
-    except UnicodeEncodeError:
-        return b""
-    return raw if raw.isascii() and 0 not in raw and len(raw) <= SEPTETS_SINGLE else b""
 
 
 def unpacked(text: str) -> bytes:

@@ -60,27 +60,11 @@ class OneVerdict:
         )  # fmt: skip
 
 
-class AcceptedRun:
-    """Messages of one segment that were accepted one after another; they are passed on together."""
-
-    __slots__ = ("ids", "latency_us", "tokens", "verdicts")
-
-    def __init__(self, verdicts: Verdicts) -> None:
-        self.verdicts = verdicts
-        self.tokens: list[int] = []
-        self.ids: list[str] = []
-        self.latency_us: list[int] = []
-
-    def pass_on(self) -> None:
-        """Give their verdicts."""
-        self.verdicts.accepted(self.tokens, self.ids, self.latency_us, ACCEPTED_CODE)
-
-
 class Sending(msgspec.Struct, eq=False, gc=False):
     """A message on its way, from `submit` to its verdict. Times are monotonic seconds.
 
     Most messages have one segment and are accepted at once. They go a shorter way: the caller sets
-    `sent_s` instead of calling `take`, and adds them to an `AcceptedRun` instead of calling `accepted`.
+    `sent_s` instead of calling `take`, and gives their verdict instead of calling `accepted` (`_short_way`).
     When anything else happens to such a message, the methods below work as for any other.
     """
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from engine.providers.smpp._short_way import take_singles
 from engine.providers.smpp.connection import Line, Segments
 from engine.providers.smpp.message import Sending
 
@@ -101,13 +102,12 @@ class Waiting:
             if queue:
                 sending = queue.popleft()
             elif share > 0 and messages:
+                # Nearly all messages: as below, by the shorter way (see `Sending`).
+                if taken := take_singles(messages, min(share, room - len(segments)), now_s, segments):
+                    share -= taken
+                    continue
                 sending = messages.popleft()
                 share -= 1
-                if sending.single and not sending.sent_s:
-                    # Nearly all messages: as below, by the shorter way (see `Sending`).
-                    sending.sent_s = now_s
-                    segments.append((sending, 0, sending.bodies[0]))
-                    continue
             else:
                 break
             sending.queued = False

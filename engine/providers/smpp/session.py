@@ -32,12 +32,12 @@ Under failure:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from struct import Struct
+from collections.abc import Collection, Sequence
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from engine.providers.smpp._short_way import pack_submits, take_answers
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus
 from engine.providers.smpp.pdu import (
     HEADER_BYTES,
@@ -55,8 +55,6 @@ NOT_BOUND = "not-bound"
 _SEQUENCE_MAX = 0x7FFF_FFFF
 
 # Members of an enum are slow to reach; these are needed for every PDU.
-_SUBMIT_SM = int(Command.submit_sm)
-_SUBMIT_SM_RESP = int(Command.submit_sm_resp)
 _ENQUIRE_LINK = int(Command.enquire_link)
 _ENQUIRE_LINK_RESP = int(Command.enquire_link_resp)
 _GENERIC_NACK = int(Command.generic_nack)
@@ -70,8 +68,6 @@ _UNANSWERED = frozenset({int(Command.outbind), int(Command.alert_notification)})
 _BINDS = frozenset({
     int(Command.bind_receiver_resp), int(Command.bind_transmitter_resp), int(Command.bind_transceiver_resp),
 })  # fmt: skip
-
-_pack_header = Struct(">IIII").pack
 
 
 class Timed(Protocol):
@@ -186,17 +182,10 @@ class Session(Generic[Token]):
         self._due_s = now_s + self._timeout_s
         self.out.append(pack(self._bind, 0, self._next(), self._bind_body))
 
-    def submit(self, segments: Iterable[Segment[Token]]) -> None:
+    def submit(self, segments: Sequence[Segment[Token]]) -> None:
         """Write each as a submit_sm. Call it only while bound; the caller keeps to the window."""
-        pending, out, sequence = self.pending, self.out, self._sequence
-        for segment in segments:
-            sequence = sequence + 1 if sequence < _SEQUENCE_MAX else 1
-            pending[sequence] = segment
-            body = segment[2]
-            # What `pack` does, without its call.
-            out.append(_pack_header(HEADER_BYTES + len(body), _SUBMIT_SM, 0, sequence))
-            out.append(body)
-        self._sequence = sequence
+        octets, self._sequence = pack_submits(segments, self.pending, self._sequence)
+        self.out.append(octets)
 
     def written(self) -> None:
         """All of `out` was written to the connection: empty it."""
@@ -207,10 +196,14 @@ class Session(Generic[Token]):
         """Read octets of the connection; what the caller must act on."""
         # It cuts the stream as `Reader.feed` does.
         batch: IncomingBatch[Token] = IncomingBatch([], [])
-        reader, answered, pop = self._reader, batch.answers.append, self.pending.pop
+        reader = self._reader
         chunk = reader.begin(data) if self.state != "ended" else b""
         at, end = 0, len(chunk)
-        while end - at >= HEADER_BYTES and self.state != "ended":
+        while self.state != "ended":
+            # Nearly all octets; what it leaves is cut here.
+            at = take_answers(chunk, at, self.pending, batch.answers)
+            if end - at < HEADER_BYTES:
+                break
             length, command, status, sequence = unpack_header(chunk, at)
             if not HEADER_BYTES <= length <= PDU_BYTES_MAX:
                 wrong = reader.lose(length)
@@ -223,10 +216,7 @@ class Session(Generic[Token]):
                 break
             body = chunk[at + HEADER_BYTES : after]
             at = after
-            if command == _SUBMIT_SM_RESP and (sent := pop(sequence, None)) is not None:
-                answered((sent, status, body))
-            else:
-                self._take(Pdu(command, status, sequence, body), batch, now_s)
+            self._take(Pdu(command, status, sequence, body), batch, now_s)
         reader.keep(chunk, at)
         self._input_at_s = now_s
         if self._enquired:

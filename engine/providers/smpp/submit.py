@@ -24,6 +24,7 @@ from zlib import crc32
 from engine.errors import ConfigError
 from engine.intake.segments import UNITS_SINGLE
 from engine.providers.settings import SmppSettings
+from engine.providers.smpp._short_way import add_bodies
 from engine.providers.smpp.body import (
     ADDRESS_OCTETS,
     PARAMETER_OCTETS_MAX,
@@ -51,8 +52,6 @@ _OURS = {_PAYLOAD, _SAR_REFERENCE, _SAR_TOTAL, _SAR_NUMBER}
 _UDH_OCTETS = 6
 # The NUL of destination_addr, esm_class, protocol_id, priority_flag, schedule_delivery_time.
 _PLAIN, _WITH_UDH = b"\0\0\0\0\0", b"\0\x40\0\0\0"
-_OCTETS = [bytes((n,)) for n in range(256)]
-_PLUS = ord("+")
 # registered_delivery, replace_if_present_flag, data_coding, sm_default_msg_id, sm_length.
 _pack_five = Struct(">BBBBB").pack
 # User data header, 3GPP TS 23.040, 9.2.3.24.1: its length, element 0 of 3 octets (reference,
@@ -87,7 +86,7 @@ class SubmitEncoder:
         self._registered = 1 if settings.receipts else 0
         self._texts = TextWriter(settings)
         self._concatenation = settings.concatenation
-        self._straight, self._plain = self._id_tag is None, self._texts.plain
+        self._straight, self._octets = self._id_tag is None, self._texts.octets
         # Before the octet with the text's length, of a text that goes the short way. And all that is between
         # the destination's digits and it, by the end of the message, in whole seconds from now, or from 1970.
         self._before_length = bytes((self._registered, 0, self._texts.plain_coding, 0))
@@ -111,28 +110,21 @@ class SubmitEncoder:
 
     def all_bodies(self, messages: Sequence[Message], now_us: int) -> list[Sequence[bytes] | ValueError]:
         """What `bodies` returns or raises, for each of `messages`."""
-        straight, plain, senders, parameters = self._straight, self._plain, self._before, self._parameters
-        middles, from_us = self._middles, now_us if self._from_now else 0
+        middles = self._middles
         if now_us // 1_000_000 != self._middles_s:
             # What is absolute may have passed meanwhile.
             self._middles_s = now_us // 1_000_000
             middles.clear()
         found: list[Sequence[bytes] | ValueError] = []
-        for message in messages:
-            if straight and message.segments == 1 and message.encoding == "GSM-7":
-                # Nearly all messages go this short way. `_any_bodies` would make the same octets, with steps
-                # that they do not need; it makes those of all other messages.
-                to, text = message.to.encode(), plain(message.text)
-                digits, before = to[1:], senders.get(message.sender)
-                middle = middles.get((message.expires_at_us - from_us) // 1_000_000)
-                if (
-                    text and before is not None and middle is not None
-                    and digits.isdigit() and to[0] == _PLUS and len(to) <= ADDRESS_OCTETS
-                ):  # fmt: skip
-                    found.append((b"".join((before, digits, middle, _OCTETS[len(text)], text, parameters)),))
-                    continue
+        from_us = now_us if self._from_now else 0
+        while len(found) < len(messages):
+            if self._straight:
+                # Nearly all messages go this short way.
+                add_bodies(found, messages, self._octets, self._before, middles, from_us, self._parameters)
+                if len(found) == len(messages):
+                    break
             try:
-                found.append(self._any_bodies(message, now_us))
+                found.append(self._any_bodies(messages[len(found)], now_us))
             except ValueError as e:
                 found.append(e)
         return found

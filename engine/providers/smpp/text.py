@@ -32,9 +32,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from engine.errors import Refusal
-from engine.intake.segments import SEPTETS_SINGLE, UNITS_SINGLE, split, split_ucs2
+from engine.intake.segments import UNITS_SINGLE, split, split_ucs2
 from engine.providers.settings import SmppSettings
-from engine.providers.smpp.alphabet import packed, plain, unpacked
+from engine.providers.smpp.alphabet import packed, unpacked
 from engine.records import Message
 
 # How texts are written; what is not "ucs2" needs as many segments as were counted.
@@ -56,8 +56,8 @@ class TextWriter:
             forms = [default]
         if forms == ["ascii"]:
             forms.append("latin1")
-        # A text of one segment as octets, by the first form; b"" where that cannot be, or not so simply.
-        self.plain = _PLAIN[forms[0]]
+        # By the first form, the octet of each character up to U+00FF; 0 where it is not one octet.
+        self.octets = bytes(map(_octet_of(forms[0]), map(chr, range(256))))
         # In the order in which they are tried for a text in GSM-7.
         self._forms = forms
         self._gsm7 = alphabet == "gsm7"
@@ -82,7 +82,7 @@ class TextWriter:
 
     @property
     def plain_coding(self) -> int:
-        """The data_coding of what `plain` writes."""
+        """The data_coding of what is written by `octets`."""
         return self._codings[self._forms[0]]
 
     def data_coding(self, form: Form) -> int:
@@ -118,23 +118,17 @@ def written(text: str, form: Form, header_octets: int) -> bytes:
             return text.encode(form)
 
 
-def _direct(codec: str) -> Callable[[str], bytes]:
-    def write(text: str) -> bytes:
+def _octet_of(form: Form) -> Callable[[str], int]:
+    def octet(character: str) -> int:
+        if form in ("packed", "ucs2"):
+            return 0
         try:
-            raw = text.encode(codec)
-        except UnicodeEncodeError:
-            return b""
-        return raw if len(raw) <= SEPTETS_SINGLE else b""
+            raw = written(character, form, 0)
+        except ValueError:
+            return 0
+        return raw[0] if len(raw) == 1 else 0
 
-    return write
-
-
-_PLAIN: dict[Form, Callable[[str], bytes]] = {
-    "unpacked": plain,
-    "packed": lambda _: b"",
-    "latin1": _direct("latin1"),
-    "ascii": _direct("ascii"),
-}
+    return octet
 
 
 def _writes(form: Form, text: str) -> bool:

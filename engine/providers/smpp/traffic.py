@@ -6,7 +6,6 @@ Failures and times: see `engine.providers.smpp.provider`.
 from __future__ import annotations
 
 import asyncio
-import string
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,12 +14,13 @@ import structlog
 from engine.problem_records import ProblemKind
 from engine.providers.ports import Verdicts
 from engine.providers.problems import Problems
-from engine.providers.smpp.body import AROUND_IDS, MESSAGE_ID_OCTETS, decode_message_id
+from engine.providers.smpp._short_way import accepted_run
+from engine.providers.smpp.body import AROUND_IDS, decode_message_id
 from engine.providers.smpp.codes import CommandStatus
 from engine.providers.smpp.connection import Connection, Line, Segments
 from engine.providers.smpp.deliveries import Inbox
 from engine.providers.smpp.hints import Hints
-from engine.providers.smpp.message import AcceptedRun, Sending
+from engine.providers.smpp.message import ACCEPTED_CODE, Sending
 from engine.providers.smpp.send_queue import Waiting
 from engine.providers.smpp.session import Answers, Counts, IncomingBatch
 from engine.providers.smpp.verdicts import code, kind
@@ -37,8 +37,6 @@ HOLD_S = 1.0
 # Messages that may wait for room; the caller's own bound is far below.
 _WAITING_MAX = 100_000
 
-# What nearly all ids are made of.
-_PLAIN = (string.ascii_letters + string.digits + "-_.:").encode()
 # Before the sample of an acceptance without an id, the body of which is often empty.
 _WITHOUT_ID = "submit_sm_resp, status 0, without a message_id: "
 
@@ -173,40 +171,32 @@ class Traffic:
     # -- one message
 
     def _answered(self, line: Line, answers: Answers[Sending], now_s: float) -> None:
-        name, accepted, sent_s, latency_us = self._name, 0, -1.0, 0
-        run: AcceptedRun | None = None
-        for (sending, part, _), status, body in answers:
+        accepted = at = 0
+        while at < len(answers):
+            # Nearly all: what `Sending` comes to when it has one segment, by the short way.
+            end, verdicts, tokens, ids, latency_us = accepted_run(answers, at, now_s)
+            if verdicts is not None:
+                accepted += end - at
+                at = end
+                verdicts.accepted(tokens, ids, latency_us, ACCEPTED_CODE)
+                continue
+            (sending, part, _), status, body = answers[at]
+            at += 1
             try:
-                if not status and sending.single:
-                    # Nearly all: what `Sending` comes to when it has one segment, by the short way.
-                    message_id = _plain_id(body) or _read_id(body, name, self._problems)
-                    accepted += 1
-                    if run is None or run.verdicts is not sending.verdicts:
-                        if run is not None:
-                            run.pass_on()
-                        run = AcceptedRun(sending.verdicts)
-                    if sending.sent_s != sent_s:
-                        sent_s = sending.sent_s
-                        latency_us = int((now_s - sent_s) * 1e6)
-                    run.tokens.append(sending.token)
-                    run.ids.append(message_id)
-                    run.latency_us.append(latency_us)
-                    continue
-                # Verdicts are given in the order of the answers.
-                if run is not None:
-                    run.pass_on()
-                    run = None
                 if status:
                     self._refused(line, sending, part, status, now_s)
                     continue
                 accepted += 1
-                sending.accepted(part, _read_id(body, name, self._problems))
-                self._look(sending, now_s)
+                message_id = _read_id(body, self._name, self._problems)
+                if sending.single:
+                    took_us = int((now_s - sending.sent_s) * 1e6)
+                    sending.verdicts.accepted([sending.token], [message_id], [took_us], ACCEPTED_CODE)
+                else:
+                    sending.accepted(part, message_id)
+                    self._look(sending, now_s)
             except Exception as e:  # a fault in reading one answer costs the others nothing
                 _log.error("answer not understood", provider=self._name, exc_info=e)
                 self._unanswered([(sending, part, b"")], "fault", now_s)
-        if run is not None:
-            run.pass_on()
         line.slowdown.taken(accepted, now_s)
 
     def _refused(self, line: Line, sending: Sending, part: int, status: int, now_s: float) -> None:
@@ -261,14 +251,6 @@ class Traffic:
 
 def _nobody() -> None:
     """Nobody rests."""
-
-
-def _plain_id(body: bytes) -> str:
-    """As `decode_message_id`, in a part of its time, for an id as it should be; "" for any other."""
-    text = body[:-1]
-    if not text.isalnum() and (not text or text.translate(None, _PLAIN)):
-        return ""
-    return text.decode("ascii") if body[-1] == 0 and len(body) <= MESSAGE_ID_OCTETS else ""
 
 
 def _read_id(body: bytes, name: str, problems: Problems) -> str:
