@@ -64,6 +64,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fal
     callback_url: str = ""
 
 
+# How the receipts of an attempt name it: by the id that the provider gave it, or by ours, as far as anybody
+# knows; by the provider's alone; not at all, because the provider gives none.
+RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID, NO_RECEIPTS = 0, 1, 2
+
+
 class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """One event of one message. But for `kept`, column for column the ClickHouse table `activity`.
 
@@ -108,6 +113,8 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc
     callback_url: str = ""
     # For `accepted` and `scheduled`, where `[activity] texts_days` says so: the text.
     text: str = ""
+    # Of an attempt: how its receipts name it. The table has it for its views alone.
+    receipts_by: int = RECEIPTS_BY_ANY_ID
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -146,6 +153,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     provider_message_id: str = ""
     code: str = ""
     latency_us: int = 0
+    # The provider never saw the message: it went to a test number, whose receipt comes in any case.
+    is_test: bool = False
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -31,9 +31,9 @@ cdef enum:
 
 # Fields of a row, as many of them as the oldest rows have, and columns: without `kept`, with the place.
 cdef enum:
-    FIELDS = 24
+    FIELDS = 25
     FIELDS_MIN = 11
-    COLUMNS = 26
+    COLUMNS = 27
     KEPT = 21
     TO = 6
     MESSAGE_ID = 2
@@ -42,7 +42,7 @@ cdef enum:
 cdef uint8_t[FIELDS] KINDS = [
     TIME, INT64, TEXT, TIME, TEXT, TEXT, TEXT, TEXT, TEXT, UINT16, UINT32,
     UINT16, TEXT, TEXT, TEXT, UINT32, TEXT, TIME, TIME, BOOL, UINT16, TEXT, TEXT,
-    TEXT,
+    TEXT, UINT16,
 ]
 
 

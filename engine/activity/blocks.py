@@ -36,6 +36,7 @@ _HIGHEST = {
     "due_at_us": 2**62,
     "expires_at_us": 2**62,
     "segment": 2**16 - 1,
+    "receipts_by": 2**16 - 1,
 }
 _TYPES: dict[str, type] = {"outcome_unknown": bool}
 

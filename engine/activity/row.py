@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.activity.records import AttemptRecord
-from engine.records import ActivityRow, Event, Message, Queue
+from engine.records import RECEIPTS_BY_ANY_ID, ActivityRow, Event, Message, Queue
 
 
 def row_of(
@@ -23,12 +23,11 @@ def row_of(
     outcome_unknown: bool = False,
     segment: int = 0,
     kept: str = "",
+    receipts_by: int = RECEIPTS_BY_ANY_ID,
 ) -> ActivityRow:
     """The row of `event`, which happened at `at_us`, microseconds since 1970.
 
-    No event is before the acceptance of its message. The times of two processes differ by half a round
-    trip at most (`engine.store_clock`), which may be more than a quick message takes.
-
+    No event is before the acceptance of its message: times of two processes differ (`engine.store_clock`).
     `subject`: the message, or an attempt as it is filed for receipts. The others are the row's fields.
     """
     return ActivityRow(
@@ -55,4 +54,5 @@ def row_of(
         segment=segment,
         kept=kept,
         callback_url=subject.callback_url,
+        receipts_by=receipts_by,
     )

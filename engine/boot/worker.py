@@ -22,6 +22,7 @@ from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, patiently, until
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
+from engine.delivery.lanes import Lanes
 from engine.delivery.ports import QueueReader
 from engine.delivery.settlement import RetryPauses, UnknownOutcomes, before_sending
 from engine.delivery.settler import Settler
@@ -107,6 +108,7 @@ def assemble_worker(
         concurrency=settings.concurrency, rng=rng, log=log, clock_s=clock_s, hedge=settings.hedge,
         weight_of=weight_of,
     )  # fmt: skip
+    _know_receipts(dispatcher.lanes, provider_settings)
     ends = partial(_ending, now_us, unknown, readable)
     room = settings.concurrency
     worker = Worker(
@@ -126,6 +128,12 @@ def _ending(
     settlement = before_sending(entry, now_us(), unknown)
     known = settlement is None or settlement.row is None or readable(settlement.row.event)
     return settlement if known else None
+
+
+def _know_receipts(lanes: Lanes, provider_settings: Sequence[ProviderSettings]) -> None:
+    """Let each lane know how the receipts of its provider name messages."""
+    for of in provider_settings:
+        lanes.by_name[of.name].receipts_by = providers.receipts_by(of)
 
 
 def _pauses(settings: QueueSettings) -> RetryPauses:

@@ -25,7 +25,7 @@ from engine.delivery.breaker import Breaker
 from engine.delivery.in_flight import InFlight
 from engine.delivery.put_off import PutOffTurns
 from engine.delivery.verdict_counts import VerdictCounts
-from engine.records import Entry, Message, VerdictKind
+from engine.records import RECEIPTS_BY_ANY_ID, Entry, Message, VerdictKind
 from engine.routing.throughput import Allowance
 
 # A limited lane is crowded when the messages that wait are so much of its time, seconds, but not with
@@ -72,6 +72,8 @@ class Lane:
         bounds the messages that are sent and not answered; `waiting_max` the segments, or without a
         throughput the messages, that wait."""
         self.name = name
+        # How the provider's receipts name the messages.
+        self.receipts_by = RECEIPTS_BY_ANY_ID
         self.breaker = breaker
         # The slots of a provider with a throughput; None: it has none.
         self.allowance: Allowance | None = None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.records import Entry
+from engine.records import RECEIPTS_BY_ANY_ID, Entry
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -34,12 +34,14 @@ def sent_entries(
     provider: str,
     code: str,
     now_us: int,
+    receipts_by: int = RECEIPTS_BY_ANY_ID,
 ) -> SentEntries:
     """The settlement of entries that `provider` accepted with `code`, as a whole.
 
     `ids`, `latency_us`: the provider's id of each message, and how long its answer took, microseconds.
+    `receipts_by`: how its receipts name them. Where nobody knows, a row ends before that and the text.
     """
-    rows = []
+    rows, end = [], ("", receipts_by) if receipts_by else ()
     for entry, provider_message_id, took_us in zip(entries, ids, latency_us, strict=True):
         message = entry.message
         accepted_at_us = message.accepted_at_us
@@ -50,7 +52,7 @@ def sent_entries(
                     message.organisation_id, message.id, accepted_at_us, "sent", entry.queue, message.to,
                     message.sender, message.encoding, message.segments, message.units, message.attempts + 1,
                     provider, provider_message_id, code, took_us, message.reference, 0, 0, False, 0, "",
-                    message.callback_url,
+                    message.callback_url, *end,
                 )
             )
         )  # fmt: skip

@@ -37,6 +37,7 @@ A provider that throttles has judged its own load, not the message: the pause is
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 import msgspec
@@ -45,7 +46,7 @@ from engine import message_format
 from engine.activity.row import row_of
 from engine.backoff import pause_after
 from engine.lifecycle import MessageEvent
-from engine.records import Entry, Message, Settlement, Verdict
+from engine.records import RECEIPTS_BY_ANY_ID, Entry, Message, Settlement, Verdict
 
 # An entry given out more often than this has outlived as many workers, and is set aside.
 DELIVERIES_MAX = 3
@@ -123,24 +124,28 @@ def after_verdict(
     others: bool = False,
     reroute: bool = False,
     unknown: UnknownOutcomes = _USUAL,
+    receipts_by: int = RECEIPTS_BY_ANY_ID,
 ) -> Settlement:
     """The settlement of an entry whose attempt ended with `verdict`.
 
     `others`: another provider can take the message now and has not failed it in this round.
     `reroute`: the message is sent again when a receipt says that it did not arrive, so its row
-    keeps the message until then. `unknown`: of the queue.
+    keeps the message until then. `unknown`: of the queue. `receipts_by`: how the provider's receipts name
+    the attempt; that of a test number comes in any case.
     """
+    recorded = partial(
+        _settlement, entry, now_us=now_us, attempt=entry.message.attempts + 1, verdict=verdict,
+        receipts_by=RECEIPTS_BY_ANY_ID if verdict.is_test else receipts_by,
+    )  # fmt: skip
     message, kind = entry.message, verdict.kind
     attempt = message.attempts + 1
     if kind == "accepted":
         kept = message_format.to_json(_message_of(entry)) if reroute else ""
-        return _settlement(entry, "sent", now_us, attempt=attempt, verdict=verdict, kept=kept)
+        return recorded("sent", kept=kept)
     if kind == "permanent":
-        return _settlement(entry, "failed", now_us, attempt=attempt, verdict=verdict)
+        return recorded("failed")
     if kind == "unknown" and unknown.left(entry) <= 1:
-        return _settlement(
-            entry, unknown.event, now_us, attempt=attempt, verdict=verdict, outcome_unknown=True
-        )
+        return recorded(unknown.event, outcome_unknown=True)
     tried = (*message.tried, verdict.provider)
     due_at_us = now_us
     if not others:
@@ -148,15 +153,10 @@ def after_verdict(
         due_at_us += pauses.after_round(rounds, rng)
         tried = ()
     if due_at_us >= message.expires_at_us:
-        return _settlement(
-            entry, "expired", now_us, attempt=attempt, verdict=verdict, outcome_unknown=kind == "unknown"
-        )
+        return recorded("expired", outcome_unknown=kind == "unknown")
     sends = _unknown_sends(entry) + (kind == "unknown")
     again = msgspec.structs.replace(message, attempts=attempt, tried=tried, unknown_sends=sends)
-    return _settlement(
-        entry, "retrying", now_us, attempt=attempt, verdict=verdict, due_at_us=due_at_us,
-        goes_on_as=again, outcome_unknown=kind == "unknown",
-    )  # fmt: skip
+    return recorded("retrying", due_at_us=due_at_us, goes_on_as=again, outcome_unknown=kind == "unknown")
 
 
 def put_off(entry: Entry, due_at_us: int) -> Settlement:
@@ -214,6 +214,7 @@ def _settlement(
     goes_on_as: Message | None = None,
     outcome_unknown: bool = False,
     kept: str = "",
+    receipts_by: int = RECEIPTS_BY_ANY_ID,
 ) -> Settlement:
     """The settlement that records `event`; its outcome follows from the event."""
     row = row_of(
@@ -230,5 +231,6 @@ def _settlement(
         due_at_us=due_at_us,
         outcome_unknown=outcome_unknown,
         kept=kept,
+        receipts_by=receipts_by,
     )
     return Settlement(entry=entry, row=row, due_at_us=due_at_us, message=goes_on_as)

@@ -29,7 +29,7 @@ from engine.delivery.settlement import (
     unroutable,
 )
 from engine.delivery.settlement_writer import SettlementWriter
-from engine.records import Entry, Settlement, Verdict
+from engine.records import RECEIPTS_BY_ANY_ID, Entry, Settlement, Verdict
 
 # How long a message waits for its end when that cannot be recorded yet (`in_older_words`), seconds.
 _WAITS_S = 10.0
@@ -112,7 +112,15 @@ class Settler:
         """Whether `entry`, which is being sent, may be sent again before its outcome is known."""
         return self._unknown.left(entry) > 1
 
-    def ended(self, entry: Entry, verdict: Verdict, *, others: bool, reroute: bool) -> None:
+    def ended(
+        self,
+        entry: Entry,
+        verdict: Verdict,
+        *,
+        others: bool,
+        reroute: bool,
+        receipts_by: int = RECEIPTS_BY_ANY_ID,
+    ) -> None:
         """Settle `entry`, whose attempt ended with `verdict`; the rest is as in `after_verdict`."""
         self._settle(
             after_verdict(
@@ -124,6 +132,7 @@ class Settler:
                 others=others,
                 reroute=reroute,
                 unknown=self._unknown,
+                receipts_by=receipts_by,
             )
         )
 
@@ -134,11 +143,20 @@ class Settler:
         latency_us: Sequence[int],
         provider: str,
         code: str,
+        receipts_by: int = RECEIPTS_BY_ANY_ID,
     ) -> None:
         """Settle entries that `provider` accepted, and that are not sent again after a receipt. It comes to
         the same as `ended` for each: every version can read their event. The rest is as in `sent_entries`."""
         self._writer.add_sent(
-            sent_entries(entries, ids, latency_us, provider=provider, code=code, now_us=self._now_us())
+            sent_entries(
+                entries,
+                ids,
+                latency_us,
+                provider=provider,
+                code=code,
+                now_us=self._now_us(),
+                receipts_by=receipts_by,
+            )
         )
         self.freed.set()
 

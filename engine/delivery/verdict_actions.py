@@ -87,7 +87,7 @@ class VerdictActions:
         tokens, ids, latency_us, code = accepted
         entries = lane.all_accepted(tokens, now_s)
         if entries and not self._choice.reroutes:
-            self._settler.sent(entries, ids, latency_us, lane.name, code)
+            self._settler.sent(entries, ids, latency_us, lane.name, code, lane.receipts_by)
             return
         for n, (token, theirs, took_us) in enumerate(zip(tokens, ids, latency_us, strict=True)):
             verdict = Verdict(
@@ -107,7 +107,7 @@ class VerdictActions:
         failed = verdict.kind not in ("accepted", "permanent")
         others = failed and self._choice.another(lane, entry.message, now_s)
         reroute = self._choice.candidates(entry.message).reroute
-        self._settler.ended(entry, verdict, others=others, reroute=reroute)
+        self._settler.ended(entry, verdict, others=others, reroute=reroute, receipts_by=lane.receipts_by)
 
     def _give_up_overdue(self, lane: Lane, now_s: float) -> None:
         """Send messages that wait for an answer for too long to another provider (hedged requests: Dean and
@@ -117,4 +117,4 @@ class VerdictActions:
             if self._settler.may_be_given_up(entry) and self._choice.another(lane, entry.message, now_s):
                 lane.awaited.give_up(token)
                 verdict = Verdict(kind="unknown", provider=lane.name, code="overdue")
-                self._settler.ended(entry, verdict, others=True, reroute=False)
+                self._settler.ended(entry, verdict, others=True, reroute=False, receipts_by=lane.receipts_by)

@@ -23,6 +23,7 @@ from engine.providers.simulated_numbers import SimulatedNumbers, with_simulated_
 from engine.providers.smpp.provider import SmppProvider
 from engine.providers.smpp.session import Counts
 from engine.receipts.ports import ReceiptSink
+from engine.records import NO_RECEIPTS, RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID
 from engine.store_clock import wall_us
 
 
@@ -71,6 +72,26 @@ def traffic_counts(provider: Provider) -> Counts | None:
     """The counters of what happens on the connections of a provider by SMPP; None for any other."""
     inner = provider.inner if isinstance(provider, SimulatedNumbers) else provider
     return inner.counts if isinstance(inner, SmppProvider) else None
+
+
+def receipts_by(settings: ProviderSettings) -> int:
+    """How the receipts of a provider name a message that it has now: one of the three of `engine.records`.
+
+    What is recorded of the message says so, and no room is made for receipts that cannot come. Raises
+    ConfigError.
+    """
+    match settings:
+        case SimulatedSettings():
+            return NO_RECEIPTS
+        case SmppSettings():
+            return RECEIPTS_BY_THEIR_ID if settings.receipts else NO_RECEIPTS
+        case HttpSettings():
+            reader = receipt_reader(settings)
+            if reader is None or not reader.token:
+                return NO_RECEIPTS
+            return RECEIPTS_BY_ANY_ID if reader.has_own_id else RECEIPTS_BY_THEIR_ID
+        case CustomSettings():
+            return RECEIPTS_BY_ANY_ID
 
 
 def receipt_readers(

@@ -96,6 +96,7 @@ class SimulatedNumbers:
             provider=self.name,
             provider_message_id=provider_message_id,
             code=_CODE,
+            is_test=True,
         )
         loop.call_soon(done, verdict)
         if outcome.accepted:

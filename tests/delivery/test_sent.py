@@ -33,26 +33,29 @@ texts = st.text(max_size=8)
     st.lists(st.tuples(texts, texts, st.integers(1, 9), st.integers(0, 5), texts), max_size=6),
     st.integers(0, 2000),
     texts,
+    st.integers(0, 2),
 )
 def test_rows_of_accepted_messages_are_those_of_their_verdicts(
-    messages: list[tuple[str, str, int, int, str]], now_us: int, code: str
+    messages: list[tuple[str, str, int, int, str]], now_us: int, code: str, receipts_by: int
 ) -> None:
     entries = [
         entry(n, sender=sender, reference=reference, segments=segments, attempts=attempts)
         for n, (sender, reference, segments, attempts, _) in enumerate(messages)
     ]
     ids, times = [of[4] for of in messages], [n * 100 for n in range(len(messages))]
-    sent = sent_entries(entries, ids, times, provider="p", code=code, now_us=now_us)
+    sent = sent_entries(entries, ids, times, provider="p", code=code, now_us=now_us, receipts_by=receipts_by)
     verdicts = [
         Verdict(kind="accepted", provider="p", provider_message_id=i, code=code, latency_us=took)
         for i, took in zip(ids, times, strict=True)
     ]
     settlements = [
-        after_verdict(e, v, now_us, PAUSES, Random(1)) for e, v in zip(entries, verdicts, strict=True)
+        after_verdict(e, v, now_us, PAUSES, Random(1), receipts_by=receipts_by)
+        for e, v in zip(entries, verdicts, strict=True)
     ]
-    # These end before the text, which only an acceptance has.
+    # Where it is not known how receipts name them, these end before that, and before the text, which only an
+    # acceptance has.
     whole = [decode(encode(settlement.row)) for settlement in settlements]
-    assert [decode(row) for row in sent.rows] == [row[:-1] for row in whole]
+    assert [decode(row) for row in sent.rows] == [row if receipts_by else row[:-2] for row in whole]
     assert all(settlement.outcome == "captured" for settlement in settlements)
     assert added_up([sent, sent]) == 2 * len(entries)
 

@@ -20,7 +20,7 @@ from engine.delivery.settlement import (
     put_off,
     unroutable,
 )
-from engine.records import Entry, Message, Verdict, VerdictKind
+from engine.records import NO_RECEIPTS, RECEIPTS_BY_ANY_ID, Entry, Message, Verdict, VerdictKind
 
 NOW = 1_700_000_000_000_000
 SECOND = 1_000_000
@@ -47,6 +47,19 @@ def entry(*, attempts: int = 0, expires_at_us: int = NOW + 3600 * SECOND, delive
 
 def verdict(kind: VerdictKind) -> Verdict:
     return Verdict(kind=kind, provider="p", provider_message_id="x", code="42", latency_us=1234)
+
+
+@pytest.mark.parametrize("kind", ["accepted", "permanent", "temporary", "unknown"])
+def test_the_row_of_an_attempt_says_how_receipts_name_it_and_that_of_a_test_number_that_nobody_knows(
+    kind: VerdictKind,
+) -> None:
+    row = after_verdict(entry(), verdict(kind), NOW, PAUSES, Random(1), receipts_by=NO_RECEIPTS).row
+    assert row
+    assert row.receipts_by == NO_RECEIPTS
+    test = msgspec.structs.replace(verdict(kind), is_test=True)
+    row = after_verdict(entry(), test, NOW, PAUSES, Random(1), receipts_by=NO_RECEIPTS).row
+    assert row
+    assert row.receipts_by == RECEIPTS_BY_ANY_ID
 
 
 @pytest.mark.parametrize(

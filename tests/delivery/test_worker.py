@@ -17,6 +17,7 @@ from engine.config import QueueSettings
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.providers.settings import SimulatedSettings
+from engine.records import NO_RECEIPTS
 from engine.routing.ports import SlotRequest, Slots
 from engine.stores.redis.queue import QueueStreams
 from tests.adversity.proxy import Proxy
@@ -129,6 +130,8 @@ async def test_every_message_is_sent_once_and_captured_once(kit: QueueKit) -> No
     assert {(r.event, r.provider_message_id) for r in await kit.rows()} == {
         ("sent", f"c-{m.id}") for m in carrier.submitted
     }
+    # That kind of provider gives no receipts.
+    assert {r.receipts_by for r in await kit.rows()} == {NO_RECEIPTS}
 
 
 @pytest.mark.parametrize("concurrency", [1, 7])

@@ -39,6 +39,8 @@ class ReceiptReader(NamedTuple):
     read: ReadReceipts
     # What the provider is answered once they are kept.
     reply: ReplyTable
+    # Whether a receipt may name a message by the id that it has here.
+    has_own_id: bool = True
 
 
 class InboundReader(NamedTuple):
@@ -102,7 +104,7 @@ def receipt_reader(settings: HttpSettings, problems: Problems | None = None) -> 
     reading = ReceiptReading(
         decoded(table, ReceiptTable, f"{name}.receipt"), settings.name, f"{name}.receipt", problems
     )
-    return ReceiptReader(token, reading.read, reading.reply)
+    return ReceiptReader(token, reading.read, reading.reply, reading.has_own_id)
 
 
 def inbound_reader(settings: HttpSettings) -> InboundReader | None:

@@ -71,6 +71,8 @@ class ReceiptReading:
             raise ConfigError(f"{where} must have id or own_id: else no receipt finds its message.")
         if self._state is None:
             raise ConfigError(f"{where}.state must name the field with the state.")
+        # Whether a receipt may name a message by the id that it has here.
+        self.has_own_id = self._own_id is not None
         self._states = States(table.states)
         self._otherwise: State = table.otherwise
         self.reply = table.reply

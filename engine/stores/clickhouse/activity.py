@@ -60,6 +60,7 @@ COLUMNS = {
     "segment": "UInt16",
     "callback_url": "String",
     "text": "String",
+    "receipts_by": "UInt16",
     "shard": "UInt16",
     "stream_ms": "UInt64",
     "stream_seq": "UInt32",
@@ -88,7 +89,8 @@ _KEPT_COLUMNS = {
 _ROWS_MAX = 10_000
 
 _FIELDS = ActivityRow.__struct_fields__
-_STORED = [name for name in _FIELDS if name != "kept"]
+# Those that are read: the views alone need `receipts_by`.
+_STORED = [name for name in _FIELDS if name not in ("kept", "receipts_by")]
 SELECTED = ", ".join(
     f"toUnixTimestamp64Micro(`{name}`) AS {name}_us" if kind == _TIME else f"`{name}`"
     for name, kind in list(COLUMNS.items())[: len(_STORED)]

@@ -12,7 +12,7 @@ from engine.activity.blocks import block_of
 from engine.activity.records import ActivityBlock, ActivityEntry
 from engine.errors import Unavailable
 from engine.receipts.ids import normal
-from engine.records import ActivityRow, Message
+from engine.records import NO_RECEIPTS, RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID, ActivityRow, Message
 from engine.stores.clickhouse.attempts import ClickHouseAttempts, key_of
 from tests.activity.world import blob_of
 from tests.receipts.world import ReceiptWorld, message_id, new_receipt_world, now_us, receipt
@@ -109,6 +109,20 @@ async def test_an_attempt_is_found_by_our_own_id_of_the_message(world: ReceiptWo
     }
     # Without an id of the carrier's it is filed under ours.
     assert await world.store.filed([("one", normal(message_id(2)))])
+
+
+async def test_only_what_receipts_can_ask_for_is_filed(world: ReceiptWorld) -> None:
+    ways = enumerate((RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID, NO_RECEIPTS))
+    rows = [world.row(n, receipts_by=way) for n, way in ways]
+    rows += [world.row(5, outcome_unknown=True, provider_message_id="", receipts_by=NO_RECEIPTS)]
+    # What a receipt made of an attempt is filed beside it, and does not say how receipts name it.
+    rows += [world.row(1, event="delivered")]
+    await world.activity.store.insert(block(rows), "t")
+    assert await counts(world) == (5, 3, 1, 0)
+    [[first]] = (await world.store.filed([("one", normal(rows[0].provider_message_id))])).values()
+    [second] = (await world.store.filed([("one", normal(rows[1].provider_message_id))])).values()
+    assert (first.message_id, {f.event for f in second}) == (message_id(0), {"sent", "delivered"})
+    assert list(await world.store.filed_by_message([message_id(n) for n in range(6)])) == [message_id(0)]
 
 
 async def test_a_block_sent_again_files_nothing_twice(world: ReceiptWorld) -> None:
