@@ -16,7 +16,7 @@ from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
 _MOVED_MAX = 256
-_TURNS_MIN = 4
+_TURNS_MIN, _ROUND = 4, 4
 
 
 class Waiting:
@@ -152,7 +152,7 @@ class Line(Ready):
         if self.messages:
             self.count_in_hand()
             left = min(self.room(), _MOVED_MAX)
-        waiting = max(_TURNS_MIN, len(self.store.db.get(self.turns, {})))
+        waiting = max(_TURNS_MIN, len(self.store.db.get(self.turns, {})) / _ROUND)
         turns = []
         # One that this step has emptied has its turn until the end of it.
         waits = [

@@ -8,6 +8,16 @@
 -- A caller that lost the answer may call it again; the notes say what the second call does.
 -- Redis runs one function at a time. It does not undo a function that fails half way.
 
+-- What is called often, as locals: Redis keeps globals behind a metatable, so to look one up is as dear as a short call.
+-- While Redis loads this file there are none, so the first step that runs sets them (`offer`).
+local call, sub, byte, format, match, concat, struct_pack, struct_unpack, max, min, floor, ipairs, tonumber, unpack
+local function look_up()
+  call, sub, byte, format, match = redis.call, string.sub, string.byte, string.format, string.match
+  concat, struct_pack, struct_unpack = table.concat, struct.pack, struct.unpack
+  max, min, floor = math.max, math.min, math.floor
+  ipairs, tonumber, unpack = _G.ipairs, _G.tonumber, _G.unpack
+end
+
 local GROUP = 'workers'
 
 -- `rows`, each in MessagePack, as one MessagePack array32. Rows arrive encoded one by one, because
@@ -15,29 +25,29 @@ local GROUP = 'workers'
 local function array_of(rows)
   local n = #rows
   return '\221' .. string.char(
-    math.floor(n / 16777216) % 256, math.floor(n / 65536) % 256,
-    math.floor(n / 256) % 256, n % 256) .. table.concat(rows)
+    floor(n / 16777216) % 256, floor(n / 65536) % 256,
+    floor(n / 256) % 256, n % 256) .. concat(rows)
 end
 
 -- The time in milliseconds by the clock of Redis, the one clock that all machines share.
 local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  local time = call('TIME')
+  return time[1] * 1000 + floor(time[2] / 1000)
 end
 
 -- The id of this server process. It changes with each restart and each failover, the moments at
 -- which data can be lost.
 local run
 local function run_id()
-  if not run then run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or '' end
+  if not run then run = match(call('INFO', 'server'), 'run_id:(%w+)') or '' end
   return run
 end
 
 -- The reply of XINFO STREAM as a table by name; an empty table when there is no stream.
 local function stream_of(key)
   local found = {}
-  if redis.call('EXISTS', key) == 0 then return found end
-  local flat = redis.call('XINFO', 'STREAM', key)
+  if call('EXISTS', key) == 0 then return found end
+  local flat = call('XINFO', 'STREAM', key)
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
   return found
 end
@@ -55,7 +65,7 @@ end
 --              generations with commas; see `note` in usage.py. Only the ledger reads it.
 --   waits      see `note_waits` in inbox.lua
 local function chain_of(usage, head_key)
-  local head = redis.call('HMGET', head_key, 'link', 'run', 'since')
+  local head = call('HMGET', head_key, 'link', 'run', 'since')
   return {
     usage = usage,
     head = head_key,
@@ -70,33 +80,33 @@ end
 local function append(chain, kind, holder, epoch, data)
   if chain.unseen and not chain.since then
     chain.since = stream_of(chain.usage)['last-generated-id'] or '0-0'
-    redis.call('HSET', chain.head, 'since', chain.since)
+    call('HSET', chain.head, 'since', chain.since)
   end
-  local id = redis.call(
+  local id = call(
     'XADD', chain.usage, '*', 'k', kind, 'h', holder, 'e', epoch, 'd', data, 'p', chain.link)
-  chain.link = redis.sha1hex(table.concat({chain.link, id, kind, holder, epoch, data}, '\n'))
+  chain.link = redis.sha1hex(concat({chain.link, id, kind, holder, epoch, data}, '\n'))
 end
 
 -- Write the link of the last entry into the head. Called after the last `append` of a step.
 local function keep(chain)
-  redis.call('HSET', chain.head, 'link', chain.link)
+  call('HSET', chain.head, 'link', chain.link)
 end
 
 -- Call `command` on `key` with all of `arguments`, in portions, because `unpack` puts them all on Lua's stack.
 local function call_with(command, key, arguments)
   for first = 1, #arguments, 500 do
-    redis.call(command, key, unpack(arguments, first, math.min(first + 499, #arguments)))
+    call(command, key, unpack(arguments, first, min(first + 499, #arguments)))
   end
 end
 
 -- The values of these fields of a hash, read in portions as well.
 local function values_of(key, names)
   if #names == 0 then return names end
-  if #names <= 500 then return redis.call('HMGET', key, unpack(names)) end
+  if #names <= 500 then return call('HMGET', key, unpack(names)) end
   local found = {}
   for first = 1, #names, 500 do
-    local some = redis.call('HMGET', key, unpack(names, first, math.min(first + 499, #names)))
-    for i = 1, math.min(500, #names - first + 1) do found[first + i - 1] = some[i] end
+    local some = call('HMGET', key, unpack(names, first, min(first + 499, #names)))
+    for i = 1, min(500, #names - first + 1) do found[first + i - 1] = some[i] end
   end
   return found
 end
@@ -107,8 +117,8 @@ end
 local function hold(by, organisations, units)
   if #organisations == 1 then
     local organisation = organisations[1]
-    if redis.call('HINCRBY', by, organisation, units[organisation]) == 0 then
-      redis.call('HDEL', by, organisation)
+    if call('HINCRBY', by, organisation, units[organisation]) == 0 then
+      call('HDEL', by, organisation)
     end
     return
   end
@@ -124,7 +134,7 @@ end
 -- The link of the entry at `position`, read from the entry after it, or from the head when there is
 -- none after it. When the entry at `position` is lost, this is the link of another entry.
 local function link_at(chain, position)
-  local behind = redis.call('XRANGE', chain.usage, '(' .. position, '+', 'COUNT', 1)
+  local behind = call('XRANGE', chain.usage, '(' .. position, '+', 'COUNT', 1)
   if behind[1] then return behind[1][2][10] or '' end
   return chain.link
 end
@@ -135,12 +145,12 @@ end
 -- back to an older state: a flush of the one epoch must not count in the other. The stored outcome
 -- of the last flush stays, because this call may be a late one and that flush may be sent again.
 local function register(keys, args)
-  local time = redis.call('TIME')
-  local before = tonumber(redis.call('HGET', keys[1], 'epoch') or '0')
-  local epoch = math.max(before + 1, time[1] * 1000000 + time[2])
-  redis.call('HSET', keys[1], 'epoch', string.format('%.0f', epoch), 'seq', 0)
-  redis.call('PERSIST', keys[1])
-  redis.call('HSET', keys[2], args[1], now_ms())
+  local time = call('TIME')
+  local before = tonumber(call('HGET', keys[1], 'epoch') or '0')
+  local epoch = max(before + 1, time[1] * 1000000 + time[2])
+  call('HSET', keys[1], 'epoch', format('%.0f', epoch), 'seq', 0)
+  call('PERSIST', keys[1])
+  call('HSET', keys[2], args[1], now_ms())
   return epoch
 end
 
@@ -149,12 +159,12 @@ end
 -- went back to an older state, and some of what the holder admitted or asked for is gone. The
 -- holder then counts as fenced.
 local function beat(keys, args)
-  if redis.call('HEXISTS', keys[1], args[1]) == 0 then return 0 end
+  if call('HEXISTS', keys[1], args[1]) == 0 then return 0 end
   if keys[2] then
-    local known = redis.call('HMGET', keys[2], 'epoch', 'seq')
+    local known = call('HMGET', keys[2], 'epoch', 'seq')
     if known[1] ~= args[2] or tonumber(known[2]) < tonumber(args[3]) then return 0 end
   end
-  redis.call('HSET', keys[1], args[1], now_ms())
+  call('HSET', keys[1], args[1], now_ms())
   return 1
 end
 
@@ -162,10 +172,10 @@ end
 -- A beat that is still to come is one of now: the clock was set back.
 local function overdue(keys, args)
   local now, found = now_ms(), {}
-  local beats = redis.call('HGETALL', keys[1])
+  local beats = call('HGETALL', keys[1])
   for i = 1, #beats, 2 do
     local at = tonumber(beats[i + 1])
-    if at > now then redis.call('HSET', keys[1], beats[i], now) end
+    if at > now then call('HSET', keys[1], beats[i], now) end
     if at < now - args[1] then found[#found + 1] = beats[i] end
   end
   return found
@@ -177,14 +187,14 @@ end
 -- the marker. Takes the name out of `holders` last: when a step before it fails, the holder is still
 -- registered, and the same call does everything again. A second marker ends no further quota.
 local function fence(keys, args)
-  if redis.call('HEXISTS', keys[2], args[1]) == 0 then return 0 end
+  if call('HEXISTS', keys[2], args[1]) == 0 then return 0 end
   local chain = chain_of(keys[3], keys[4])
-  local epoch = redis.call('HINCRBY', keys[1], 'epoch', 1)
-  redis.call('EXPIRE', keys[1], 86400)
-  append(chain, 'fence', args[1], string.format('%.0f', epoch - 1), '')
+  local epoch = call('HINCRBY', keys[1], 'epoch', 1)
+  call('EXPIRE', keys[1], 86400)
+  append(chain, 'fence', args[1], format('%.0f', epoch - 1), '')
   keep(chain)
-  redis.call('DEL', keys[5])
-  redis.call('HDEL', keys[2], args[1])
+  call('DEL', keys[5])
+  call('HDEL', keys[2], args[1])
   return 1
 end
 
@@ -196,11 +206,11 @@ local function first_use(key, kept, ttl)
   local old = redis.pcall('SET', key, kept, 'NX', 'GET', 'EX', ttl)
   if not old then return nil end
   if type(old) == 'table' then
-    old = redis.call('HMGET', key, 'f', 'a')
+    old = call('HMGET', key, 'f', 'a')
     return old[1], old[2]
   end
-  local size = string.byte(old)
-  return string.sub(old, 2, size + 1), string.sub(old, size + 2)
+  local size = byte(old)
+  return sub(old, 2, size + 1), sub(old, size + 2)
 end
 
 -- The line of a queue of one shard: the ready stream, which workers read, and behind it a backlog for each
@@ -225,7 +235,7 @@ end
 --                 paused, limited  how many organisations are paused, and how many have a field `limits:`
 --                 limits:<organisation>   its weight, with ' paused' behind it when it is paused; none: weight 1
 --                 extra            the weights of those that have a turn, less 1 for each of them
---                 moved            segments that left lists by their turn, MessagePack: see `count_moved`
+--                 moved            segments that left lists by their turn, MessagePack: see `moved_in`
 --                 <organisation>   its list, MessagePack: {first chunk, last chunk, bytes taken of the first,
 --                                  bytes of the last, messages, segments, and segments moved as in `moved`};
 --                                  see `kept_of`
@@ -241,9 +251,10 @@ local MARK = 128
 -- less memory a message takes; the smaller, the less is read for a turn.
 local CHUNK = 4000
 local CHUNK_SMALL = 1000
--- The turns of all that wait come to the mark, segments, or to one message each, whichever is more: about 30 ms of
--- what providers take. So a step touches few lists, and one turn is a small part of what its organisation is served
--- in ten seconds. No turn is more than such a part of the mark.
+-- The turns of all that wait come to so many marks, segments, or to one message each, whichever is more: about a
+-- tenth of a second of what providers take. So a step touches few lists, and one turn is a small part of what its
+-- organisation is served in ten seconds. No turn is more than such a part of the mark.
+local ROUND = 4
 local TURNS_MIN = 4
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256
@@ -262,23 +273,23 @@ local FIRST = 1099511627776
 local BUNDLE_HEAD = '\193\001'
 
 local function record_of(segments, payload)
-  return struct.pack('>HI4', segments, #payload) .. payload
+  return struct_pack('>HI4', segments, #payload) .. payload
 end
 
 -- How many messages the payload of an entry is, and whether it is a bundle.
 local function count_of(payload)
-  if string.sub(payload, 1, 2) ~= BUNDLE_HEAD or #payload < 13 then return 1, false end
-  local count = struct.unpack('>H', payload, 3)
+  if sub(payload, 1, 2) ~= BUNDLE_HEAD or #payload < 13 then return 1, false end
+  local count = struct_unpack('>H', payload, 3)
   return count, true
 end
 
 -- The messages that the payload of an entry is, and whether it is a bundle.
 local function payloads_of(payload)
-  if string.sub(payload, 1, 2) ~= BUNDLE_HEAD or #payload < 13 then return {payload}, false end
+  if sub(payload, 1, 2) ~= BUNDLE_HEAD or #payload < 13 then return {payload}, false end
   local found, at = {}, 13
   while at + 5 <= #payload do
-    local _, size, from = struct.unpack('>HI4', payload, at)
-    found[#found + 1] = string.sub(payload, from, from + size - 1)
+    local _, size, from = struct_unpack('>HI4', payload, at)
+    found[#found + 1] = sub(payload, from, from + size - 1)
     at = from + size
   end
   return found, true
@@ -289,7 +300,7 @@ end
 local function walk(records, at, count, segments_max)
   local sum, walked = 0, 0
   repeat
-    local segments, size, from = struct.unpack('>HI4', records, at)
+    local segments, size, from = struct_unpack('>HI4', records, at)
     at, sum, walked = from + size, sum + segments, walked + 1
   until walked == count or sum >= segments_max or at > #records
   return at, walked, sum
@@ -302,32 +313,32 @@ local function note_name(number)
 end
 
 local function note_of(id)
-  return note_name(string.match(id, '%d+$'))
+  return note_name(match(id, '%d+$'))
 end
 
 local function note_in(payload)
-  local number = struct.unpack('>I8', payload, 5)
-  return note_name(string.format('%.0f', number))
+  local number = struct_unpack('>I8', payload, 5)
+  return note_name(format('%.0f', number))
 end
 
 -- Call `read` with each message of an entry that is not settled. `wait`: the hash of its line, if it has one.
 local function each_open(wait, payload, read)
   local payloads, is_bundle = payloads_of(payload)
-  local note = is_bundle and wait and redis.call('HGET', wait, note_in(payload))
+  local note = is_bundle and wait and call('HGET', wait, note_in(payload))
   for place, message in ipairs(payloads) do
-    if not note or string.sub(note, place, place) == '.' then read(message) end
+    if not note or sub(note, place, place) == '.' then read(message) end
   end
 end
 
 -- Set how many messages a bundle may have now.
 local function size_bundles(line)
-  line.bundle = math.max(1, math.min(line.bundle_max, math.floor(line.mark / BUNDLES)))
+  line.bundle = max(1, min(line.bundle_max, floor(line.mark / BUNDLES)))
 end
 
 -- The line whose keys begin at `keys[first]`: sms, wait, turns, ahead. `bundle_max`: how many messages the
 -- caller lets be written in one entry. `gone`: chunks that have become empty.
 local function line_of(keys, first, bundle_max)
-  local known = redis.call(
+  local known = call(
     'HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra', 'bundled', 'number')
   local line = {
     sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
@@ -336,7 +347,7 @@ local function line_of(keys, first, bundle_max)
     busy = known[2] ~= false, lists = {}, order = {}, parked = {},
     bundled = tonumber(known[7] or 0), number = tonumber(known[8] or FIRST),
     bundle_max = tonumber(bundle_max or 1),
-    records = {''}, open = 0, octets = 0, gone = {},
+    records = {''}, open = 0, octets = 0, gone = {}, moved = 0,
   }
   -- What of this the hash is known to have: nothing in the first step of a busy period.
   line.known = known[2] and {messages = line.messages, time = line.time, extra = line.extra} or {}
@@ -351,16 +362,14 @@ end
 -- The weight of an organisation, and whether it is paused, from its field `limits:`.
 local function read_limits(limits)
   if not limits then return 1, false end
-  return tonumber(string.match(limits, '^%S+')), string.find(limits, ' ', 1, true) ~= nil
+  return tonumber(match(limits, '^%S+')), string.find(limits, ' ', 1, true) ~= nil
 end
 
--- Count `segments` that were moved at `at_s` in `window`: {when it began, segments in it, in the one before}.
-local function count_moved(window, segments, at_s)
-  local began = at_s - at_s % WINDOW
-  if window[1] ~= began then
-    window[1], window[2], window[3] = began, 0, window[1] == began - WINDOW and window[2] or 0
-  end
-  window[2] = window[2] + segments
+-- A window, {when it began, segments moved in it, in the one before}, with `segments` that were moved at `at_s`.
+local function moved_in(began, now, before, segments, at_s)
+  local begins = at_s - at_s % WINDOW
+  if began == begins then return began, now + segments, before end
+  return begins, segments, began == begins - WINDOW and now or 0
 end
 
 -- The segments that were moved in about the last WINDOW seconds.
@@ -372,7 +381,7 @@ local function moved_lately(window, at_s)
   elseif window[1] == began - WINDOW then
     before = window[2]
   end
-  return math.floor(now + before * (1 - (at_s - began) / WINDOW) + 0.5)
+  return floor(now + before * (1 - (at_s - began) / WINDOW) + 0.5)
 end
 
 -- The consumer group of a stream, {name, consumers, pending, last-delivered-id ...}; nil when there is none.
@@ -391,20 +400,20 @@ end
 -- ended unread, or an older version wrote unread entries, it is at least the entries, and at most all messages
 -- but one for each entry in hand.
 local function count_unread(line)
-  local entries, group = redis.call('XLEN', line.sms), group_of(line.sms)
+  local entries, group = call('XLEN', line.sms), group_of(line.sms)
   local unread = entries - (group and group['pending'] or 0)
   if unread <= 0 then return line.open end
   local most = unread + line.bundled
-  local number = group and tonumber(string.match(group['last-delivered-id'], '%d+$')) or 0
-  if number >= FIRST then most = math.min(most, line.number - number) end
-  return math.max(unread, most) + line.open
+  local number = group and tonumber(match(group['last-delivered-id'], '%d+$')) or 0
+  if number >= FIRST then most = min(most, line.number - number) end
+  return max(unread, most) + line.open
 end
 
 -- How many more messages the ready stream takes; too few, until `count_in_hand`. It is counted when it is
 -- first asked for, because most steps find nobody waiting and never ask.
 local function room_of(line)
   if not line.room then
-    line.room = line.mark - redis.call('XLEN', line.sms) - line.bundled - line.open
+    line.room = line.mark - call('XLEN', line.sms) - line.bundled - line.open
   end
   return line.room
 end
@@ -415,7 +424,7 @@ local function aim(line, mark)
   if line.room then line.room = line.room + mark - line.mark end
   line.mark = tonumber(mark)
   size_bundles(line)
-  redis.call('HSET', line.wait, 'mark', mark)
+  call('HSET', line.wait, 'mark', mark)
 end
 
 -- What workers have been given does not count against the mark.
@@ -437,10 +446,10 @@ end
 local function add_entry(line, content, count, given, from)
   local function add(ms, number)
     line.number = number
-    local id, payload = string.format('%.0f-%.0f', ms, number), content
+    local id, payload = format('%.0f-%.0f', ms, number), content
     if count > 1 then
-      content[1] = BUNDLE_HEAD .. struct.pack('>HI8', count, number)
-      payload = table.concat(content)
+      content[1] = BUNDLE_HEAD .. struct_pack('>HI8', count, number)
+      payload = concat(content)
     end
     if given then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', given, 'i', from) end
     return redis.pcall('XADD', line.sms, id, 'm', payload)
@@ -451,9 +460,9 @@ local function add_entry(line, content, count, given, from)
   if type(id) == 'table' then
     local last = stream_of(line.sms)['last-generated-id']
     if not last then error(id) end
-    local ms, number = string.match(last, '^(%d+)-(%d+)$')
-    line.now = math.max(line.now, tonumber(ms))
-    id = add(line.now, math.max(before, tonumber(number)) + count)
+    local ms, number = match(last, '^(%d+)-(%d+)$')
+    line.now = max(line.now, tonumber(ms))
+    id = add(line.now, max(before, tonumber(number)) + count)
     if type(id) == 'table' then error(id) end
   end
   line.bundled = line.bundled + count - 1
@@ -465,7 +474,7 @@ local function close_bundle(line)
   if line.open == 0 then return end
   local records, count = line.records, line.open
   line.records, line.open, line.octets = {''}, 0, 0
-  add_entry(line, count == 1 and string.sub(records[2], 7) or records, count)
+  add_entry(line, count == 1 and sub(records[2], 7) or records, count)
 end
 
 -- Put `count` messages into the bundle that was begun, or into the next one.
@@ -486,7 +495,7 @@ local function make_all_ready(line, records, count)
   local at = 1
   while at <= #records do
     local behind, some = walk(records, at, line.bundle, math.huge)
-    bundle(line, string.sub(records, at, behind - 1), some)
+    bundle(line, sub(records, at, behind - 1), some)
     at = behind
   end
 end
@@ -494,7 +503,7 @@ end
 -- Write what has become of the ready stream.
 local function keep_ready(line)
   close_bundle(line)
-  if line.changed then redis.call('HSET', line.wait, 'bundled', line.bundled, 'number', line.number) end
+  if line.changed then call('HSET', line.wait, 'bundled', line.bundled, 'number', line.number) end
 end
 
 -- What the hash has of the limits of organisations, in their order.
@@ -510,12 +519,13 @@ end
 local KEPT = '>BBI4BI4BI4BI4BI4BI4BI4BI4BI4'
 local KEPT_LIST = '>xxI4xI4xI4xI4xI4xI4'
 local KEPT_WINDOW = '>xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxI4xI4xI4'
+local KEPT_ALL = '>xxI4xI4xI4xI4xI4xI4xI4xI4xI4'
 local KEPT_SIZE = 46
 
 -- The first six numbers of a list.
 local function read_kept(kept)
   if not kept then return 1, 0, 0, 0, 0, 0 end
-  if #kept == KEPT_SIZE then return struct.unpack(KEPT_LIST, kept) end
+  if #kept == KEPT_SIZE then return struct_unpack(KEPT_LIST, kept) end
   return unpack(cmsgpack.unpack(kept), 1, 6)
 end
 
@@ -524,9 +534,9 @@ local function list_of(line, organisation, kept, limits)
   local list = line.lists[organisation]
   if not list then
     if kept == nil and line.limited > 0 then
-      kept, limits = unpack(redis.call('HMGET', line.wait, organisation, limits_name(organisation)))
+      kept, limits = unpack(call('HMGET', line.wait, organisation, limits_name(organisation)))
     elseif kept == nil then
-      kept = redis.call('HGET', line.wait, organisation)
+      kept = call('HGET', line.wait, organisation)
     end
     local first, last, taken, tail, messages, segments = read_kept(kept)
     list = {
@@ -542,28 +552,28 @@ local function list_of(line, organisation, kept, limits)
   return list
 end
 
+local function pack_kept(first, last, taken, tail, messages, segments, began, now, before)
+  return struct_pack(
+    KEPT, 153, 206, first, 206, last, 206, taken, 206, tail, 206, messages, 206, segments, 206, began, 206, now,
+    206, before)
+end
+
 -- What the hash keeps of a list. `at_s`: when messages were moved by its turns, in this step.
 local function kept_of(list, at_s)
   local began, now, before
   if list.kept and #list.kept == KEPT_SIZE then
-    began, now, before = struct.unpack(KEPT_WINDOW, list.kept)
+    began, now, before = struct_unpack(KEPT_WINDOW, list.kept)
   else
     local of = list.kept and cmsgpack.unpack(list.kept) or {}
     began, now, before = of[7] or 0, of[8] or 0, of[9] or 0
   end
-  if list.moved > 0 then
-    local window = {began, now, before}
-    count_moved(window, list.moved, at_s)
-    began, now, before = window[1], window[2], window[3]
-  end
-  return struct.pack(
-    KEPT, 153, 206, list.first, 206, list.last, 206, list.taken, 206, list.tail, 206, list.messages,
-    206, list.segments, 206, began, 206, now, 206, before)
+  if list.moved > 0 then began, now, before = moved_in(began, now, before, list.moved, at_s) end
+  return pack_kept(list.first, list.last, list.taken, list.tail, list.messages, list.segments, began, now, before)
 end
 
 -- Change a count of the hash; 0 is no field.
 local function count_in(wait, field, by)
-  if by ~= 0 and redis.call('HINCRBY', wait, field, by) == 0 then redis.call('HDEL', wait, field) end
+  if by ~= 0 and call('HINCRBY', wait, field, by) == 0 then call('HDEL', wait, field) end
 end
 
 -- Note that `count` messages came to a list, or left it.
@@ -578,7 +588,7 @@ end
 
 -- The start time of the next message of an organisation without a turn.
 local function next_start(line, organisation)
-  return math.max(line.time, tonumber(redis.call('ZSCORE', line.ahead, organisation) or 0))
+  return max(line.time, tonumber(call('ZSCORE', line.ahead, organisation) or 0))
 end
 
 -- Whether a message goes to the ready stream at once, whoever it belongs to. (Who is paused is not looked at.)
@@ -624,14 +634,14 @@ local function enter_some(line, organisation, count, records, at, run)
   while count > 0 do
     local list = line.lists[organisation]
     if list and list.messages > 0 and (list.paused or not is_open(line)) then
-      local behind, some, segments = walk(records, at, math.min(count, run), math.huge)
+      local behind, some, segments = walk(records, at, min(count, run), math.huge)
       list.new = list.new or {}
-      list.new[#list.new + 1] = string.sub(records, at, behind - 1)
+      list.new[#list.new + 1] = sub(records, at, behind - 1)
       count_waiting(line, list, some, segments)
       at, count = behind, count - some
     else
-      local segments, size, from = struct.unpack('>HI4', records, at)
-      enter(line, organisation, segments, string.sub(records, at, from + size - 1))
+      local segments, size, from = struct_unpack('>HI4', records, at)
+      enter(line, organisation, segments, sub(records, at, from + size - 1))
       at, count = from + size, count - 1
     end
   end
@@ -650,24 +660,24 @@ local function enter_all(line, count, index, records)
     if not line.lists[of[i]] then unknown[#unknown + 1] = of[i] end
   end
   if #unknown > 1 then
-    local kept, limits = redis.call('HMGET', line.wait, unpack(unknown)), limits_of(line, unknown)
-    local ahead = redis.call('ZMSCORE', line.ahead, unpack(unknown))
+    local kept, limits = call('HMGET', line.wait, unpack(unknown)), limits_of(line, unknown)
+    local ahead = call('ZMSCORE', line.ahead, unpack(unknown))
     for i, organisation in ipairs(unknown) do
       local list = list_of(line, organisation, kept[i], limits[i])
-      if list.messages == 0 and not list.paused then list.start = math.max(line.time, tonumber(ahead[i] or 0)) end
+      if list.messages == 0 and not list.paused then list.start = max(line.time, tonumber(ahead[i] or 0)) end
     end
   end
-  local run = math.max(1, math.floor(RUN * count / #records))
+  local run = max(1, floor(RUN * count / #records))
   for i = 1, #of, 2 do at = enter_some(line, of[i], of[i + 1], records, at, run) end
 end
 
 local function chunk_name(list, n)
-  return list.organisation .. ':' .. string.format('%.0f', n)
+  return list.organisation .. ':' .. format('%.0f', n)
 end
 
 -- The segments of one turn; a turn has a message at least. Where few wait, the turns are as if TURNS_MIN did.
 local function slice_of(line)
-  return line.mark / math.max(TURNS_MIN, redis.call('ZCARD', line.turns))
+  return line.mark / max(TURNS_MIN, call('ZCARD', line.turns) / ROUND)
 end
 
 -- The most octets of a chunk that is written now.
@@ -696,7 +706,7 @@ local function append_new(line, order)
     local function close()
       if not parts then return end
       fields[#fields + 1] = chunk_name(list, list.last)
-      fields[#fields + 1] = table.concat(parts)
+      fields[#fields + 1] = concat(parts)
     end
     for _, records in ipairs(list.new) do
       if list.last < list.first or list.tail + #records > chunk_max then
@@ -716,10 +726,10 @@ end
 
 -- The first chunk of a list that has messages. One that `sift` has emptied is not there.
 local function first_chunk(wait, list)
-  local chunk = redis.call('HGET', wait, chunk_name(list, list.first))
+  local chunk = call('HGET', wait, chunk_name(list, list.first))
   while not chunk do
     list.first = list.first + 1
-    chunk = redis.call('HGET', wait, chunk_name(list, list.first))
+    chunk = call('HGET', wait, chunk_name(list, list.first))
   end
   return chunk
 end
@@ -732,8 +742,8 @@ local function move_some(line, list, count, segments_max)
     if not list.chunk then list.chunk = first_chunk(line.wait, list) end
     if line.open >= line.bundle then close_bundle(line) end
     local behind, some, segments = walk(
-      list.chunk, list.taken + 1, math.min(count - moved, line.bundle - line.open), segments_max - sum)
-    bundle(line, string.sub(list.chunk, list.taken + 1, behind - 1), some)
+      list.chunk, list.taken + 1, min(count - moved, line.bundle - line.open), segments_max - sum)
+    bundle(line, sub(list.chunk, list.taken + 1, behind - 1), some)
     list.taken, moved, sum = behind - 1, moved + some, sum + segments
     if list.taken == #list.chunk then
       line.gone[#line.gone + 1] = chunk_name(list, list.first)
@@ -744,58 +754,125 @@ local function move_some(line, list, count, segments_max)
   return moved, sum
 end
 
+-- The organisations in front, in the order of their turns, as far as `refill` looked at them: their names, what the
+-- hash keeps of their lists, the first chunks of these, and the starts of their turns. What `take_turn` did is noted
+-- in the same places: `kept` is then what is to be written, false for a list that is empty now.
+local function turns_of(line)
+  local page = {names = {}, kept = {}, chunks = {}, starts = {}, taken = {}, size = 0, fetched = 0}
+  line.page = page
+  return page
+end
+
+-- Look at `count` more organisations.
+local function fetch(line, page, count)
+  local flat, names = call('ZRANGE', line.turns, page.fetched, page.fetched + count - 1, 'WITHSCORES'), {}
+  for i = 1, #flat, 2 do names[#names + 1] = flat[i] end
+  local kept, limits, chunks = values_of(line.wait, names), limits_of(line, names), {}
+  for i, name in ipairs(names) do
+    local list = line.lists[name]
+    if not list and (line.limited > 0 or #kept[i] ~= KEPT_SIZE) then list = list_of(line, name, kept[i], limits[i]) end
+    if list then list.start = tonumber(flat[2 * i]) end
+    chunks[i] = format('%s:%.0f', name, list and list.first or struct_unpack('>xxI4', kept[i]))
+  end
+  chunks = values_of(line.wait, chunks)
+  for i, name in ipairs(names) do
+    local list = line.lists[name]
+    if list then list.chunk = list.chunk or chunks[i] end
+    -- One that this step has emptied has its turn until the end of it.
+    if not list or list.messages > 0 then
+      local n = page.size + 1
+      page.size, page.names[n], page.kept[n], page.chunks[n] = n, name, kept[i], chunks[i]
+      page.starts[n] = tonumber(flat[2 * i])
+    end
+  end
+  page.fetched = #names == count and page.fetched + count or nil
+end
+
+-- The list at a place of the page, for what `take_turn` does not do, and from then on.
+local function listed(line, page, i)
+  local name, done = page.names[i], page.taken[i]
+  local list = line.lists[name]
+  if not list then
+    list = list_of(line, name, page.kept[i])
+    -- The first chunk was read before the turn that was taken.
+    if not done or list.taken > 0 then list.chunk = page.chunks[i] end
+    list.start, page.taken[i] = page.starts[i], false
+  end
+  return list
+end
+
+-- The turn of an organisation that this step has not looked at, where nobody has limits: what `move_some` does, and
+-- what is to be written noted at once. With ten thousand lists each turn is one message of another.
+-- Returns its segments and how many messages were moved; nil, and nothing done, where the turn is in two chunks or
+-- two bundles.
+local function take_turn(line, page, i, most, slice)
+  local name, kept, chunk = page.names[i], page.kept[i], page.chunks[i]
+  if page.taken[i] ~= nil or line.lists[name] or not chunk then return end
+  local first, last, taken, tail, messages, segments, began, now, before = struct_unpack(KEPT_ALL, kept)
+  if line.open >= line.bundle then close_bundle(line) end
+  local at, moved, sum = walk(chunk, taken + 1, min(most, line.bundle - line.open), slice)
+  if sum < slice and moved < messages and moved < most then return end
+  bundle(line, sub(chunk, taken + 1, at - 1), moved)
+  local gone = line.gone
+  if at > #chunk then
+    gone[#gone + 1] = format('%s:%.0f', name, first)
+    first, taken = first + 1, 0
+  else
+    taken = at - 1
+  end
+  if messages == moved then
+    gone[#gone + 1], page.kept[i] = name, false
+  else
+    began, now, before = moved_in(began, now, before, sum, line.at_s)
+    page.kept[i] = pack_kept(first, last, taken, tail, messages - moved, segments - sum, began, now, before)
+  end
+  line.messages, line.moved = line.messages - moved, line.moved + sum
+  page.starts[i], page.taken[i] = page.starts[i] + sum, true
+  return sum, moved
+end
+
 -- Move messages to the ready stream until it holds its mark, always of the organisation whose turn is first:
 -- one message, or as many as come to a slice, so that a step touches few lists.
 local function refill(line)
   if line.messages == 0 then return end
   count_in_hand(line)
   if room_of(line) <= 0 then return end
-  local left = math.min(line.room, MOVED_MAX)
-  local slice = slice_of(line)
-  -- The organisations in front that had no turn in this step, and those that had one, each in their order.
-  local fresh, first, fetched, page = {}, 1, 0, math.ceil(left / math.ceil(slice))
-  local again, next = {}, 1
-  local function fetch()
-    local flat = redis.call('ZRANGE', line.turns, fetched, fetched + page - 1, 'WITHSCORES')
-    local names = {}
-    for i = 1, #flat, 2 do names[#names + 1] = flat[i] end
-    local kept, limits, chunks = values_of(line.wait, names), limits_of(line, names), {}
-    for i, name in ipairs(names) do
-      local list = list_of(line, name, kept[i], limits[i])
-      list.start = tonumber(flat[2 * i])
-      chunks[i] = chunk_name(list, list.first)
-      -- One that this step has emptied has its turn until the end of it.
-      if list.messages > 0 then fresh[#fresh + 1] = list end
-    end
-    chunks = values_of(line.wait, chunks)
-    for i, name in ipairs(names) do
-      local list = line.lists[name]
-      list.chunk = list.chunk or chunks[i]
-    end
-    fetched = #names == page and fetched + page or nil
-    page = math.min(2 * page, left)
-  end
+  local left, slice = min(line.room, MOVED_MAX), slice_of(line)
+  line.now = line.now or now_ms()
+  line.at_s = floor(line.now / 1000)
+  local page, first, count = turns_of(line), 1, math.ceil(left / math.ceil(slice))
+  -- The places of those that had a turn in this step, by the starts of their next ones.
+  local again, next, starts = {}, 1, page.starts
   while left > 0 do
-    while not fresh[first] and fetched do fetch() end
-    local list, other = fresh[first], again[next]
+    while first > page.size and page.fetched do
+      fetch(line, page, count)
+      count = min(2 * count, left)
+    end
+    local i, other = first <= page.size and first, again[next]
     -- Of several with the same start, one that had a turn comes last.
-    if list and not (other and other.start < list.start) then
+    if i and not (other and starts[other] < starts[i]) then
       first = first + 1
     else
-      list, next = other, next + 1
+      i, next = other, next + 1
     end
-    if not list then break end
-    line.time = math.max(line.time, list.start)
-    local moved, segments = move_some(line, list, left, slice)
-    list.start, left = list.start + segments / list.weight, left - moved
-    list.moved = list.moved + segments
-    if list.messages > 0 then
-      local i = #again
-      while i >= next and again[i].start > list.start do
-        again[i + 1] = again[i]
-        i = i - 1
+    if not i then break end
+    local start = starts[i]
+    line.time = max(line.time, start)
+    local segments, moved = take_turn(line, page, i, left, slice)
+    if not moved then
+      local list = listed(line, page, i)
+      moved, segments = move_some(line, list, left, slice)
+      start = start + segments / list.weight
+      starts[i], list.start, list.moved = start, start, list.moved + segments
+    end
+    left = left - moved
+    if page.taken[i] and page.kept[i] or not page.taken[i] and line.lists[page.names[i]].messages > 0 then
+      local at, begins = #again, starts[i]
+      while at >= next and starts[again[at]] > begins do
+        again[at + 1] = again[at]
+        at = at - 1
       end
-      again[i + 1] = list
+      again[at + 1] = i
     end
   end
 end
@@ -805,9 +882,9 @@ local function keep_parked(line)
   append_new(line, line.parked)
   for _, list in ipairs(line.parked) do
     if list.messages > 0 and list.changed then
-      redis.call('HSET', line.wait, list.organisation, kept_of(list))
+      call('HSET', line.wait, list.organisation, kept_of(list))
     elseif list.kept and list.messages == 0 then
-      redis.call('HDEL', line.wait, list.organisation)
+      call('HDEL', line.wait, list.organisation)
     end
   end
   if line.came then count_in(line.wait, 'parked', line.came) end
@@ -815,7 +892,7 @@ end
 
 -- Count what was moved by turns, of all organisations, and what weight waits. Returns when that was, seconds.
 local function count_served(line)
-  local all = 0
+  local all = line.moved
   for _, list in ipairs(line.order) do
     all = all + list.moved
     local has = list.messages > 0
@@ -824,10 +901,9 @@ local function count_served(line)
     end
   end
   if all == 0 then return end
-  local at_s, kept = math.floor(now_ms() / 1000), redis.call('HGET', line.wait, 'moved')
+  local at_s, kept = floor(now_ms() / 1000), call('HGET', line.wait, 'moved')
   local window = kept and cmsgpack.unpack(kept) or {0, 0, 0}
-  count_moved(window, all, at_s)
-  redis.call('HSET', line.wait, 'moved', cmsgpack.pack(window))
+  call('HSET', line.wait, 'moved', cmsgpack.pack({moved_in(window[1], window[2], window[3], all, at_s)}))
   return at_s
 end
 
@@ -854,8 +930,8 @@ local function finish(line)
   refill(line)
   keep_ready(line)
   if line.messages == 0 and has_room(line) then
-    redis.call('DEL', line.turns, line.ahead)
-    redis.call('HDEL', line.wait, 'messages', 'time', 'extra', 'moved')
+    call('DEL', line.turns, line.ahead)
+    call('HDEL', line.wait, 'messages', 'time', 'extra', 'moved')
     for _, list in ipairs(line.order) do
       if list.waited then line.gone[#line.gone + 1] = list.organisation end
     end
@@ -863,7 +939,7 @@ local function finish(line)
     return 0
   end
   local before = line.known
-  local at_s, fields, gone = count_served(line), {}, {}
+  local at_s, fields, left = count_served(line), {}, {}
   local turns, ahead = {}, {}
   local function put(into, a, b)
     local n = #into
@@ -877,19 +953,31 @@ local function finish(line)
       if list.changed then put(fields, list.organisation, kept_of(list, at_s)) end
       if list.moved > 0 then put(turns, list.start, list.organisation) end
     else
-      if list.waited then gone[#gone + 1] = list.organisation end
+      if list.waited then line.gone[#line.gone + 1], left[#left + 1] = list.organisation, list.organisation end
       if list.start and list.start > line.time then put(ahead, list.start, list.organisation) end
+    end
+  end
+  local page = line.page
+  for i = 1, page and page.size or 0 do
+    if page.taken[i] then
+      local name, kept, start = page.names[i], page.kept[i], page.starts[i]
+      if kept then
+        put(fields, name, kept)
+        put(turns, start, name)
+      else
+        left[#left + 1] = name
+        if start > line.time then put(ahead, start, name) end
+      end
     end
   end
   call_with('HSET', line.wait, fields)
   call_with('HDEL', line.wait, line.gone)
-  call_with('HDEL', line.wait, gone)
-  call_with('ZREM', line.turns, gone)
+  call_with('ZREM', line.turns, left)
   call_with('ZADD', line.turns, turns)
   call_with('ZADD', line.ahead, ahead)
-  if line.time ~= before.time then redis.call('ZREMRANGEBYSCORE', line.ahead, '-inf', line.time) end
+  if line.time ~= before.time then call('ZREMRANGEBYSCORE', line.ahead, '-inf', line.time) end
   if line.messages == 0 then return 0 end
-  return math.max(1, math.floor(10 * (redis.call('ZCARD', line.turns) + line.extra) + 0.5))
+  return max(1, floor(10 * (call('ZCARD', line.turns) + line.extra) + 0.5))
 end
 
 -- Put messages that nobody has begun to send back to the front of their list, in the order of their ids, which
@@ -916,16 +1004,16 @@ local function put_back(line, organisation, payloads)
   local read = #chunk
   -- The next chunk becomes a part of this one.
   local function read_on()
-    local behind = read < CHUNK and redis.call('HGET', line.wait, chunk_name(list, list.first + 1))
+    local behind = read < CHUNK and call('HGET', line.wait, chunk_name(list, list.first + 1))
     if not behind then return false end
-    redis.call('HDEL', line.wait, chunk_name(list, list.first))
+    call('HDEL', line.wait, chunk_name(list, list.first))
     list.first, chunk, at, read = list.first + 1, behind, 1, read + #behind
     return true
   end
   while next <= #came and (at <= #chunk or read_on()) do
-    local _, size, from = struct.unpack('>HI4', chunk, at)
-    if id_of(string.sub(chunk, from, from + size - 1)) < came[next][1] then
-      parts[#parts + 1] = string.sub(chunk, at, from + size - 1)
+    local _, size, from = struct_unpack('>HI4', chunk, at)
+    if id_of(sub(chunk, from, from + size - 1)) < came[next][1] then
+      parts[#parts + 1] = sub(chunk, at, from + size - 1)
       at = from + size
     else
       parts[#parts + 1] = came[next][2]
@@ -933,12 +1021,12 @@ local function put_back(line, organisation, payloads)
     end
   end
   for i = next, #came do parts[#parts + 1] = came[i][2] end
-  parts[#parts + 1] = string.sub(chunk, at)
-  chunk = table.concat(parts)
+  parts[#parts + 1] = sub(chunk, at)
+  chunk = concat(parts)
   if list.last < list.first then list.last = list.first end
   if list.last == list.first then list.tail = #chunk end
   list.taken, list.chunk = 0, false
-  redis.call('HSET', line.wait, chunk_name(list, list.first), chunk)
+  call('HSET', line.wait, chunk_name(list, list.first), chunk)
   count_waiting(line, list, #came, segments_came)
   if not list.paused then line.busy = true end
 end
@@ -947,7 +1035,7 @@ end
 local function put_all_back(line, payloads)
   local of, order = {}, {}
   for _, payload in ipairs(payloads) do
-    local organisation = string.format('%.0f', cmsgpack.unpack(payload)[2])
+    local organisation = format('%.0f', cmsgpack.unpack(payload)[2])
     if not of[organisation] then
       of[organisation] = {}
       order[#order + 1] = organisation
@@ -966,12 +1054,12 @@ local function draw(limits, args, at)
   for i = 1, tonumber(args[at] or 0) do
     local organisation, rate = args[at + 3 * i - 2], tonumber(args[at + 3 * i - 1])
     local field = 'rate:' .. organisation
-    local full = math.max(1, rate)
-    local tokens, seen = string.match(redis.call('HGET', limits, field) or '', '^(%S+) (%S+)$')
-    tokens = tokens and math.min(full, tokens + math.max(0, now - seen) * rate / 1000) or full
+    local full = max(1, rate)
+    local tokens, seen = match(call('HGET', limits, field) or '', '^(%S+) (%S+)$')
+    tokens = tokens and min(full, tokens + max(0, now - seen) * rate / 1000) or full
     tokens = tokens - args[at + 3 * i]
-    redis.call('HSET', limits, field, string.format('%.3f %.0f', tokens, now))
-    left[i] = {organisation, string.format('%.3f', tokens)}
+    call('HSET', limits, field, format('%.3f %.0f', tokens, now))
+    left[i] = {organisation, format('%.3f', tokens)}
   end
   return left
 end
@@ -1020,14 +1108,14 @@ end
 -- lost could spend units that others have been granted since.
 local function admit(keys, args)
   local name, epoch, seq, ttl = args[1], args[2], tonumber(args[3]), args[4]
-  local state = redis.call('HMGET', keys[1], 'epoch', 'seq', 'reply', 'applied', 'size')
+  local state = call('HMGET', keys[1], 'epoch', 'seq', 'reply', 'applied', 'size')
   if state[4] == epoch .. ':' .. args[3] then
-    redis.call('HSET', keys[1], 'seq', state[2])
+    call('HSET', keys[1], 'seq', state[2])
     return {'applied', state[3] == '' and {} or cmsgpack.unpack(state[3]), tonumber(state[5])}
   end
   if state[1] ~= epoch then return {'fenced', {}, 0} end
-  local generation = redis.call('GET', keys[17])
-  if not generation or string.sub(generation, 1, 8) == 'closing:' then return {'fenced', {}, 0} end
+  local generation = call('GET', keys[17])
+  if not generation or sub(generation, 1, 8) == 'closing:' then return {'fenced', {}, 0} end
   if seq ~= tonumber(state[2]) + 1 then return {'fenced', {}, 0} end
   local chain = chain_of(keys[13], keys[14])
   if chain.unseen then return {'unseen', {}, 0} end
@@ -1055,7 +1143,7 @@ local function admit(keys, args)
         enter_all(line_at(args[i]), tonumber(args[i + 1]), args[i + 2], args[i + 3])
       end
       for i = due, due + 3 * dues - 1, 3 do
-        redis.call('ZADD', args[i] == 'e' and keys[10] or keys[11], args[i + 1], args[i + 2])
+        call('ZADD', args[i] == 'e' and keys[10] or keys[11], args[i + 1], args[i + 2])
       end
       local of = cmsgpack.unpack(args[at + 2])
       for i = 1, #of, 2 do
@@ -1078,9 +1166,9 @@ local function admit(keys, args)
   if lines['n'] then finish(lines['n']) end
   if row_count > 0 then
     local blob = '\221' .. string.char(
-      math.floor(row_count / 16777216) % 256, math.floor(row_count / 65536) % 256,
-      math.floor(row_count / 256) % 256, row_count % 256) .. (rows[2] and table.concat(rows) or rows[1])
-    redis.call('XADD', keys[12], '*', 'b', blob)
+      floor(row_count / 16777216) % 256, floor(row_count / 65536) % 256,
+      floor(row_count / 256) % 256, row_count % 256) .. (rows[2] and concat(rows) or rows[1])
+    call('XADD', keys[12], '*', 'b', blob)
   end
   if #order > 0 then
     local flat = {}
@@ -1090,7 +1178,7 @@ local function admit(keys, args)
     end
     hold(keys[16], order, sums)
     append(chain, 'usage', name, epoch, cmsgpack.pack(flat))
-    redis.call('INCRBY', keys[15], held)
+    call('INCRBY', keys[15], held)
   end
   for _ = 1, tonumber(args[6]) do
     append(chain, args[at], name, epoch, args[at + 1])
@@ -1100,15 +1188,15 @@ local function admit(keys, args)
 
   local reply = ''
   if #hits > 0 then reply = cmsgpack.pack(hits) end
-  redis.call(
+  call(
     'HSET', keys[1], 'seq', seq, 'reply', reply, 'applied', epoch .. ':' .. args[3], 'size', args[5])
   return {'applied', hits, tonumber(args[5]), backlogs, draw(keys[18], args, at)}
 end
 
 -- Whether the id `a` of an entry is behind the id `b` in their stream.
 local function is_behind(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  local a_ms, a_seq = match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = match(b, '^(%d+)-(%d+)$')
   if a_ms ~= b_ms then return tonumber(a_ms) > tonumber(b_ms) end
   return tonumber(a_seq) > tonumber(b_seq)
 end
@@ -1124,10 +1212,10 @@ local function unread(keys, args)
   if is_behind(args[1], from) then from = args[1] end
   local count = math.ceil(limit / 50)
   while messages < limit do
-    local page = redis.call('XRANGE', keys[1], '(' .. from, '+', 'COUNT', count)
+    local page = call('XRANGE', keys[1], '(' .. from, '+', 'COUNT', count)
     for _, entry in ipairs(page) do
       local size, is_bundle = count_of(entry[2][2])
-      found[#found + 1] = {entry[1], entry[2], is_bundle and redis.call('HGET', keys[2], note_of(entry[1])) or ''}
+      found[#found + 1] = {entry[1], entry[2], is_bundle and call('HGET', keys[2], note_of(entry[1])) or ''}
       messages = messages + size
       from = entry[1]
       if messages >= limit then return {found, 1} end
@@ -1151,9 +1239,9 @@ end
 --    0 where messages wait for their turn or another mark stands there, -1 where nothing is
 local function due_in(keys, args)
   return of_each(keys, 2, function(first)
-    local known = redis.call('HMGET', keys[first + 1], 'time', 'mark')
+    local known = call('HMGET', keys[first + 1], 'time', 'mark')
     if known[1] or tonumber(known[2] or MARK) ~= tonumber(args[1]) then return 0 end
-    return tonumber(redis.call('ZRANGE', keys[first], 0, 0, 'WITHSCORES')[2] or -1)
+    return tonumber(call('ZRANGE', keys[first], 0, 0, 'WITHSCORES')[2] or -1)
   end)
 end
 
@@ -1161,11 +1249,11 @@ end
 -- -> by shard, 1 when `sift` or `unread` has something to look at: messages in lists, or that nobody was given
 local function unread_in(keys)
   return of_each(keys, 2, function(first)
-    local waiting = redis.call('HMGET', keys[first + 1], 'messages', 'parked')
+    local waiting = call('HMGET', keys[first + 1], 'messages', 'parked')
     if tonumber(waiting[1] or 0) > 0 or tonumber(waiting[2] or 0) > 0 then return 1 end
     local group = group_of(keys[first])
     if not group then return 1 end
-    local last = redis.call('XREVRANGE', keys[first], '+', '-', 'COUNT', 1)[1]
+    local last = call('XREVRANGE', keys[first], '+', '-', 'COUNT', 1)[1]
     return last and is_behind(last[1], group['last-delivered-id']) and 1 or 0
   end)
 end
@@ -1181,8 +1269,8 @@ local function pending_in(keys, args)
     local own, others = 0, 0
     for _, info in ipairs(consumers) do
       if info[2] == args[1] then
-        own = math.min(1, info[4])
-      elseif info[4] > 0 or redis.call('HEXISTS', keys[first + 1], info[2]) == 0 then
+        own = min(1, info[4])
+      elseif info[4] > 0 or call('HEXISTS', keys[first + 1], info[2]) == 0 then
         others = 2
       end
     end
@@ -1195,16 +1283,16 @@ end
 local function settle_part(line, id, size, places, given)
   local is_there
   if given then
-    is_there = is_behind(id, given) and #redis.call('XRANGE', line.sms, id, id) == 1
+    is_there = is_behind(id, given) and #call('XRANGE', line.sms, id, id) == 1
   else
-    is_there = #redis.call('XPENDING', line.sms, GROUP, id, id, 1) == 1
+    is_there = #call('XPENDING', line.sms, GROUP, id, id, 1) == 1
   end
   if not is_there then return {}, 0 end
   local name = note_of(id)
-  local note = redis.call('HGET', line.wait, name) or string.rep('.', size)
-  local of, found, count = {string.byte(note, 1, -1)}, {}, 0
+  local note = call('HGET', line.wait, name) or string.rep('.', size)
+  local of, found, count = {byte(note, 1, -1)}, {}, 0
   for i = 1, #places do
-    local place = string.byte(places, i)
+    local place = byte(places, i)
     if of[place + 1] == 46 then
       of[place + 1], found[place], count = 120, true, count + 1
     end
@@ -1213,12 +1301,12 @@ local function settle_part(line, id, size, places, given)
   note = string.char(unpack(of))
   line.changed = true
   if string.find(note, '.', 1, true) then
-    redis.call('HSET', line.wait, name, note)
+    call('HSET', line.wait, name, note)
     line.bundled = line.bundled - count
   else
-    redis.call('XACK', line.sms, GROUP, id)
-    redis.call('XDEL', line.sms, id)
-    redis.call('HDEL', line.wait, name)
+    call('XACK', line.sms, GROUP, id)
+    call('XDEL', line.sms, id)
+    call('HDEL', line.wait, name)
     line.bundled = line.bundled - count + 1
   end
   return found, count
@@ -1232,18 +1320,18 @@ local function settle_whole(line, ids, given)
   if not given then
     local acknowledged = 0
     for first = 1, #ids, 500 do
-      local last = math.min(first + 499, #ids)
-      acknowledged = acknowledged + redis.call('XACK', line.sms, GROUP, unpack(ids, first, last))
+      local last = min(first + 499, #ids)
+      acknowledged = acknowledged + call('XACK', line.sms, GROUP, unpack(ids, first, last))
     end
     all = acknowledged == #ids
     if not all then given = (group_of(line.sms) or {})['last-delivered-id'] or '0-0' end
     if all then call_with('XDEL', line.sms, ids) end
     for _, id in ipairs(ids) do
-      counts[id] = all or not is_behind(id, given) and redis.call('XDEL', line.sms, id) == 1
+      counts[id] = all or not is_behind(id, given) and call('XDEL', line.sms, id) == 1
     end
   else
     for _, id in ipairs(ids) do
-      counts[id] = is_behind(id, given) and redis.call('XDEL', line.sms, id) == 1
+      counts[id] = is_behind(id, given) and call('XDEL', line.sms, id) == 1
     end
   end
   return counts, all
@@ -1314,7 +1402,7 @@ local function settle(keys, args, given)
       if noted[i] then
         places = {}
         for at = 1, #of, 6 do places[#places + 1] = string.char(of[at]) end
-        places = settle_part(line, id, #noted[i], table.concat(places), given)
+        places = settle_part(line, id, #noted[i], concat(places), given)
       elseif i <= wholes and counts[id] and #of > 6 then
         line.bundled, line.changed = line.bundled - #of / 6 + 1, true
       end
@@ -1324,7 +1412,7 @@ local function settle(keys, args, given)
           counted = counted + 1
           if size > 0 then
             row_count = row_count + 1
-            own_rows[row_count] = string.sub(rows, at_row, at_row + size - 1)
+            own_rows[row_count] = sub(rows, at_row, at_row + size - 1)
           end
           if put > 0 then
             put_due(at_due + 2 * put - 2)
@@ -1341,15 +1429,15 @@ local function settle(keys, args, given)
         at_row = at_row + size
       end
     end
-    rows, flat = table.concat(own_rows), {}
+    rows, flat = concat(own_rows), {}
     for i, sum in ipairs(order) do flat[3 * i - 2], flat[3 * i - 1], flat[3 * i] = unpack(sum) end
     summed = cmsgpack.pack(flat)
   end
 
   call_with('ZADD', keys[5], due)
-  for _, payload in ipairs(dead) do redis.call('XADD', keys[6], '*', 'm', payload) end
+  for _, payload in ipairs(dead) do call('XADD', keys[6], '*', 'm', payload) end
   if row_count > 0 then
-    redis.call('XADD', keys[7], '*', 'b', '\221' .. struct.pack('>I4', row_count) .. rows)
+    call('XADD', keys[7], '*', 'b', '\221' .. struct_pack('>I4', row_count) .. rows)
   end
   if #flat > 0 then
     local held, organisations, units = 0, {}, {}
@@ -1362,7 +1450,7 @@ local function settle(keys, args, given)
     local chain = chain_of(keys[8], keys[9])
     append(chain, 'settle', args[1], '0', summed)
     keep(chain)
-    redis.call('DECRBY', keys[10], held)
+    call('DECRBY', keys[10], held)
   end
   aim(line, args[2])
   put_all_back(line, back)
@@ -1383,7 +1471,7 @@ end
 -- Numbers count up; `announced` is the last one that is on the stream. An event that is there already
 -- is passed over, whichever ledger sends it again.
 local function announce(keys, args)
-  local rows, last = {}, redis.call('GET', keys[2]) or '0'
+  local rows, last = {}, call('GET', keys[2]) or '0'
   for i = 1, #args, 2 do
     if tonumber(args[i]) > tonumber(last) then
       rows[#rows + 1] = args[i + 1]
@@ -1391,8 +1479,8 @@ local function announce(keys, args)
     end
   end
   if #rows > 0 then
-    redis.call('XADD', keys[1], '*', 'b', array_of(rows))
-    redis.call('SET', keys[2], last)
+    call('XADD', keys[1], '*', 'b', array_of(rows))
+    call('SET', keys[2], last)
   end
   return #rows
 end
@@ -1401,7 +1489,7 @@ end
 local function read_payload(payload)
   local readable, message = pcall(cmsgpack.unpack, payload)
   if readable and type(message) == 'table' and tonumber(message[7]) then
-    return string.format('%.0f', message[2]), message[7]
+    return format('%.0f', message[2]), message[7]
   end
 end
 
@@ -1411,7 +1499,7 @@ end
 -- whose reader sets it aside. A bundle is here when a worker of an older version could not read it; of that,
 -- the messages that are not settled come back.
 local function promote(keys, args)
-  local due = redis.call('ZRANGEBYSCORE', keys[1], '-inf', args[1], 'LIMIT', 0, args[2])
+  local due = call('ZRANGEBYSCORE', keys[1], '-inf', args[1], 'LIMIT', 0, args[2])
   local line = line_of(keys, 2, args[4])
   aim(line, args[3])
   for _, member in ipairs(due) do
@@ -1420,7 +1508,7 @@ local function promote(keys, args)
     if select(2, count_of(member)) then
       -- Its entry was taken out of the stream.
       line.bundled, line.changed = line.bundled - #messages + 1, true
-      redis.call('HDEL', line.wait, note_in(member))
+      call('HDEL', line.wait, note_in(member))
     end
     for _, payload in ipairs(messages) do
       local organisation, segments
@@ -1449,9 +1537,9 @@ end
 -- Puts a dead letter on the due set as `payload`. Only the call that removes it counts, of this function and of
 -- `drop`, so a second call does nothing.
 local function replay(keys, args)
-  if redis.call('XDEL', keys[1], args[1]) == 0 then return 0 end
-  redis.call('ZADD', keys[2], args[2], args[3])
-  redis.call('XADD', keys[3], '*', 'b', array_of({args[4]}))
+  if call('XDEL', keys[1], args[1]) == 0 then return 0 end
+  call('ZADD', keys[2], args[2], args[3])
+  call('XADD', keys[3], '*', 'b', array_of({args[4]}))
   return 1
 end
 
@@ -1459,37 +1547,37 @@ end
 -- -> 1 when this call dropped the dead letter, else 0
 -- Releases the units of a dead letter. As for `replay`, a second call does nothing.
 local function drop(keys, args)
-  if redis.call('XDEL', keys[1], args[1]) == 0 then return 0 end
+  if call('XDEL', keys[1], args[1]) == 0 then return 0 end
   local units = tonumber(args[3])
-  redis.call('XADD', keys[2], '*', 'b', array_of({args[4]}))
+  call('XADD', keys[2], '*', 'b', array_of({args[4]}))
   hold(keys[6], {args[2]}, {[args[2]] = -units})
   local chain = chain_of(keys[3], keys[4])
   append(chain, 'settle', '', '0', cmsgpack.pack({tonumber(args[2]), 0, units}))
   keep(chain)
-  redis.call('DECRBY', keys[5], units)
+  call('DECRBY', keys[5], units)
   return 1
 end
 
 -- The id of a message, from the first octets of its payload, and the number that the octets before the id are.
 -- Of messages that are due at the same time, Redis keeps those with the same number together, in the order of ids.
 local function id_in(payload)
-  local array, at = string.byte(payload, 1), 2
+  local array, at = byte(payload, 1), 2
   if array == 220 then
     at = 4
   elseif not array or array < 144 or array > 159 then
     return '', (array or 0) * 4294967296
   end
-  local text, size = string.byte(payload, at), 0
+  local text, size = byte(payload, at), 0
   if text == 217 then
     at = at + 1
-    size = string.byte(payload, at) or 0
+    size = byte(payload, at) or 0
   elseif text and text >= 160 and text <= 191 then
     size = text - 160
   end
-  local id = string.sub(payload, at + 1, at + size)
+  local id = sub(payload, at + 1, at + size)
   if at == 3 then return id, ((array * 256 + text) * 256 + size) * 65536 end
   local number = 0
-  for i = 1, 5 do number = number * 256 + (i <= at and string.byte(payload, i) or 0) end
+  for i = 1, 5 do number = number * 256 + (i <= at and byte(payload, i) or 0) end
   return id, number
 end
 
@@ -1522,14 +1610,14 @@ end
 -- The messages of `organisation` whose ids are from `first` to `last`.
 local function wanted_of(organisation, first, last)
   local shared = 0
-  while shared < #first and string.byte(first, shared + 1) == string.byte(last, shared + 1) do
+  while shared < #first and byte(first, shared + 1) == byte(last, shared + 1) do
     shared = shared + 1
   end
   local function is_between(payload)
     local id = id_in(payload)
     return id >= first and id <= last
   end
-  local wanted = wanted_by(organisation, string.sub(first, 1, shared), is_between, function() return true end)
+  local wanted = wanted_by(organisation, sub(first, 1, shared), is_between, function() return true end)
   wanted.first, wanted.last = first, last
   return wanted
 end
@@ -1541,15 +1629,15 @@ local function wanted_in(organisation, campaign)
   end, function(message)
     local reference = type(message[12]) == 'string' and message[12] or ''
     return reference == campaign
-      or string.sub(reference, 1, #campaign) == campaign and string.find(reference, '^[-_/:. ]', #campaign + 1) ~= nil
+      or sub(reference, 1, #campaign) == campaign and string.find(reference, '^[-_/:. ]', #campaign + 1) ~= nil
   end)
 end
 
 -- The place of the first member from `low` on and before `high` that is not before this id.
 local function due_place(due, low, high, number, id)
   while low < high do
-    local middle = math.floor((low + high) / 2)
-    local found, found_number = id_in(redis.call('ZRANGE', due, middle, middle)[1])
+    local middle = floor((low + high) / 2)
+    local found, found_number = id_in(call('ZRANGE', due, middle, middle)[1])
     if found_number < number or found_number == number and found < id then low = middle + 1 else high = middle end
   end
   return low
@@ -1557,15 +1645,15 @@ end
 
 -- Cancel messages that are due at `at_us`. They are found by halves, however many others are due then.
 local function cancel_due(due, at_us, wanted)
-  local low = redis.call('ZCOUNT', due, '-inf', '(' .. at_us)
-  local high, gone = low + redis.call('ZCOUNT', due, at_us, at_us), {}
+  local low = call('ZCOUNT', due, '-inf', '(' .. at_us)
+  local high, gone = low + call('ZCOUNT', due, at_us, at_us), {}
   while low < high do
-    local _, number = id_in(redis.call('ZRANGE', due, low, low)[1])
-    local _, last_number = id_in(redis.call('ZRANGE', due, high - 1, high - 1)[1])
+    local _, number = id_in(call('ZRANGE', due, low, low)[1])
+    local _, last_number = id_in(call('ZRANGE', due, high - 1, high - 1)[1])
     local at, over, count = due_place(due, low, high, number, wanted.first), false, 2
     while at < high and not over do
-      local page = redis.call('ZRANGE', due, at, math.min(at + count, high) - 1)
-      count = math.min(2 * count, 100)
+      local page = call('ZRANGE', due, at, min(at + count, high) - 1)
+      count = min(2 * count, 100)
       for _, payload in ipairs(page) do
         local id, own = id_in(payload)
         over = over or own ~= number or id > wanted.last
@@ -1574,7 +1662,7 @@ local function cancel_due(due, at_us, wanted)
       at = at + #page
     end
     if number == last_number then break end
-    low = math.max(low + 1, due_place(due, low, high, number + 1, ''))
+    low = max(low + 1, due_place(due, low, high, number + 1, ''))
   end
   call_with('ZREM', due, gone)
 end
@@ -1582,7 +1670,7 @@ end
 -- Cancel messages of the due set that are at these places in it.
 local function cancel_due_at(due, place, places, wanted)
   local gone = {}
-  for _, payload in ipairs(redis.call('ZRANGE', due, place, place + places - 1)) do
+  for _, payload in ipairs(call('ZRANGE', due, place, place + places - 1)) do
     if wanted.take(payload) then gone[#gone + 1] = payload end
   end
   call_with('ZREM', due, gone)
@@ -1592,22 +1680,22 @@ end
 -- as `id_in` gives the last two; id '': before all that is due at `at_us`. Returns the place of the first that was looked
 -- at, before which to go on; empty when there is nothing before that.
 local function cancel_due_before(due, at_us, number, id, count, wanted)
-  local high = redis.call('ZCOUNT', due, '-inf', '(' .. at_us)
+  local high = call('ZCOUNT', due, '-inf', '(' .. at_us)
   if id ~= '' then
-    high = due_place(due, high, high + redis.call('ZCOUNT', due, at_us, at_us), tonumber(number), id)
+    high = due_place(due, high, high + call('ZCOUNT', due, at_us, at_us), tonumber(number), id)
   end
   if high == 0 then return {} end
-  local from, gone = math.max(0, high - count), {}
-  local page, place = redis.call('ZRANGE', due, from, high - 1), {}
+  local from, gone = max(0, high - count), {}
+  local page, place = call('ZRANGE', due, from, high - 1), {}
   for i = 1, from > 0 and #page or 0 do
     -- What is no message may have anything there.
     local first, first_number = id_in(page[i])
     if #first <= 36 and string.find(first, '^[%w-]+$') then
-      place = {redis.call('ZSCORE', due, page[i]), string.format('%.0f', first_number), first}
+      place = {call('ZSCORE', due, page[i]), format('%.0f', first_number), first}
       break
     end
   end
-  if from > 0 and #place == 0 then place = {redis.call('ZSCORE', due, page[1]), '0', ''} end
+  if from > 0 and #place == 0 then place = {call('ZSCORE', due, page[1]), '0', ''} end
   for _, payload in ipairs(page) do
     if wanted.take(payload) then gone[#gone + 1] = payload end
   end
@@ -1620,27 +1708,27 @@ end
 local function cancel_unread(line, id, payload, wanted)
   local count, is_bundle = count_of(payload)
   if not is_bundle then
-    if wanted.take(payload) then redis.call('XDEL', line.sms, id) end
+    if wanted.take(payload) then call('XDEL', line.sms, id) end
     return
   end
   local name = note_of(id)
-  local note, rest, open, at = redis.call('HGET', line.wait, name), {}, 0, 13
+  local note, rest, open, at = call('HGET', line.wait, name), {}, 0, 13
   local before = #wanted.canceled
   for place = 1, count do
-    local _, size, from = struct.unpack('>HI4', payload, at)
-    if not note or string.sub(note, place, place) == '.' then
+    local _, size, from = struct_unpack('>HI4', payload, at)
+    if not note or sub(note, place, place) == '.' then
       open = open + 1
-      if not wanted.take(string.sub(payload, from, from + size - 1)) then
-        rest[#rest + 1] = string.sub(payload, at, from + size - 1)
+      if not wanted.take(sub(payload, from, from + size - 1)) then
+        rest[#rest + 1] = sub(payload, at, from + size - 1)
       end
     end
     at = from + size
   end
   if #wanted.canceled == before then return end
-  redis.call('XDEL', line.sms, id)
-  redis.call('HDEL', line.wait, name)
+  call('XDEL', line.sms, id)
+  call('HDEL', line.wait, name)
   line.bundled, line.changed = line.bundled - open + 1, true
-  if #rest > 0 then make_all_ready(line, table.concat(rest), #rest) end
+  if #rest > 0 then make_all_ready(line, concat(rest), #rest) end
 end
 
 -- Cancel messages of the ready stream. Returns the ids of those that a worker has in hand.
@@ -1654,7 +1742,7 @@ local function cancel_ready(line, wanted)
     end)
   end
   repeat
-    page = redis.call('XRANGE', line.sms, from, '+', 'COUNT', 200)
+    page = call('XRANGE', line.sms, from, '+', 'COUNT', 200)
     for _, entry in ipairs(page) do
       local id, fields = entry[1], entry[2]
       from = '(' .. id
@@ -1679,11 +1767,11 @@ local function likely_chunk(line, list, near)
     local middle = math.ceil((low + high) / 2)
     local n, chunk = middle, nil
     repeat
-      chunk = redis.call('HGET', line.wait, chunk_name(list, n))
+      chunk = call('HGET', line.wait, chunk_name(list, n))
       n = n + 1
     until chunk or n > high
     local at = n - 1 == list.first and list.taken + 1 or 1
-    if chunk and id_in(string.sub(chunk, at + 6, at + 90)) <= near then low = n - 1 else high = middle - 1 end
+    if chunk and id_in(sub(chunk, at + 6, at + 90)) <= near then low = n - 1 else high = middle - 1 end
   end
   return low
 end
@@ -1694,37 +1782,37 @@ end
 local function cancel_waiting(line, organisation, wanted, near, chunk, count)
   local list = list_of(line, organisation)
   if list.messages == 0 then return 0, 0, 0, 0 end
-  local from = tonumber(chunk) or likely_chunk(line, list, near) - math.floor(count / 4)
-  from = math.max(list.first, math.min(from, list.last))
-  local to, names = math.min(from + count - 1, list.last), {}
+  local from = tonumber(chunk) or likely_chunk(line, list, near) - floor(count / 4)
+  from = max(list.first, min(from, list.last))
+  local to, names = min(from + count - 1, list.last), {}
   for n = from, to do names[#names + 1] = chunk_name(list, n) end
   for i, records in ipairs(values_of(line.wait, names)) do
     local n = from + i - 1
     local at, rest, before = n == list.first and list.taken + 1 or 1, {}, #wanted.canceled
     if records and string.find(records, wanted.needle, 1, true) then
       while at <= #records do
-        local segments, size, start = struct.unpack('>HI4', records, at)
-        if wanted.take(string.sub(records, start, start + size - 1)) then
+        local segments, size, start = struct_unpack('>HI4', records, at)
+        if wanted.take(sub(records, start, start + size - 1)) then
           count_waiting(line, list, -1, -segments)
         else
-          rest[#rest + 1] = string.sub(records, at, start + size - 1)
+          rest[#rest + 1] = sub(records, at, start + size - 1)
         end
         at = start + size
       end
     end
     if #wanted.canceled > before then
-      rest = table.concat(rest)
+      rest = concat(rest)
       if rest == '' then
-        redis.call('HDEL', line.wait, names[i])
+        call('HDEL', line.wait, names[i])
       else
-        redis.call('HSET', line.wait, names[i], rest)
+        call('HSET', line.wait, names[i], rest)
       end
       if n == list.first then list.taken = 0 end
       if n == list.last then list.tail = rest == '' and CHUNK or #rest end
     end
   end
   if list.messages == 0 and not list.paused then
-    list.start = tonumber(redis.call('ZSCORE', line.turns, organisation))
+    list.start = tonumber(call('ZSCORE', line.turns, organisation))
   end
   return list.first, list.last, from, to
 end
@@ -1735,17 +1823,17 @@ local function record_canceled(keys, queue, organisation, now_us, wanted)
   for i, m in ipairs(wanted.canceled) do
     ids[i], units = m[1], units + m[8]
     rows[i] = cmsgpack.pack({
-      math.max(tonumber(now_us), m[9]), m[2], m[1], m[9], 'canceled', queue, m[3], m[5], m[6], m[7], m[8],
+      max(tonumber(now_us), m[9]), m[2], m[1], m[9], 'canceled', queue, m[3], m[5], m[6], m[7], m[8],
       m[11] or 0, '', '', '', 0, m[12] or '', 0, 0, false, 0, '', m[15] or '',
     })
   end
   if #ids > 0 then
-    redis.call('XADD', keys[6], '*', 'b', array_of(rows))
+    call('XADD', keys[6], '*', 'b', array_of(rows))
     hold(keys[10], {organisation}, {[organisation] = -units})
     local chain = chain_of(keys[7], keys[8])
     append(chain, 'settle', '', '0', cmsgpack.pack({tonumber(organisation), 0, units}))
     keep(chain)
-    redis.call('DECRBY', keys[9], units)
+    call('DECRBY', keys[9], units)
   end
   return ids, units
 end
@@ -1789,11 +1877,11 @@ local function cancel_campaign(keys, args)
     place = cancel_due_before(keys[5], args[8], args[9], args[10], count, wanted)
   elseif args[6] == 'list' then
     local list = list_of(line, organisation)
-    local chunk = math.min(tonumber(args[8]), list.last)
-    local from = math.max(list.first, chunk - count + 1)
+    local chunk = min(tonumber(args[8]), list.last)
+    local from = max(list.first, chunk - count + 1)
     if list.messages > 0 and chunk >= from then
       cancel_waiting(line, organisation, wanted, '', from, chunk - from + 1)
-      if from > list.first then place = {string.format('%.0f', from - 1)} end
+      if from > list.first then place = {format('%.0f', from - 1)} end
     end
   else
     in_hand = cancel_ready(line, wanted)
@@ -1837,18 +1925,18 @@ local function take_over(keys, args)
       add_entry(line, message, 1, deliveries, id)
       apart, line.bundled = apart + 1, line.bundled - 1
     end)
-    redis.call('XACK', line.sms, GROUP, id)
-    redis.call('XDEL', line.sms, id)
-    redis.call('HDEL', line.wait, note_of(id))
+    call('XACK', line.sms, GROUP, id)
+    call('XDEL', line.sms, id)
+    call('HDEL', line.wait, note_of(id))
     line.bundled = line.bundled + 1
   end
   local function claim(consumer, min_idle)
     local from, pending = '-', nil
     repeat
-      pending = redis.call('XPENDING', line.sms, GROUP, 'IDLE', min_idle, from, '+', limit, consumer)
+      pending = call('XPENDING', line.sms, GROUP, 'IDLE', min_idle, from, '+', limit, consumer)
       for _, p in ipairs(pending) do
         if #taken == limit or apart >= MOVED_MAX then return end
-        local entry = redis.call('XRANGE', line.sms, p[1], p[1])[1]
+        local entry = call('XRANGE', line.sms, p[1], p[1])[1]
         local fields = entry and entry[2] or {}
         local deliveries = p[4] + (fields[4] or 0)
         local _, is_bundle = count_of(fields[2] or '')
@@ -1857,7 +1945,7 @@ local function take_over(keys, args)
         elseif deliveries == last_chance and suspects == 0 then
           passed = passed + 1
         else
-          local claimed = redis.call('XCLAIM', line.sms, GROUP, name, min_idle, p[1])
+          local claimed = call('XCLAIM', line.sms, GROUP, name, min_idle, p[1])
           if claimed[1] then
             taken[#taken + 1] = {p[1], fields, p[4] + 1}
             if deliveries == last_chance then suspects = suspects - 1 end
@@ -1867,15 +1955,15 @@ local function take_over(keys, args)
       end
     until #pending < limit
   end
-  for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', line.sms, GROUP)) do
+  for _, info in ipairs(call('XINFO', 'CONSUMERS', line.sms, GROUP)) do
     local consumer, pending = info[2], info[4]
     if consumer ~= name and #taken < limit then
-      if redis.call('HEXISTS', keys[5], consumer) == 1 then
+      if call('HEXISTS', keys[5], consumer) == 1 then
         if pending > 0 then claim(consumer, args[2]) end
       elseif pending > 0 then
         claim(consumer, 0)
       else
-        redis.call('XGROUP', 'DELCONSUMER', line.sms, GROUP, consumer)
+        call('XGROUP', 'DELCONSUMER', line.sms, GROUP, consumer)
       end
     end
   end
@@ -1889,34 +1977,34 @@ end
 -- A second call looks at the same chunks, and finds nothing more in them.
 local function sift(keys, args)
   local line, now_us, over, seen = line_of(keys, 1, args[3]), now_ms() * 1000, {}, {}
-  local page = redis.call('HSCAN', line.wait, args[1], 'COUNT', args[2])
+  local page = call('HSCAN', line.wait, args[1], 'COUNT', args[2])
   for i = 1, #page[2], 2 do
     local field, chunk = page[2][i], page[2][i + 1]
-    local organisation, n = string.match(field, '^(%d+):(%d+)$')
+    local organisation, n = match(field, '^(%d+):(%d+)$')
     if organisation and not seen[field] then
       seen[field], n = true, tonumber(n)
       local list, rest = list_of(line, organisation), {}
       local at, before = n == list.first and list.taken + 1 or 1, #over
       while at <= #chunk do
-        local segments, size, from = struct.unpack('>HI4', chunk, at)
-        local payload = string.sub(chunk, from, from + size - 1)
+        local segments, size, from = struct_unpack('>HI4', chunk, at)
+        local payload = sub(chunk, from, from + size - 1)
         local readable, message = pcall(cmsgpack.unpack, payload)
         if readable and message[10] <= now_us then
-          over[#over + 1] = string.sub(chunk, at, from + size - 1)
+          over[#over + 1] = sub(chunk, at, from + size - 1)
           count_waiting(line, list, -1, -segments)
         else
-          rest[#rest + 1] = string.sub(chunk, at, from + size - 1)
+          rest[#rest + 1] = sub(chunk, at, from + size - 1)
         end
         at = from + size
       end
       if #over > before then
-        rest = table.concat(rest)
-        if rest == '' then redis.call('HDEL', line.wait, field) else redis.call('HSET', line.wait, field, rest) end
+        rest = concat(rest)
+        if rest == '' then call('HDEL', line.wait, field) else call('HSET', line.wait, field, rest) end
         if n == list.first then list.taken = 0 end
         -- Nothing is appended to a chunk that is gone.
         if n == list.last then list.tail = rest == '' and CHUNK or #rest end
         if list.messages == 0 and not list.paused then
-          list.start = tonumber(redis.call('ZSCORE', line.turns, organisation))
+          list.start = tonumber(call('ZSCORE', line.turns, organisation))
         end
       end
     end
@@ -1930,8 +2018,8 @@ end
 -- The organisations that are paused, and by organisation what `limits` says of its pause.
 local function paused_of(limits)
   local found, notes = {}, {}
-  for note in string.gmatch(redis.call('HGET', limits, 'paused') or '', '%S+') do
-    local organisation = string.match(note, '^%d+')
+  for note in string.gmatch(call('HGET', limits, 'paused') or '', '%S+') do
+    local organisation = match(note, '^%d+')
     found[#found + 1] = organisation
     notes[organisation] = note
   end
@@ -1942,29 +2030,29 @@ end
 local function limit_turns(keys, first, organisation, weight, paused)
   local wait, turns, ahead = keys[first + 1], keys[first + 2], keys[first + 3]
   local name = limits_name(organisation)
-  local known = redis.call('HMGET', wait, organisation, name, 'time')
+  local known = call('HMGET', wait, organisation, name, 'time')
   local weight_before, paused_before = read_limits(known[2])
   if weight == weight_before and paused == paused_before then return end
   if weight == 1 and not paused then
-    redis.call('HDEL', wait, name)
+    call('HDEL', wait, name)
   else
-    redis.call('HSET', wait, name, string.format('%.17g', weight) .. (paused and ' paused' or ''))
+    call('HSET', wait, name, format('%.17g', weight) .. (paused and ' paused' or ''))
   end
   count_in(wait, 'limited', ((weight ~= 1 or paused) and 1 or 0) - (known[2] and 1 or 0))
   count_in(wait, 'paused', (paused and 1 or 0) - (paused_before and 1 or 0))
   if not known[1] then return end
   local messages = cmsgpack.unpack(known[1])[5]
   local extra = (paused and 0 or weight - 1) - (paused_before and 0 or weight_before - 1)
-  if extra ~= 0 then redis.call('HINCRBYFLOAT', wait, 'extra', extra) end
+  if extra ~= 0 then call('HINCRBYFLOAT', wait, 'extra', extra) end
   if paused == paused_before then return end
   -- While it is paused it is like one that has no list: what it was served ahead is kept in `ahead`.
   local from, to = ahead, turns
   if paused then from, to = turns, ahead end
-  local start = math.max(tonumber(known[3] or 0), tonumber(redis.call('ZSCORE', from, organisation) or 0))
-  redis.call('ZREM', from, organisation)
-  redis.call('ZADD', to, string.format('%.17g', start), organisation)
+  local start = max(tonumber(known[3] or 0), tonumber(call('ZSCORE', from, organisation) or 0))
+  call('ZREM', from, organisation)
+  call('ZADD', to, format('%.17g', start), organisation)
   count_in(wait, 'parked', paused and messages or -messages)
-  redis.call('HINCRBY', wait, 'messages', paused and -messages or messages)
+  call('HINCRBY', wait, 'messages', paused and -messages or messages)
 end
 
 -- The last ids that the ready streams of both queues gave, each behind a colon. `keys`: as for `limit`.
@@ -1988,15 +2076,15 @@ end
 --                 <organisation>   those that have limits
 --                 rate:<organisation>   its bucket: see `draw`
 local function limit(keys, args)
-  if (redis.call('HGET', keys[1], 'version') or '') ~= args[1] then return 0 end
+  if (call('HGET', keys[1], 'version') or '') ~= args[1] then return 0 end
   local rows, named, paused, last = {}, {}, {}, nil
   for i = 4, #args, 3 do
     rows[#rows + 1] = {args[i], tonumber(args[i + 1]), args[i + 2] == '1'}
     named[args[i]] = true
   end
   if args[3] == '1' then
-    for _, organisation in ipairs(redis.call('HKEYS', keys[1])) do
-      if string.match(organisation, '^%d+$') and not named[organisation] then
+    for _, organisation in ipairs(call('HKEYS', keys[1])) do
+      if match(organisation, '^%d+$') and not named[organisation] then
         rows[#rows + 1] = {organisation, 1, false}
         named[organisation] = true
       end
@@ -2012,12 +2100,12 @@ local function limit(keys, args)
       paused[#paused + 1] = notes[row[1]] or row[1] .. last
     end
     if row[2] == 1 and not row[3] then
-      redis.call('HDEL', keys[1], row[1])
+      call('HDEL', keys[1], row[1])
     else
-      redis.call('HSET', keys[1], row[1], '')
+      call('HSET', keys[1], row[1], '')
     end
   end
-  redis.call('HSET', keys[1], 'version', args[2], 'paused', table.concat(paused, ' '))
+  call('HSET', keys[1], 'version', args[2], 'paused', concat(paused, ' '))
   for first = 2, 6, 4 do
     for _, row in ipairs(rows) do limit_turns(keys, first, row[1], row[2], row[3]) end
     local line = line_of(keys, first)
@@ -2030,7 +2118,7 @@ end
 -- What is known of the backlog of one organisation: its messages, segments, and segments that were moved
 -- lately; and its list. Nothing when it has none.
 local function backlog_of(wait, organisation, at_s)
-  local kept = redis.call('HGET', wait, organisation)
+  local kept = call('HGET', wait, organisation)
   if not kept then return end
   local of = cmsgpack.unpack(kept)
   return of[5], of[6], moved_lately({of[7] or 0, of[8] or 0, of[9] or 0}, at_s), of
@@ -2044,27 +2132,27 @@ end
 -- of those that are paused. It reads only.
 -- A list keeps the order of admission, so its first message is its oldest, retries aside.
 local function backlog(keys, args)
-  local found, at_s = {}, math.floor(now_ms() / 1000)
+  local found, at_s = {}, floor(now_ms() / 1000)
   local function show(organisation)
     local messages, segments, moved, of = backlog_of(keys[2], organisation, at_s)
     if not messages then return end
     local chunk = first_chunk(keys[2], {organisation = organisation, first = of[1]})
-    local _, size, from = struct.unpack('>HI4', chunk, of[3] + 1)
-    local message = cmsgpack.unpack(string.sub(chunk, from, from + size - 1))
-    local weight, paused = read_limits(redis.call('HGET', keys[2], limits_name(organisation)))
+    local _, size, from = struct_unpack('>HI4', chunk, of[3] + 1)
+    local message = cmsgpack.unpack(sub(chunk, from, from + size - 1))
+    local weight, paused = read_limits(call('HGET', keys[2], limits_name(organisation)))
     found[#found + 1] = {
       tonumber(organisation), messages, segments, message[9], moved, tostring(weight), paused and 1 or 0,
     }
   end
-  for _, organisation in ipairs(redis.call('ZRANGE', keys[3], 0, args[1] - 1)) do show(organisation) end
+  for _, organisation in ipairs(call('ZRANGE', keys[3], 0, args[1] - 1)) do show(organisation) end
   local paused = paused_of(keys[5])
-  for i = 1, math.min(#paused, args[1]) do show(paused[i]) end
-  local known = redis.call('HMGET', keys[2], 'parked', 'moved')
+  for i = 1, min(#paused, args[1]) do show(paused[i]) end
+  local known = call('HMGET', keys[2], 'parked', 'moved')
   local parked, line = tonumber(known[1] or 0), line_of(keys, 1)
   local unread = count_unread(line)
   return {
     line.messages + parked, parked, known[2] and moved_lately(cmsgpack.unpack(known[2]), at_s) or 0, found,
-    redis.call('XLEN', line.sms) + line.bundled - unread, unread,
+    call('XLEN', line.sms) + line.bundled - unread, unread,
   }
 end
 
@@ -2072,14 +2160,14 @@ end
 -- -> for each organisation {messages in its lists, segments, segments moved lately, 1 when it is paused}
 -- It reads only.
 local function backlogs(keys, args)
-  local found, at_s = {}, math.floor(now_ms() / 1000)
+  local found, at_s = {}, floor(now_ms() / 1000)
   for i, organisation in ipairs(args) do
     local sums = {0, 0, 0, 0}
     for _, wait in ipairs(keys) do
       local messages, segments, moved = backlog_of(wait, organisation, at_s)
       if messages then sums[1], sums[2], sums[3] = sums[1] + messages, sums[2] + segments, sums[3] + moved end
     end
-    local _, paused = read_limits(redis.call('HGET', keys[2], limits_name(organisation)))
+    local _, paused = read_limits(call('HGET', keys[2], limits_name(organisation)))
     if paused then sums[4] = 1 end
     found[i] = sums
   end
@@ -2088,17 +2176,17 @@ end
 
 -- Call `read` with each payload in the lists of a line.
 local function each_waiting(wait, read)
-  local flat, fields = redis.call('HGETALL', wait), {}
+  local flat, fields = call('HGETALL', wait), {}
   for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
   for organisation, kept in pairs(fields) do
-    if string.match(organisation, '^%d+$') then
+    if match(organisation, '^%d+$') then
       local of = cmsgpack.unpack(kept)
       for n = of[1], of[2] do
-        local chunk = fields[organisation .. ':' .. string.format('%.0f', n)] or ''
+        local chunk = fields[organisation .. ':' .. format('%.0f', n)] or ''
         local at = n == of[1] and of[3] + 1 or 1
         while at <= #chunk do
-          local _, size, from = struct.unpack('>HI4', chunk, at)
-          read(string.sub(chunk, from, from + size - 1))
+          local _, size, from = struct_unpack('>HI4', chunk, at)
+          read(sub(chunk, from, from + size - 1))
           at = from + size
         end
       end
@@ -2117,12 +2205,12 @@ local function each_message(streams, sets, waits, count)
     end
   end
   for i, key in ipairs(streams) do
-    for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do
+    for _, entry in ipairs(call('XRANGE', key, '-', '+')) do
       each_open(waits[i], entry[2][2], read)
     end
   end
   for i, key in ipairs(sets) do
-    for _, payload in ipairs(redis.call('ZRANGE', key, 0, -1)) do each_open(waits[i], payload, read) end
+    for _, payload in ipairs(call('ZRANGE', key, 0, -1)) do each_open(waits[i], payload, read) end
   end
   for _, key in ipairs(waits) do each_waiting(key, read) end
 end
@@ -2135,12 +2223,12 @@ end
 -- written anew. That takes 5 µs a message, during which Redis serves nobody else.
 local function tally(keys)
   local by, sums, total = keys[2], {}, 0
-  local flat = redis.call('HGETALL', by)
+  local flat = call('HGETALL', by)
   for i = 1, #flat, 2 do
     sums[#sums + 1] = {tonumber(flat[i]), tonumber(flat[i + 1])}
     total = total + flat[i + 1]
   end
-  if total == tonumber(redis.call('GET', keys[1]) or '0') then return sums end
+  if total == tonumber(call('GET', keys[1]) or '0') then return sums end
 
   local at
   sums, at, total = {}, {}, 0
@@ -2153,10 +2241,10 @@ local function tally(keys)
     at[organisation][2] = at[organisation][2] + units
     total = total + units
   end)
-  redis.call('DEL', by)
-  redis.call('SET', keys[1], total)
+  call('DEL', by)
+  call('SET', keys[1], total)
   for _, sum in ipairs(sums) do
-    if sum[2] ~= 0 then redis.call('HSET', by, sum[1], sum[2]) end
+    if sum[2] ~= 0 then call('HSET', by, sum[1], sum[2]) end
   end
   return sums
 end
@@ -2170,31 +2258,31 @@ end
 -- The first of two steps that close a shard. It ends the epoch of every holder. From then on nothing
 -- but settlements is appended, until `begin`. A second call before `close` has the same answer.
 local function seal(keys, args)
-  local seen = redis.call('GET', keys[1]) or ''
+  local seen = call('GET', keys[1]) or ''
   if seen ~= args[1] then return false end
-  if redis.call('HLEN', keys[2]) ~= #args - 5 then return 0 end
+  if call('HLEN', keys[2]) ~= #args - 5 then return 0 end
   for i = 6, #args do
-    if redis.call('HEXISTS', keys[2], args[i]) == 0 then return 0 end
+    if call('HEXISTS', keys[2], args[i]) == 0 then return 0 end
   end
-  redis.call('SET', keys[1], 'closing:' .. args[2])
+  call('SET', keys[1], 'closing:' .. args[2])
   for i = 5, #keys, 2 do
-    redis.call('HINCRBY', keys[i], 'epoch', 1)
-    redis.call('DEL', keys[i + 1])
+    call('HINCRBY', keys[i], 'epoch', 1)
+    call('DEL', keys[i + 1])
   end
-  redis.call('DEL', keys[2])
+  call('DEL', keys[2])
 
-  local from = redis.call('HGET', keys[4], 'from')
+  local from = call('HGET', keys[4], 'from')
   if from then return from end
   local chain = chain_of(keys[3], keys[4])
   if link_at(chain, args[4]) == args[5] then
     from = '(' .. args[4]
-  elseif string.sub(seen, 1, 8) == 'closing:' and seen ~= 'closing:' .. args[3] then
+  elseif sub(seen, 1, 8) == 'closing:' and seen ~= 'closing:' .. args[3] then
     -- An earlier close that the books do not know of has begun this stream.
     from = '-'
   else
     from = '(' .. (chain.since or stream_of(keys[3])['last-generated-id'] or '0-0')
   end
-  redis.call('HSET', keys[4], 'from', from)
+  call('HSET', keys[4], 'from', from)
   return from
 end
 
@@ -2210,7 +2298,7 @@ end
 -- are closed keeps the settlements that came in between. The caller has read the usage page by page
 -- before, so that this step has few entries to read.
 local function close(keys, args)
-  if redis.call('GET', keys[1]) ~= 'closing:' .. args[1] then return false end
+  if call('GET', keys[1]) ~= 'closing:' .. args[1] then return false end
   local sums, order = {}, {}
   local function of(organisation)
     if not sums[organisation] then
@@ -2226,7 +2314,7 @@ local function close(keys, args)
   for i = 3, #args, 4 do
     add(tonumber(args[i]), tonumber(args[i + 1]), tonumber(args[i + 2]), tonumber(args[i + 3]))
   end
-  for _, entry in ipairs(redis.call('XRANGE', keys[2], args[2], '+')) do
+  for _, entry in ipairs(call('XRANGE', keys[2], args[2], '+')) do
     local kind = entry[2][2]
     local entry_units = (kind == 'usage' or kind == 'settle') and cmsgpack.unpack(entry[2][8]) or {}
     if kind == 'usage' then
@@ -2244,12 +2332,12 @@ local function close(keys, args)
   for _, held in ipairs(tally({unpack(keys, 4)})) do of(held[1])[2] = held[2] end
   for i, sum in ipairs(order) do left[i] = {sum[1], sum[2] + sum[4] + sum[5], sum[3]} end
   -- The note tells the next ledger who went back, should this one end before the books are closed.
-  local books = redis.call('HGET', keys[3], 'books')
-  redis.call('UNLINK', keys[2], keys[3])
-  if books then redis.call('HSET', keys[3], 'books', books) end
+  local books = call('HGET', keys[3], 'books')
+  call('UNLINK', keys[2], keys[3])
+  if books then call('HSET', keys[3], 'books', books) end
   local chain = {usage = keys[2], head = keys[3], link = args[1]}
   if #flat > 0 then append(chain, 'settle', '', '0', cmsgpack.pack(flat)) end
-  redis.call('HSET', keys[3], 'link', chain.link, 'run', run_id())
+  call('HSET', keys[3], 'link', chain.link, 'run', run_id())
   return left
 end
 
@@ -2258,14 +2346,14 @@ end
 -- late call must not bring back an earlier generation. `run` must be the present run of Redis, the
 -- one that the ledger has looked at.
 local function begin(keys, args)
-  local seen = redis.call('GET', keys[1])
+  local seen = call('GET', keys[1])
   if args[2] ~= run_id() then return 0 end
   if seen and seen ~= args[1] then
     if seen ~= 'closing:' .. args[1] then return 0 end
   end
-  redis.call('SET', keys[1], args[1])
-  redis.call('HSET', keys[2], 'run', args[2])
-  redis.call('HDEL', keys[2], 'since')
+  call('SET', keys[1], args[1])
+  call('HSET', keys[2], 'run', args[2])
+  call('HDEL', keys[2], 'since')
   return 1
 end
 
@@ -2292,16 +2380,16 @@ local function cut(keys, args)
   if position ~= '' and link_at(chain_of(keys[10], keys[11]), position) ~= args[2] then
     state = 1
   elseif position ~= '' then
-    usage = redis.call('XRANGE', keys[10], '(' .. position, '+', 'COUNT', entries_max + 1)
+    usage = call('XRANGE', keys[10], '(' .. position, '+', 'COUNT', entries_max + 1)
     if #usage > entries_max then state, usage = 2, {} end
   end
 
   local waiting, recount = 0, 0
-  for _, i in ipairs({1, 2, 5, 6}) do waiting = waiting + redis.call('XLEN', keys[i]) end
-  for _, i in ipairs({3, 4}) do waiting = waiting + redis.call('ZCARD', keys[i]) end
+  for _, i in ipairs({1, 2, 5, 6}) do waiting = waiting + call('XLEN', keys[i]) end
+  for _, i in ipairs({3, 4}) do waiting = waiting + call('ZCARD', keys[i]) end
   for _, i in ipairs({7, 8}) do
     for _, count in ipairs({'messages', 'parked', 'bundled'}) do
-      waiting = waiting + (redis.call('HGET', keys[i], count) or 0)
+      waiting = waiting + (call('HGET', keys[i], count) or 0)
     end
   end
   if waiting > rows_max then
@@ -2320,7 +2408,7 @@ local function cut(keys, args)
   end
   if position ~= '' and (activity['length'] or 0) <= rows_max then
     local totals, order, rows = {}, {}, 0
-    for _, entry in ipairs(redis.call('XRANGE', keys[9], '-', '+')) do
+    for _, entry in ipairs(call('XRANGE', keys[9], '-', '+')) do
       local readable, batch = pcall(cmsgpack.unpack, entry[2][2])
       -- The archiver moves an entry that cannot be read aside; it has no rows here.
       if not readable then batch = {} end
@@ -2337,14 +2425,18 @@ local function cut(keys, args)
     end
     if rows <= rows_max then sums = #order > 0 and cmsgpack.pack(order) or '\144' end
   end
-  return {state, redis.call('GET', keys[12]) or '0', usage, waiting, recount, first, sums}
+  return {state, call('GET', keys[12]) or '0', usage, waiting, recount, first, sums}
 end
 
 -- At `maxmemory` Redis refuses every function that may write, unless it has the flag `allow-oom`.
 -- The function that takes in messages has no flag and is refused. All others go on, because they free
 -- memory, guard money, or add very little. The reason stands above each.
 local function offer(name, step, flag)
-  redis.register_function({function_name = name .. VERSION, callback = step, flags = {flag}})
+  local function callback(keys, args)
+    if not call then look_up() end
+    return step(keys, args)
+  end
+  redis.register_function({function_name = name .. VERSION, callback = callback, flags = {flag}})
 end
 
 -- Reads only.
@@ -2359,11 +2451,11 @@ offer('backlogs', backlogs, 'no-writes')
 offer('overdue', overdue, 'allow-oom')
 -- Takes in messages: the one function without a flag. `report` is the same function for a flush
 -- without messages. Its requests and returns move units between holders, a few hundred bytes each.
-redis.register_function('admit' .. VERSION, admit)
+offer('admit', admit)
 offer('report', admit, 'allow-oom')
 -- Frees memory: every settled message leaves its queue. It adds at most one activity row a message,
 -- and one usage entry a call.
-offer('settle', function(keys, args) return settle(keys, args) end, 'allow-oom')
+offer('settle', settle, 'allow-oom')
 offer('settle_unread', settle_unread, 'allow-oom')
 -- Frees memory, but for one activity row and one usage entry a call.
 offer('drop', drop, 'allow-oom')
