@@ -68,6 +68,8 @@ class StoreClock:
         self._given = GivenTime()
         # How far the machine's time of day is ahead of the stores', and whether that was said.
         self.ahead_us = 0
+        # Whether it is so far off that this process is not to work.
+        self.off = False
         self._noticed = False
 
     @property
@@ -92,12 +94,8 @@ class StoreClock:
         self._bounds = improved(self._bounds, measured(asked, answered_us, store_us))
         self._ahead_us = self._bounds.middle_us
         self.ahead_us = own_us - answered_us - self._ahead_us
+        self.off = abs(self.ahead_us) > OFF_MAX_US
         self._say(abs(self.ahead_us) - self._bounds.half_us)
-
-    @property
-    def off(self) -> bool:
-        """Whether the machine's clock is so far off that this process is not to work."""
-        return abs(self.ahead_us) > OFF_MAX_US
 
     def check(self) -> None:
         """Raises Unavailable while the machine's clock is too far off."""

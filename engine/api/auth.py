@@ -71,16 +71,16 @@ class Keys:
         credential = self.cache.found_at_once(presented)
         if credential is None:
             return None
-        if credential.networks:
-            check_network(credential.networks, source.address(self._proxies))
-        return _sender(credential)
+        if credential is presented.sends_from_anywhere:
+            return credential.organisation_id
+        organisation_id = _sender_from(credential, source, self._proxies)
+        if not credential.networks:
+            presented.sends_from_anywhere = credential
+        return organisation_id
 
     async def looked_up_sender(self, presented: Presented, source: Source) -> int:
         """As `sender`, for a key that has been read before."""
-        credential = await self.cache.found(presented)
-        if credential.networks:
-            check_network(credential.networks, source.address(self._proxies))
-        return _sender(credential)
+        return _sender_from(await self.cache.found(presented), source, self._proxies)
 
     async def credential(self, authorization: str | None, request: web.Request) -> Credential:
         """What the key in `authorization`, or the one `PRESENTED` with the request, is good for.
@@ -140,6 +140,13 @@ def _reader(credential: Credential) -> int:
     if "read" not in credential.scopes and "admin" not in credential.scopes:
         raise _scope_missing("read", credential)
     return credential.organisation_id
+
+
+def _sender_from(credential: Credential, source: Source, proxies: TrustedProxies) -> int:
+    """The organisation of one that wants to send from `source`. Raises Refusal 403."""
+    if credential.networks:
+        check_network(credential.networks, source.address(proxies))
+    return _sender(credential)
 
 
 def _sender(credential: Credential) -> int:

@@ -300,12 +300,14 @@ class GroupCommit:
         else:
             self.answered[flush.shard] = (flush.epoch, flush.sequence)
             self._heed(outcome)
-            for ended in outbox.applied(outcome):
-                if not ended.applied or ended.replay is not None:
-                    self._release(ended.submission)
+            for token, submission, applied, replay in outbox.applied(outcome):
+                if not applied or replay is not None:
+                    self._release(submission)
                 else:
-                    self.accepted.add(ended.submission.messages)
-                _tell(self._admitting.pop(ended.token, None), ended.replay)
+                    self.accepted.add(submission.messages)
+                done = self._admitting.pop(token, None)
+                if done is not None:
+                    _tell(done, replay)
         if not outbox.idle:
             self.mark(flush.shard)
 

@@ -13,16 +13,17 @@ class MemoryMark:
     """Whether Redis is above the mark; not, until its memory is known."""
 
     def __init__(self) -> None:
-        self._full = False
+        # Whether messages are refused for want of memory.
+        self.is_full = False
 
     def see(self, fullness: float) -> bool:
         """Note the share that is used, from 0 to 1; whether it has crossed the mark since the last one."""
-        before, self._full = self._full, fullness >= MARK
-        return self._full != before
+        before, self.is_full = self.is_full, fullness >= MARK
+        return self.is_full != before
 
     def check(self) -> None:
         """Raises Full while the share is at the mark or above."""
-        if self._full:
+        if self.is_full:
             raise self.error()
 
     @staticmethod

@@ -114,7 +114,8 @@ class Quota:
 
     def check(self) -> None:
         """Raises Full when Redis has little memory left, and Unavailable while it is away."""
-        self.memory.check()
+        if self.memory.is_full:
+            self.memory.check()
         if self._commits.away:
             raise Unavailable(NOT_WRITTEN)
 

@@ -20,5 +20,7 @@ def addressed_all(
     `permit`; None: every message may be sent under the sender that it names. Raises what it raises.
     """
 
-def outcomes_of(addressed: list[Addressed | Refusal]) -> list[Accepted | Refusal]:
-    """What the caller is told of each message."""
+def outcomes_of(
+    addressed: list[Addressed | Refusal],
+) -> tuple[list[Accepted | Refusal], list[Addressed]]:
+    """(what the caller is told of each message, those that are not refused)."""

@@ -250,11 +250,12 @@ def addressed_all(organisation_id, drafts, list ids, now_us, prices, dict validi
 
 
 def outcomes_of(list addressed):
-    cdef list outcomes = []
+    cdef list outcomes = [], messages = []
     for one in addressed:
         if type(one) is not Addressed:
             outcomes.append(one)
             continue
+        messages.append(one)
         message = one.message
         outcomes.append(
             Accepted(
@@ -267,4 +268,4 @@ def outcomes_of(list addressed):
                 replaced=one.replaced,
             )
         )
-    return outcomes
+    return outcomes, messages

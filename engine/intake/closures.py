@@ -64,6 +64,11 @@ class Closures:
         """Whether it takes nothing new: it is drained, and balancers have had time to notice."""
         return self._closes_s is not None and self._clock_s() >= self._closes_s
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether nothing is drained, so that `check` would let every request in."""
+        return self._closes_s is None and not self._queues
+
     def check(self, drafts: Sequence[MessageDraft | Refusal]) -> None:
         """Raise Closed when a request with these messages must not be taken."""
         if self._closes_s is not None and self.node_closed:

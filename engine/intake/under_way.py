@@ -148,8 +148,7 @@ class UnderWay:
 
         `waited_s`: how long it has waited for them, seconds. Raises what `render` raises, and Unavailable.
         """
-        outcomes = outcomes_of(self._addressed)
-        messages = [a for a in self._addressed if type(a) is Addressed]
+        outcomes, messages = outcomes_of(self._addressed)
         if len(messages) < len(outcomes):
             self._refused.add(outcomes)
         try:

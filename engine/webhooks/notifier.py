@@ -40,6 +40,7 @@ from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
 from engine.webhooks.made import MadeDeliveries
 from engine.webhooks.ports import ActivityLog, DeliveryBook, FoundEntry, Settled, WebhookStreams
+from engine.webhooks.read_pace import ReadPace
 from engine.webhooks.reading import deliveries_of, events_in, events_of_rows, may_concern, rows_in, rows_of
 from engine.webhooks.records import Delivery, ReadPart, WebhookEvent
 from engine.webhooks.retries import RETRY_S, Retries
@@ -55,13 +56,8 @@ SHARD_MAX = 4_000
 # With so many in line the next read waits until there are fewer. What has waited for `sender.WAIT_S` is
 # kept, so that takes no longer.
 _WAITING_MAX = 1_000
-# About so many rows are read at once, in at most so many entries of a stream.
-_READ_ROWS, _READ_ENTRIES_MAX = 1_000, 100
 # How long a read waits for something to come, milliseconds: usually, and when a shard is left out.
 _IDLE_MS, _BUSY_MS = 2_000, 100
-# How long after a read of few rows, of which nobody is told, the next one is, seconds. Under a load there is
-# always another row.
-_APART_S = 0.02
 _SETTLE_S = 0.2
 _MORE_S = 0.1
 _SWEEP_S = 0.5
@@ -116,8 +112,9 @@ class Notifier:
         self._drain_s = drain_s
         self._draining = asyncio.Event()
         self._has_read = asyncio.Event()
-        # How many entries of a stream are read at once, and how many rows the last read brought.
-        self._entries, self._rows = 1, 0
+        self._pace = ReadPace()
+        # How many rows the last read brought.
+        self._rows = 0
         self.counts = NotifierCounts()
         self.retries = Retries(
             self._book, sender, shares, has_room=lambda: self.in_hand < IN_HAND_MAX, retry_s=retry_s
@@ -182,8 +179,14 @@ class Notifier:
                 before = self.counts.events
                 if self.in_hand >= IN_HAND_MAX or not await self._read():
                     await asyncio.sleep(_MORE_S)
-                elif self.counts.events == before and self._rows < _READ_ROWS // 2:
-                    await asyncio.sleep(_APART_S)
+                    continue
+                pause_s = self._pace.after(
+                    self._rows,
+                    told=self.counts.events != before,
+                    endpoints=bool(self._table.organisations),
+                )
+                if pause_s:
+                    await asyncio.sleep(pause_s)
                 else:
                     await self._breathe()
             except (Unavailable, ConfigError) as e:
@@ -205,9 +208,8 @@ class Notifier:
             return False
         places = {s: own.read for s, own in owned.items()}
         idle_ms = _IDLE_MS if len(owned) == len(reading) else _BUSY_MS
-        found, trimmed = await self._streams.read(places, self._entries, idle_ms)
+        found, trimmed = await self._streams.read(places, self._pace.entries, idle_ms)
         self._rows = sum(map(rows_of, found))
-        self._entries = _next_size(self._entries, self._rows)
         by_shard: dict[int, list[FoundEntry]] = {}
         for entry in found:
             by_shard.setdefault(entry.shard, []).append(entry)
@@ -319,13 +321,6 @@ class Notifier:
         while True:
             await next_tick(_SWEEP_S)
             self._sender.sweep()
-
-
-def _next_size(entries: int, rows: int) -> int:
-    """How many entries of each stream to ask for, when so many brought so many rows together."""
-    if rows > _READ_ROWS:
-        return max(1, entries * _READ_ROWS // rows)
-    return min(_READ_ENTRIES_MAX, 2 * entries) if 2 * rows < _READ_ROWS else entries
 
 
 def _changed(before: Settled, after: Settled) -> tuple[str, str]:

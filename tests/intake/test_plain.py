@@ -126,7 +126,9 @@ def test_a_caller_is_told_what_was_accepted() -> None:
     ]
     addressed, _ = addressing.address_all(7, ["a", "b", "c", "d"], drafts, _NOW_US)
     usual: dict[str, Any] = {"segments": 1, "encoding": "GSM-7", "units": 4}
-    assert outcomes_of(addressed) == [
+    outcomes, messages = outcomes_of(addressed)
+    assert messages == [one for one in addressed if isinstance(one, Addressed)]
+    assert outcomes == [
         Accepted(id="a", status="accepted", queue="normal", **usual),
         addressed[1],
         Accepted(id="c", status="scheduled", queue="express", **usual),
