@@ -165,5 +165,6 @@ format: $(STAMP) ## Bring the code into its format
 
 clean: ## Remove .venv and what was built; the data in ./data stays
 	rm -rf .venv .fuzz build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
-	rm -f engine/_fastcredits.*.so engine/activity/_columns.*.so engine/capacity/_simulate.*.so engine/providers/smpp/_short_way.*.so
+	rm -f engine/_fastcredits.*.so engine/activity/_columns.*.so engine/capacity/_simulate.*.so engine/providers/smpp/_short_way.*.so \
+		engine/delivery/_rows.*.so engine/stores/redis/_entries.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,6 +26,8 @@ extensions = [
         "engine.activity._columns",
         "engine.capacity._simulate",
         "engine.providers.smpp._short_way",
+        "engine.delivery._rows",
+        "engine.stores.redis._entries",
     )
 ]
 

@@ -110,7 +110,7 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc
     text: str = ""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A message as read from its queue stream, to be settled by `entry_id` and `place`."""
 
     shard: int

@@ -130,8 +130,8 @@ class Settler:
     def sent(
         self,
         entries: Sequence[Entry],
-        ids: Sequence[str],
-        latency_us: Sequence[int],
+        ids: list[str],
+        latency_us: list[int],
         provider: str,
         code: str,
     ) -> None:
