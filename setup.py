@@ -28,6 +28,8 @@ extensions = [
         "engine.intake._plain",
         "engine.stores.redis._portion",
         "engine.providers.smpp._short_way",
+        "engine.delivery._rows",
+        "engine.stores.redis._entries",
     )
 ]
 

@@ -43,10 +43,15 @@ def records_of(records: bytes, at: int = 0) -> list[tuple[int, bytes]]:
     return found
 
 
+def is_bundle(payload: bytes) -> bool:
+    """Whether the field `m` of an entry looks like a bundle."""
+    return payload[:2] == _HEAD and len(payload) > _FIRST
+
+
 def payloads_of(payload: bytes) -> list[bytes]:
     """The messages in the field `m` of an entry: several of a bundle, or the one that it is. What only looks
     like a bundle counts as one message, which cannot be read."""
-    if payload[:2] != _HEAD or len(payload) <= _FIRST:
+    if not is_bundle(payload):
         return [payload]
     try:
         found = records_of(payload, _FIRST)

@@ -16,14 +16,16 @@ import msgspec
 from engine.records import Message
 
 _FIELDS = Message.__struct_fields__
+_messages = msgspec.msgpack.Decoder(list[Message]).decode
 _message = msgspec.msgpack.Decoder(Message).decode
 _array = msgspec.msgpack.Decoder(list[Any]).decode
 _pack = msgspec.msgpack.Encoder().encode
 _json_array = msgspec.json.Decoder(list[Any]).decode
 # The first octet of an array of up to 15 elements is this and their number (MessagePack, "fixarray").
 _FIXARRAY, _FIXARRAY_MAX = 0x90, 15
-# That octet of an array that has no more elements than this version knows fields.
-_KNOWN = frozenset(range(_FIXARRAY, _FIXARRAY + min(len(_FIELDS), _FIXARRAY_MAX) + 1))
+# So many fields of a message this version knows for sure; and that octet of an array of no more.
+FIELDS_MAX = min(len(_FIELDS), _FIXARRAY_MAX)
+_KNOWN = frozenset(range(_FIXARRAY, _FIXARRAY + FIELDS_MAX + 1))
 
 
 class NewerMessage(Message, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -38,6 +40,12 @@ def unpacked(payload: bytes) -> Message:
     if payload[0] in _KNOWN:
         return message
     return _whole(message, _array(payload))
+
+
+def all_unpacked(array: bytes) -> list[Message]:
+    """The messages of a MessagePack array, none of which has more fields than `FIELDS_MAX`. Raises one of
+    NO_RECORD."""
+    return _messages(array)
 
 
 def packed(message: Message) -> bytes:

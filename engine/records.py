@@ -117,7 +117,7 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc
     receipts_by: int = RECEIPTS_BY_ANY_ID
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A message as read from its queue stream, to be settled by `entry_id` and `place`."""
 
     shard: int

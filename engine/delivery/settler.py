@@ -139,8 +139,8 @@ class Settler:
     def sent(
         self,
         entries: Sequence[Entry],
-        ids: Sequence[str],
-        latency_us: Sequence[int],
+        ids: list[str],
+        latency_us: list[int],
         provider: str,
         code: str,
         receipts_by: int = RECEIPTS_BY_ANY_ID,

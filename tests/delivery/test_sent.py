@@ -60,6 +60,39 @@ def test_rows_of_accepted_messages_are_those_of_their_verdicts(
     assert added_up([sent, sent]) == 2 * len(entries)
 
 
+numbers = st.sampled_from(
+    [edge + by for edge in (0, 32, 128, 256, 32_768, 65_536, 2**31, 2**32, 2**62) for by in (-1, 0, 1)]
+)
+lengths = st.sampled_from([0, 31, 32, 255, 256, 65_535, 65_536])
+
+
+@given(
+    st.lists(numbers, min_size=6, max_size=6),
+    st.booleans(),
+    lengths,
+    st.sampled_from(["a", "é", "\U0001f4a9"]),
+)
+def test_rows_have_the_shortest_form_of_each_value(
+    values: list[int], negative: bool, length: int, character: str
+) -> None:
+    organisation_id, segments, units, accepted_at_us, now_us, took_us = values
+    took_us = -took_us if negative else took_us
+    of = msgspec.structs.replace(
+        message("m"), organisation_id=organisation_id, segments=segments, units=units,
+        accepted_at_us=accepted_at_us, reference=character * length,
+    )  # fmt: skip
+    one = Entry(shard=0, queue="normal", entry_id=b"1-0", message=of)
+    [row] = sent_entries([one], ["id"], [took_us], provider="p", code=character, now_us=now_us).rows
+    whole = after_verdict(
+        one,
+        Verdict(kind="accepted", provider="p", provider_message_id="id", code=character, latency_us=took_us),
+        now_us,
+        PAUSES,
+        Random(1),
+    ).row
+    assert row == encode(decode(encode(whole))[:-1])
+
+
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 60))
 def test_a_closed_circuit_counts_messages_accepted_together_as_one_after_another(
     failed: list[bool], count: int

@@ -23,6 +23,17 @@ def add_bodies(
     microseconds. `parameters`: what stands behind the text.
     """
 
+def add_sendings(
+    begun: list[Sending],
+    found: list[Sequence[bytes] | ValueError],
+    at: int,
+    verdicts: Verdicts,
+    first: int,
+    now_s: float,
+) -> int:
+    """Append what is to be sent of `found` from `at` on, up to one that did not go the short way; returns
+    where that is. `first`: the token of the first of all."""
+
 def take_singles(messages: deque[Sending], most: int, now_s: float, segments: list[Segment[Sending]]) -> int:
     """Take out up to `most` of the first of `messages`, up to one that has several segments or was sent
     before, and append their only segments, sent at `now_s`; how many."""

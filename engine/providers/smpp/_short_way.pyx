@@ -132,6 +132,18 @@ def add_bodies(
         at += 1
 
 
+def add_sendings(list begun, list found, Py_ssize_t at, object verdicts, Py_ssize_t first, double now_s):
+    cdef Py_ssize_t count = PyList_GET_SIZE(found)
+    cdef object bodies, at_s = now_s
+    while at < count:
+        bodies = found[at]
+        if not isinstance(bodies, tuple):
+            break
+        begun.append(Sending(verdicts, first + at, bodies, at_s, True))
+        at += 1
+    return at
+
+
 def take_singles(object messages, Py_ssize_t most, double now_s, list segments):
     cdef Py_ssize_t taken = 0
     cdef object sending, at_s = now_s

@@ -14,7 +14,7 @@ import structlog
 from engine.problem_records import ProblemKind
 from engine.providers.ports import Verdicts
 from engine.providers.problems import Problems
-from engine.providers.smpp._short_way import accepted_run
+from engine.providers.smpp._short_way import accepted_run, add_sendings
 from engine.providers.smpp.body import AROUND_IDS, decode_message_id
 from engine.providers.smpp.codes import CommandStatus
 from engine.providers.smpp.connection import Connection, Line, Segments
@@ -84,9 +84,14 @@ class Traffic:
     def submit_all(self, messages: Sequence[Message], first: int, verdicts: Verdicts) -> None:
         """See `engine.providers.ports.BatchProvider`."""
         # One look at each clock for all of them.
-        now_s, loop, begun = time.monotonic(), asyncio.get_running_loop(), []
+        now_s, loop = time.monotonic(), asyncio.get_running_loop()
+        begun: list[Sending] = []
         self.stir()
-        for token, bodies in enumerate(self._encode(messages, self._now_us()), first):
+        found = self._encode(messages, self._now_us())
+        at = 0
+        while (at := add_sendings(begun, found, at, verdicts, first, now_s)) < len(found):
+            token, bodies = first + at, found[at]
+            at += 1
             if isinstance(bodies, ValueError):
                 # SMPP cannot carry it, so no provider could take it this way.
                 verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {bodies}")

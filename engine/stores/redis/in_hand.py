@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine.delivery.settlement import DELIVERIES_MAX
 from engine.records import Entry
-from engine.stores.redis.whole_entries import LARGE, end_of
+from engine.stores.redis.whole_entries import end_of
 
 
 class HeldEntries:
@@ -35,7 +35,7 @@ class HeldEntries:
         while at < count:
             entry = entries[at]
             of, entry_id = self._places[entry.shard], entry.entry_id
-            end, bits = _piece(entries, at) if entry.bundle >= LARGE else (at + 1, 1 << entry.place)
+            end, bits = _piece(entries, at) if entry.bundle > 1 else (at + 1, 1 << entry.place)
             places = of.get(entry_id, 0)
             if places & bits != bits:
                 of[entry_id] = places | bits
@@ -53,7 +53,7 @@ class HeldEntries:
         while at < count:
             entry = entries[at]
             of, entry_id = self._places[entry.shard], entry.entry_id
-            end, bits = _piece(entries, at) if entry.bundle >= LARGE else (at + 1, 1 << entry.place)
+            end, bits = _piece(entries, at) if entry.bundle > 1 else (at + 1, 1 << entry.place)
             places = of.pop(entry_id, 0) & ~bits
             if places:
                 of[entry_id] = places

@@ -197,7 +197,9 @@ class QueueStreams:
         """
         by_shard = settle_wire.by_shard(settlements, sent)
         commands = [
-            settle_wire.settle(self.queue, self._name, shard, self._room(shard), of.some, of.bundles)
+            settle_wire.settle(
+                self.queue, self._name, shard, self._room(shard), of.some, of.bundles, of.alone
+            )
             for shard, of in by_shard.items()
         ]
         replies = await self._all(commands)

@@ -12,7 +12,7 @@ import msgspec
 
 from engine import bundle_format, message_format
 from engine.delivery.settlement import DELIVERIES_MAX
-from engine.records import NO_RECORD, Entry, Queue
+from engine.records import NO_RECORD, Entry, Message, Queue
 from engine.redis_keys import (
     GROUP,
     due_key,
@@ -22,6 +22,7 @@ from engine.redis_keys import (
     queue_key,
     wait_key,
 )
+from engine.stores.redis._entries import add_entries, array_of
 from engine.stores.redis.link import Command
 from engine.stores.redis.lua_libraries import versioned
 
@@ -58,29 +59,52 @@ def decoded(shard: int, queue: Queue, raw: Iterable[RawEntry]) -> tuple[list[Ent
     entries: list[Entry] = []
     undecodable: list[Undecodable] = []
     for entry_id, packed, deliveries, note, first_id in raw:
-        payloads = bundle_format.payloads_of(packed)
-        bundle = len(payloads)
-        for place, payload in enumerate(payloads):
-            if note[place : place + 1] == _SETTLED:
-                continue
-            try:
-                message = message_format.unpacked(payload)
-            except NO_RECORD:
-                undecodable.append(Undecodable(shard, entry_id, payload, place, bundle))
-            else:
-                entries.append(
-                    Entry(
-                        shard=shard,
-                        queue=queue,
-                        entry_id=entry_id,
-                        message=message,
-                        deliveries=deliveries,
-                        place=place,
-                        bundle=bundle,
-                        first_id=first_id,
-                    )
-                )
+        messages = None if note else _all_of(packed)
+        if messages is None:
+            _add_each(entries, undecodable, shard, queue, (entry_id, packed, deliveries, note, first_id))
+        else:
+            add_entries(entries, messages, shard, queue, entry_id, deliveries, first_id)
     return entries, undecodable
+
+
+def _all_of(packed: bytes) -> list[Message] | None:
+    """The messages of an entry; None when there is anything out of the ordinary about one of them."""
+    try:
+        if not bundle_format.is_bundle(packed):
+            return [message_format.unpacked(packed)]
+        array = array_of(packed, message_format.FIELDS_MAX)
+        return None if array is None else message_format.all_unpacked(array)
+    except NO_RECORD:
+        return None
+
+
+def _add_each(
+    entries: list[Entry], undecodable: list[Undecodable], shard: int, queue: Queue, raw: RawEntry
+) -> None:
+    """Append the messages of one entry, one after another."""
+    entry_id, packed, deliveries, note, first_id = raw
+    payloads = bundle_format.payloads_of(packed)
+    bundle = len(payloads)
+    for place, payload in enumerate(payloads):
+        if note[place : place + 1] == _SETTLED:
+            continue
+        try:
+            message = message_format.unpacked(payload)
+        except NO_RECORD:
+            undecodable.append(Undecodable(shard, entry_id, payload, place, bundle))
+        else:
+            entries.append(
+                Entry(
+                    shard=shard,
+                    queue=queue,
+                    entry_id=entry_id,
+                    message=message,
+                    deliveries=deliveries,
+                    place=place,
+                    bundle=bundle,
+                    first_id=first_id,
+                )
+            )
 
 
 def read(queue: Queue, name: str, shards: Sequence[int], count: int, block_ms: int | None) -> Command:
@@ -203,4 +227,7 @@ def raw_entry(entry_id: bytes, fields: Sequence[bytes], given: int = 1, note: by
 
 def fields_of(entries: Any) -> list[RawEntry]:
     """Entries of a reply, [[id, fields] …], as delivered for the first time."""
-    return [raw_entry(entry_id, fields) for entry_id, fields in entries]
+    return [
+        (entry_id, fields[1], 1, b"", b"") if len(fields) == 2 else raw_entry(entry_id, fields)
+        for entry_id, fields in entries
+    ]

@@ -25,10 +25,11 @@ from engine.redis_keys import (
     usage_head_key,
     usage_key,
 )
+from engine.stores.redis._entries import add_captured, captured_alone
 from engine.stores.redis.link import Argument, Command
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue_wire import Room, Undecodable
-from engine.stores.redis.whole_entries import LARGE, end_of
+from engine.stores.redis.whole_entries import end_of
 
 _SETTLE = versioned("settle")
 _SETTLE_UNREAD = versioned("settle_unread")
@@ -68,22 +69,37 @@ def settled(settlement: Settlement) -> Settled:
     )
 
 
-class SentBundle(NamedTuple):
-    """All messages of a bundle, in the order of their places, which a provider accepted; and the row of each,
-    packed."""
+class SentMessages(NamedTuple):
+    """Messages that a provider accepted, and the row of each, packed: all those of a bundle, in the order of
+    their places; or messages that are each alone in an entry."""
 
     entries: Sequence[Entry]
     rows: Sequence[bytes]
 
 
+_NONE = SentMessages((), ())
+
+
 class ShardSettlements:
     """What is settled of one shard together."""
 
-    __slots__ = ("bundles", "some")
+    __slots__ = ("_alone", "_rows", "bundles", "some")
 
     def __init__(self) -> None:
-        self.bundles: list[SentBundle] = []
+        self.bundles: list[SentMessages] = []
         self.some: list[Settled] = []
+        self._alone: list[Entry] = []
+        self._rows: list[bytes] = []
+
+    def add_alone(self, entry: Entry, row: bytes) -> None:
+        """Add a message that a provider accepted and that was alone in its entry."""
+        self._alone.append(entry)
+        self._rows.append(row)
+
+    @property
+    def alone(self) -> SentMessages:
+        """Messages that a provider accepted, each alone in its entry."""
+        return SentMessages(self._alone, self._rows)
 
 
 def of_shard(by_shard: dict[int, ShardSettlements], shard: int) -> ShardSettlements:
@@ -101,17 +117,20 @@ def add_sent(by_shard: dict[int, ShardSettlements], batch: SentEntries) -> None:
     while at < count:
         entry = entries[at]
         of = by_shard.get(entry.shard) or of_shard(by_shard, entry.shard)
-        if entry.bundle >= LARGE and (end := end_of(entries, at)) > at + 1:
-            of.bundles.append(SentBundle(entries[at:end], rows[at:end]))
+        if entry.bundle == 1:
+            of.add_alone(entry, rows[at])
+        elif (end := end_of(entries, at)) > at + 1:
+            of.bundles.append(SentMessages(entries[at:end], rows[at:end]))
             at = end
             continue
-        message = entry.message
-        of.some.append(
-            Settled(
-                entry.entry_id, entry.place, entry.bundle, "captured", message.organisation_id, message.units,
-                rows[at],
-            )
-        )  # fmt: skip
+        else:
+            message = entry.message
+            of.some.append(
+                Settled(
+                    entry.entry_id, entry.place, entry.bundle, "captured", message.organisation_id,
+                    message.units, rows[at],
+                )
+            )  # fmt: skip
         at += 1
 
 
@@ -138,7 +157,8 @@ def settle(
     shard: int,
     room: Room,
     some: Sequence[Settled],
-    sent: Sequence[SentBundle] = (),
+    sent: Sequence[SentMessages] = (),
+    alone: SentMessages = _NONE,
     *,
     unread: bool = False,
 ) -> Command:
@@ -146,13 +166,14 @@ def settle(
     stream now] (see `settle` and `finish` in queue.lua). Of several settlements of one message the first
     counts.
 
-    `sent`: bundles, none of them in `some`. `unread`: messages that no worker has been given, instead
-    of those that one has been given.
+    `sent`: bundles, `alone`: entries of one message, none of them in `some`. `unread`: messages that no
+    worker has been given, instead of those that one has been given.
     """
     bundles, singles, parts = _by_entry(some)
     sums = _Sums()
-    details = [*map(sums.add_sent, sent), *map(sums.add, bundles + singles + parts)]
-    keys = _keys(queue, shard)
+    details = [*map(sums.add_sent, sent), *map(sums.add, bundles), *sums.add_alone(alone)]
+    details += map(sums.add, singles + parts)
+    keys, whole, ones = _keys(queue, shard), len(sent) + len(bundles), len(alone.entries)
     return (
         "FCALL",
         _SETTLE_UNREAD if unread else _SETTLE,
@@ -161,9 +182,9 @@ def settle(
         name,
         room.mark,
         room.bundle_max,
-        len(sent) + len(bundles) + len(singles),
-        len(sent) + len(bundles),
-        sum(len(bundle.entries) for bundle in sent) + sum(map(len, bundles + singles)),
+        whole + ones + len(singles),
+        whole,
+        sum(len(bundle.entries) for bundle in sent) + ones + sum(map(len, bundles + singles)),
         len(parts),
         sum(map(len, parts)),
         len(sums.due) // 2,
@@ -173,7 +194,9 @@ def settle(
         _encode([unit for of in sums.units.items() for unit in (of[0], *of[1])]),
         _encode(details),
         *[bundle.entries[0].entry_id for bundle in sent],
-        *[_first(messages).entry_id for messages in bundles + singles],
+        *_ids(bundles),
+        *[entry.entry_id for entry in alone.entries],
+        *_ids(singles),
         *[argument for messages in parts for argument in _part(messages)],
         *sums.due,
         *sums.dead,
@@ -214,6 +237,10 @@ def _by_entry(some: Sequence[Settled]) -> tuple[list[_Messages], list[_Messages]
     return whole_bundles, singles, parts
 
 
+def _ids(entries: Sequence[_Messages]) -> list[bytes]:
+    return [_first(messages).entry_id for messages in entries]
+
+
 def _first(messages: _Messages) -> Settled:
     return next(iter(messages.values()))
 
@@ -234,20 +261,15 @@ class _Sums:
         self.due: list[Argument] = []
         self.dead: list[Argument] = []
 
-    def add_sent(self, bundle: SentBundle) -> list[int]:
+    def add_sent(self, bundle: SentMessages) -> list[int]:
         """As `add`, for a bundle whose messages were accepted."""
-        details: list[int] = []
-        units = self.units
-        for place, (entry, row) in enumerate(zip(bundle.entries, bundle.rows, strict=True)):
-            message = entry.message
-            organisation_id, captured = message.organisation_id, message.units
-            sums = units.get(organisation_id)
-            if sums is None:
-                sums = units[organisation_id] = [0, 0]
-            sums[0] += captured
-            details += (place, organisation_id, captured, 0, len(row), 0)
         self.rows += bundle.rows
-        return details
+        return add_captured(self.units, bundle.entries, bundle.rows)
+
+    def add_alone(self, alone: SentMessages) -> list[list[int]]:
+        """As `add`, for messages that were accepted and are each alone in an entry."""
+        self.rows += alone.rows
+        return captured_alone(self.units, *alone)
 
     def add(self, messages: dict[int, Settled]) -> list[int]:
         """Add settlements of one entry; what each of them alone would be, as for `settle` in queue.lua."""

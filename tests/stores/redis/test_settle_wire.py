@@ -14,7 +14,6 @@ from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command
 from engine.stores.redis.queue_wire import Room
 from engine.stores.redis.settle_wire import Settled
-from engine.stores.redis.whole_entries import LARGE
 from tests.stores.redis.kit import message
 
 ROOM = Room(64)
@@ -75,11 +74,11 @@ def test_messages_accepted_together_are_settled_as_one_by_one(seed: int) -> None
         )
         for e in entries
     ]
-    together = settle_wire.settle("normal", "w", 0, ROOM, of.some, of.bundles)
+    together = settle_wire.settle("normal", "w", 0, ROOM, of.some, of.bundles, of.alone)
     assert what_it_says(together) == what_it_says(settle_wire.settle("normal", "w", 0, ROOM, alone))
     if seed % 2 == 0:
         # Of large ones, no more than that in which the two batches meet is settled message by message.
-        assert sum(one.bundle >= LARGE for one in of.some) <= 50
+        assert len(of.some) <= 50
 
 
 def test_messages_of_entries_with_the_same_id_in_two_shards_are_not_taken_for_one_bundle() -> None:
