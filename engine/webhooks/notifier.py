@@ -182,7 +182,7 @@ class Notifier:
                     continue
                 pause_s = self._pace.after(
                     self._rows,
-                    told=self.counts.events != before,
+                    notified=self.counts.events != before,
                     endpoints=bool(self._table.organisations),
                 )
                 if pause_s:
