@@ -1,21 +1,22 @@
 """Reports over a year with a thousand million events: how long they take.
 
-    python -m benchmarks.reports_scale [--events 50000000]
+    python -m benchmarks.reports_scale [--events 5000000]
 
-Takes four minutes. ClickHouse makes the counts that reports read itself, as its views make them, from events
-of 200 organisations, the largest with a sixth of all; two queues, five countries, three providers; accepted,
-sent and delivered. The counts are merged, as those of past months are. Each report is read five times, as the
-API reads it; the least time counts.
+Takes some minutes. ClickHouse makes the counts that reports read itself, as they are made, from events of
+200 organisations, the largest with a sixth of all; two queues, five countries, three providers; accepted,
+sent and delivered. The counts are merged, as those of past months are. Each report is read ten times, as the
+API reads it: the least time counts, and the mean of the CPU of ClickHouse.
 
-`year`: counts by day, from `--events` events over the whole year. Of the largest organisation they are as
-many, and have as many classes of times, as those of a thousand million events; they only count less. Of the
-middle one there are fewer than there would be: `full` is how many times as many there may be at most, and the
-time grows by less.
+`year`: counts by day and month of UTC and of another zone, from `--events` events over the whole year. Of
+the largest organisation they are as many, and have as many classes of times, as those of a thousand million
+events; they only count less. Of the middle one there are fewer than there would be: `full` is how many times
+as many there may be at most, and the time grows by less. Beside them `activity` has a part of the year's
+events (`--rows`), and those of two minutes that are not counted yet.
 
-`weeks`: counts by the quarter of an hour, which reports in other time zones than UTC are read from, and those
-that do not begin and end at midnight. They are the first weeks of a year with a thousand million events, as
-far as `--events` reach, and are as full. The time of the whole year is extrapolated: the part beyond that of
-no counts grows as the time does. The server's folder is removed at the end."""
+`weeks`: counts by the quarter of an hour, which days of time zones are read from that are not counted. They
+are the first weeks of a year with a thousand million events, as far as `--events` reach, and are as full. The
+time of the whole year is extrapolated: the part beyond that of no counts grows as the time does. The server's
+folder is removed at the end."""
 
 from __future__ import annotations
 
@@ -31,10 +32,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import clickhouse_connect
+import msgspec
 import uvloop
 
 from engine.activity.reports import Group, ReportQuery
+from engine.stores.clickhouse.report_period_sql import MONTHS_SQL, NOTE_SQL, insert_sql
 from engine.stores.clickhouse.reports import ClickHouseReports
+from engine.stores.clickhouse.time_classes import class_sql
 from engine.stores.migrate import migrate_clickhouse
 from supervisor.embedded.servers import start_clickhouse
 
@@ -46,41 +50,60 @@ _ORGANISATIONS, _FIRST_ORGANISATION = 200, 1000
 # Groups of one organisation and day: accepted without a provider; sent and delivered with each of three.
 _GROUPS = 2 * 5 * (1 + 2 * 3)
 _BLOCK_EVENTS = 2_500_000
-_RUNS = 5
+_RUNS = 10
 _REPORTS: dict[str, tuple[Group, ...]] = {
     "by status": ("status",),
     "by day": ("day",),
     "by country and provider": ("country", "provider"),
+    "by organisation": ("organisation",),
 }
-# What both tables have. An organisation has a share by the third root of its place: the first has a sixth.
+# Events of messages; an organisation has a share by the third root of its place: the first has a sixth.
 _EVENTS = """
-WITH intDiv(number, 3) AS message, number % 3 AS place, cityHash64(message) AS hash,
-    (hash % 1000003) / 1000003 AS a, toUInt32(20000 + hash % 70000) AS answer,
-    toUInt32(if(place = 1, answer + 1000, 1000000 + hash % 8000000)) AS age,
-    toDateTime({from:UInt32} + toUInt32(message * {step:Float64}), 'UTC') AS accepted
-SELECT
-    0, {organisation:Int64} + toInt64({organisations:Int64} * pow(a, 3)), TIME AS time,
-    if(intDiv(hash, 1000003) % 10 < 9, 'normal', 'express') AS queue,
-    toUInt16(multiIf(hash % 100 < 50, 98, hash % 100 < 70, 49, hash % 100 < 85, 44, hash % 100 < 95, 33, 90))
-        AS country,
-    if(place = 0, '', multiIf(hash % 97 < 58, 'one', hash % 97 < 87, 'two', 'three')) AS provider,
-    ['accepted', 'sent', 'delivered'][place + 1] AS event, count(), sum(1), sum(2), ANSWER, AGE
-FROM numbers({begin:UInt64}, {count:UInt64})
-GROUP BY 2, time, queue, country, provider, event
-"""
-# Of each table: how the time is written, and how times of answers and ages are.
-_TABLES = {
-    "report_days": (
-        "toDate(accepted, 'UTC')",
-        "sumMapIf(map(toUInt16(floor(8 * log2(answer))), toUInt64(1)), place = 1)",
-        "sumMapIf(map(toUInt16(floor(8 * log2(age))), toUInt64(1)), place > 0)",
-    ),
-    "report_quarters": (
-        "toStartOfFifteenMinutes(accepted)",
-        "quantilesTDigestIfState(0.5, 0.95, 0.99)(answer, toUInt8(place = 1))",
-        "quantilesTDigestIfState(0.5, 0.95, 0.99)(age, toUInt8(place > 0))",
-    ),
-}
+    WITH intDiv(number, 3) AS message, number % 3 AS place, cityHash64(message) AS hash,
+        (hash % 1000003) / 1000003 AS a
+    SELECT
+        {organisation:Int64} + toInt64({organisations:Int64} * pow(a, 3)) AS org,
+        toDateTime({from_s:UInt32} + toUInt32(message * {step:Float64}), 'UTC') AS accepted,
+        place,
+        toUInt32(20000 + hash % 70000) AS answer,
+        toUInt32(if(place = 1, answer + 1000, 1000000 + hash % 8000000)) AS age,
+        if(intDiv(hash, 1000003) % 10 < 9, 'normal', 'express') AS queue,
+        hash % 100 AS part,
+        toUInt16(multiIf(part < 50, 98, part < 70, 49, part < 85, 44, part < 95, 33, 90)) AS country,
+        if(place = 0, '', multiIf(hash % 97 < 58, 'one', hash % 97 < 87, 'two', 'three')) AS provider,
+        ['accepted', 'sent', 'delivered'][place + 1] AS event
+    FROM numbers({begin:UInt64}, {count:UInt64})"""
+_QUARTERS = f"""
+INSERT INTO report_quarters
+SELECT 0, org, toStartOfFifteenMinutes(accepted) AS time, queue, country, provider, event, count(), sum(1),
+    sum(2), quantilesTDigestIfState(0.5, 0.95, 0.99)(answer, toUInt8(place = 1)),
+    quantilesTDigestIfState(0.5, 0.95, 0.99)(age, toUInt8(place > 0))
+FROM ({_EVENTS}) GROUP BY org, time, queue, country, provider, event"""
+_PERIODS = [
+    f"""
+    {insert_sql("report_periods")}
+    SELECT {{zone:String}}, {{from:UInt64}}, 1, {period}, {organisation} AS of, {begins} AS begin, queue,
+        country, provider, event, count(), sum(1), sum(2),
+        sumMapIf(map({class_sql("answer")}, toUInt64(1)), place = 1),
+        sumMapIf(map({class_sql("age")}, toUInt64(1)), place > 0), 0
+    FROM ({_EVENTS}) GROUP BY of, begin, queue, country, provider, event"""
+    for period, organisation, begins in (
+        (1, "org", "toUInt32(toDate(accepted, {zone:String}))"),
+        (1, "0", "toUInt32(toDate(accepted, {zone:String}))"),
+        (3, "0", "intDiv(toUnixTimestamp(accepted), 900)"),
+    )
+]
+_ACTIVITY = f"""
+INSERT INTO activity (at, organisation_id, message_id, accepted_at, event, queue, to, segments, units,
+    provider, latency_us, stream_ms)
+SELECT accepted + intDiv(age, 1000000), org, toString(generateUUIDv7()), accepted, event, queue,
+    concat('+', toString(country), '12345678'), 1, 2, provider, answer,
+    toUnixTimestamp(accepted) * 1000 + intDiv(age, 1000) + {{later:Int64}}
+FROM ({_EVENTS})"""
+# Beside UTC.
+_ZONE = "Asia/Tehran"
+# How far the counts by day are behind at most, seconds.
+_LATER_S = 120
 
 
 def organisations() -> dict[str, tuple[int | None, float]]:
@@ -95,79 +118,135 @@ def organisations() -> dict[str, tuple[int | None, float]]:
     }
 
 
-def fill(client: Any, table: str, events: int, seconds: float) -> dict[str, Any]:
-    """Make the counts of events that come within so many seconds, and merge them: the sizes."""
-    began = time.monotonic()
-    when, answer, age = _TABLES[table]
-    select = _EVENTS.replace("TIME", when).replace("ANSWER", answer).replace("AGE", age)
+def run(client: Any, statement: str, events: int, seconds: float, **parameters: Any) -> None:
+    """Have a statement make something of events that come within so many seconds."""
     for begin in range(0, events, _BLOCK_EVENTS):
-        parameters = {
-            "from": _FROM_S, "step": 3 * seconds / events, "organisation": _FIRST_ORGANISATION,
-            "organisations": _ORGANISATIONS, "begin": begin, "count": min(_BLOCK_EVENTS, events - begin),
-        }  # fmt: skip
-        client.command(f"INSERT INTO {table} {select}", parameters=parameters)
-    client.command(f"OPTIMIZE TABLE {table} FINAL")
-    [(rows, size)] = client.query(
-        "SELECT sum(rows), sum(bytes_on_disk) FROM system.parts"
-        f" WHERE active AND database = currentDatabase() AND table = '{table}'"
+        client.command(
+            statement,
+            parameters={
+                "from_s": _FROM_S, "step": 3 * seconds / events, "organisation": _FIRST_ORGANISATION,
+                "organisations": _ORGANISATIONS, "begin": begin, "count": min(_BLOCK_EVENTS, events - begin),
+                **parameters,
+            },
+        )  # fmt: skip
+
+
+def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
+    """Make the counts of events, merge them, and the activity: the sizes."""
+    began = time.monotonic()
+    run(client, _QUARTERS, events, _YEAR_S * events / _YEAR_EVENTS)
+    # Reports end before it, so that the time since when rows are read one by one is that of the archiver.
+    begun_ms = int(time.time() * 1000)
+    for zone in ("UTC", _ZONE):
+        for statement in _PERIODS:
+            run(client, statement, events, _YEAR_S, zone=zone, **{"from": begun_ms})
+        for filled in (0, 1):
+            client.command(
+                insert_sql("report_periods") + NOTE_SQL,
+                parameters={"zone": zone, "from": begun_ms, "filled": filled},
+            )
+    client.command(insert_sql("report_periods") + MONTHS_SQL.replace("MADE", "report_periods"))
+    for table in ("report_quarters", "report_periods"):
+        client.command(f"OPTIMIZE TABLE {table} FINAL")
+    # Its views would count it as well.
+    for view in ("activity_to_report", "activity_to_outstanding", "activity_to_outstanding_messages"):
+        client.command(f"DROP VIEW {view}")
+    run(client, _ACTIVITY, rows, _YEAR_S, later=0)
+    client.command("OPTIMIZE TABLE activity FINAL")
+    later = begun_ms - (_FROM_S + _YEAR_S - _LATER_S) * 1000
+    run(
+        client,
+        _ACTIVITY,
+        _YEAR_EVENTS * _LATER_S // _YEAR_S,
+        _LATER_S,
+        later=later,
+        from_s=_FROM_S + _YEAR_S - _LATER_S,
+    )
+    found = client.query(
+        "SELECT table, sum(rows), sum(bytes_on_disk), sum(marks) FROM system.parts WHERE active AND "
+        "database = currentDatabase() AND table IN ('report_quarters', 'report_periods', 'activity') "
+        "GROUP BY table"
     ).result_rows
-    took_s = round(time.monotonic() - began)
-    return {"filled_s": took_s, "counts": rows, "bytes_a_count": round(size / rows, 1)}
+    sizes = {
+        table: {"rows": rows, "bytes_a_row": round(size / rows, 1), "granules": marks}
+        for table, rows, size, marks in found
+    }
+    return {"filled_s": round(time.monotonic() - began), **sizes}
 
 
-async def least_ms(reports: ClickHouseReports, query: ReportQuery) -> tuple[float, float]:
-    """The least time of some runs, and the CPU of this process in it, milliseconds."""
+async def least_ms(reports: ClickHouseReports, query: ReportQuery, server: int) -> dict[str, float]:
+    """The least time of some runs, and the mean CPU of ClickHouse and of this process, milliseconds."""
     found = []
+    cpu, of_server = time.process_time(), cpu_s(server)
     for _ in range(_RUNS):
-        began, cpu = time.monotonic(), time.process_time()
+        began = time.monotonic()
         await reports.summary(query)
-        found.append(((time.monotonic() - began) * 1000, (time.process_time() - cpu) * 1000))
-    return min(found)
+        found.append(time.monotonic() - began)
+    seconds = {
+        "ms": min(found),
+        "cpu_ms": (cpu_s(server) - of_server) / _RUNS,
+        "cpu_ms_of_this_process": (time.process_time() - cpu) / _RUNS,
+    }
+    return {name: round(1000 * value, 1) for name, value in seconds.items()}
 
 
-async def year(reports: ClickHouseReports, client: Any) -> dict[str, Any]:
-    """The least milliseconds of each report of the year, from counts by day."""
+def cpu_s(process: int) -> float:
+    """The CPU that a process has used, seconds."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def year(reports: ClickHouseReports, client: Any, server: int) -> dict[str, Any]:
+    """What each report of the year takes, from counts by day."""
     result: dict[str, Any] = {}
     for size, (organisation, share) in organisations().items():
-        of = "" if organisation is None else f"WHERE organisation_id = {organisation:d}"
-        [(counts,)] = client.query(f"SELECT count() FROM report_days {of}").result_rows
-        most = _YEAR_DAYS * _GROUPS * (_ORGANISATIONS if organisation is None else 1)
-        about = {"events": round(_YEAR_EVENTS * share), "counts": counts, "full": round(most / counts, 2)}
+        of = f"organisation_id = {organisation or 0:d}"
+        [(counts,)] = client.query(
+            f"SELECT count() FROM report_periods WHERE zone = 'UTC' AND period = 1 AND {of}"
+        ).result_rows
+        about = {"events": round(_YEAR_EVENTS * share), "counts": counts}
+        about["full"] = round(_YEAR_DAYS * _GROUPS / counts, 2)
         result[size] = about
-        for name, group_by in _REPORTS.items():
-            query = ReportQuery(
-                from_s=_FROM_S, until_s=_FROM_S + _YEAR_S, group_by=group_by, organisation_id=organisation
-            )
-            ms, cpu_ms = await least_ms(reports, query)
-            result[size][name] = {"ms": round(ms, 1), "ms_of_this_process": round(cpu_ms, 1)}
+        for zone in ("UTC", _ZONE):
+            result[size][zone] = {}
+            for name, group_by in _REPORTS.items():
+                if organisation is not None and "organisation" in group_by:
+                    continue
+                for period, from_s in (("", _FROM_S), (", from noon", _FROM_S + 43_200)):
+                    midnight_s = from_s - (12_600 if zone == _ZONE else 0)
+                    query = ReportQuery(
+                        from_s=midnight_s, until_s=midnight_s + _YEAR_S, group_by=group_by,
+                        organisation_id=organisation, time_zone=zone,
+                    )  # fmt: skip
+                    result[size][zone][name + period] = await least_ms(reports, query, server)
     return result
 
 
-async def weeks(reports: ClickHouseReports, events: int) -> dict[str, Any]:
-    """The least milliseconds of each report of the first weeks, from counts by the quarter of an hour, and
-    those of the year."""
+async def weeks(reports: ClickHouseReports, events: int, server: int) -> dict[str, Any]:
+    """What each report of the first weeks takes, from counts by the quarter of an hour, and of the year."""
     whole, until_s = _YEAR_EVENTS / events, _FROM_S + math.ceil(_YEAR_S * events / _YEAR_EVENTS)
     result: dict[str, Any] = {}
     for size, (organisation, _) in organisations().items():
         result[size] = {}
         for name, group_by in _REPORTS.items():
-            # Not a whole day, so that it is read from the quarters.
             query = ReportQuery(
-                from_s=_FROM_S, until_s=until_s | 1, group_by=group_by, organisation_id=organisation
-            )
-            empty = ReportQuery(
-                from_s=_FROM_S - _DAY_S, until_s=_FROM_S, group_by=group_by, organisation_id=organisation
-            )
-            (nothing_ms, _), (ms, _) = await least_ms(reports, empty), await least_ms(reports, query)
-            of_year_ms = nothing_ms + max(0.0, ms - nothing_ms) * whole
-            result[size][name] = {"ms": round(ms, 1), "ms_of_year": round(of_year_ms)}
+                from_s=_FROM_S, until_s=until_s, group_by=group_by, organisation_id=organisation,
+                time_zone="Asia/Kolkata",
+            )  # fmt: skip
+            empty = msgspec.structs.replace(query, from_s=_FROM_S - _DAY_S, until_s=_FROM_S)
+            nothing, found = [(await least_ms(reports, q, server))["ms"] for q in (empty, query)]
+            of_year_ms = nothing + max(0.0, found - nothing) * whole
+            result[size][name] = {"ms": found, "ms_of_year": round(of_year_ms)}
     return result
 
 
-async def measure(url: str, client: Any, events: int) -> dict[str, Any]:
+async def measure(url: str, client: Any, events: int, server: int) -> dict[str, Any]:
     """All figures, by name."""
     reports = ClickHouseReports(url, timeout_s=120.0)
-    result = {"year": await year(reports, client), "weeks": await weeks(reports, events)}
+    result = {
+        "year": await year(reports, client, server),
+        "weeks": await weeks(reports, events, server),
+    }
     await reports.close()
     return result
 
@@ -175,7 +254,8 @@ async def measure(url: str, client: Any, events: int) -> dict[str, Any]:
 def main() -> None:
     """Start the server, make the counts, print the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reports_scale", description=__doc__)
-    parser.add_argument("--events", type=int, default=50_000_000)
+    parser.add_argument("--events", type=int, default=5_000_000)
+    parser.add_argument("--rows", type=int, default=5_000_000)
     options = parser.parse_args()
     result: dict[str, Any] = {"cpus": os.cpu_count(), "events": options.events}
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
@@ -189,10 +269,8 @@ def main() -> None:
                 host=parts.hostname, port=parts.port, username=parts.username, password=parts.password or "",
                 database="bench", send_receive_timeout=1200, autogenerate_session_id=False,
             )  # fmt: skip
-            result["report_days"] = fill(client, "report_days", options.events, _YEAR_S)
-            part_s = _YEAR_S * options.events / _YEAR_EVENTS
-            result["report_quarters"] = fill(client, "report_quarters", options.events, part_s)
-            result |= uvloop.run(measure(url, client, options.events))
+            result |= fill(client, options.events, options.rows)
+            result |= uvloop.run(measure(url, client, options.events, server.pid))
         finally:
             server.stop(10)
     print(json.dumps(result, indent=2))

@@ -18,6 +18,7 @@ from engine.activity.archiver import Archiver
 from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.ports import ActivityStream
 from engine.activity.report_filling import fill_reports
+from engine.activity.report_rolling import roll_reports
 from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
 from engine.boot.inbox import assemble_inbox
@@ -36,7 +37,8 @@ from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
-from engine.stores.clickhouse.report_fill import ClickHouseDayFill, ClickHouseReportFill
+from engine.stores.clickhouse.report_fill import ClickHouseReportFill
+from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
@@ -130,19 +132,17 @@ async def archive_and_match(
             group.create_task(archiver.run(life.draining))
             group.create_task(matcher.run(life.draining))
             group.create_task(inbox.run(life.draining))
-            group.create_task(_fill_reports(config, activity, archiver, life, now_us))
+            group.create_task(_count_reports(config, activity, archiver, life, now_us))
 
 
-async def _fill_reports(
+async def _count_reports(
     config: Config, stream: ActivityStream, archiver: Archiver, life: Heartbeat, now_us: Callable[[], int]
 ) -> None:
-    for fill in (ClickHouseReportFill(config.clickhouse.url), ClickHouseDayFill(config.clickhouse.url)):
-        try:
-            await fill_reports(
-                fill, stream, life.draining, active=lambda: 0 in archiver.shards, now_us=now_us
-            )
-        finally:
-            await fill.close()
+    async with AsyncExitStack() as stack:
+        fill = closed_by(stack, ClickHouseReportFill(config.clickhouse.url))
+        periods = closed_by(stack, ClickHouseReportPeriods(config.clickhouse.url))
+        for counting in (partial(fill_reports, fill), partial(roll_reports, periods)):
+            await counting(stream, life.draining, active=lambda: 0 in archiver.shards, now_us=now_us)
 
 
 def _show(meter: Meter, rounds: Rounds, config: Config) -> None:

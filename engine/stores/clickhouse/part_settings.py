@@ -1,6 +1,6 @@
 """How the parts of the tables are written and merged: settings of MergeTree that make an insert cheaper.
 
-An archiver inserts about once a second, however few rows there are, and each insert makes a part in six
+An archiver inserts about once a second, however few rows there are, and each insert makes a part in five
 tables. What a small part costs is its files and how often it is merged, not its rows.
 
 - A small part is one file instead of a dozen (packed): to make files is the dearest step of writing a part,
@@ -43,7 +43,7 @@ _WANTED: Mapping[str, Mapping[str, str]] = {
     "activity": _ALL,
     "report_minutes": _ALL,
     "report_quarters": _ALL,
-    "report_days": _ALL,
+    "report_periods": {**_PACKED, **_PLAIN},
     "outstanding_messages": _ALL,
     "outstanding": {**_PACKED, **_PLAIN},
     "kept_messages": {**_PACKED, **_PLAIN},

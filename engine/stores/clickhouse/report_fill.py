@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
@@ -115,32 +114,3 @@ class ClickHouseReportFill(ClickHouseAdapter):
         client = await self._connected()
         async with answering(self._url, _DAY_S):
             await client.command(sql, settings=_SETTINGS)
-
-
-class ClickHouseDayFill(ClickHouseReportFill):
-    """The same of the counts by day."""
-
-    _start, _filled, _staging = "report_day_start", "report_day_filled", "report_day_filling_"
-
-    async def _note(self, until_ms: int) -> None:
-        until = datetime.fromtimestamp(until_ms / 1000, UTC)
-        first = min(await self._months(), default=100 * until.year + until.month)
-        [(of_quarters, of_days)] = await self._query(
-            f"SELECT (SELECT sum(events) FROM report_quarters WHERE toYYYYMM(quarter) = {first:d}), "  # noqa: S608 - numbers
-            f"(SELECT sum(events) FROM report_days WHERE toYYYYMM(day) = {first:d})"
-        )
-        if of_quarters != of_days:
-            # It was being dropped meanwhile; or it is this month, and events came.
-            first += 89 if first % 100 == 12 else 1
-        await self._run(f"INSERT INTO report_day_filled VALUES ({until_ms:d}, {first:d})")  # noqa: S608 - numbers
-
-    async def _fill_month(self, month: int, staging: str) -> None:
-        days, counted = f"{staging}_days", await self._select("activity_to_days")
-        await self._run(f"CREATE TABLE {days} AS report_days")
-        for day in await self._days(month):
-            await self._run(
-                f"INSERT INTO {days} SELECT * FROM ({counted}) WHERE filled = 1 "  # noqa: S608 - the view's own text
-                f"AND day = toDate(toDateTime({day:d}, 'UTC'), 'UTC')"
-            )
-        await self._run(f"ALTER TABLE report_days REPLACE PARTITION (1, {month:d}) FROM {days}")
-        await self._run(f"DROP TABLE {days}")

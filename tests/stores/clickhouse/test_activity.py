@@ -98,7 +98,6 @@ async def test_a_block_of_which_one_month_was_stored_is_completed(world: World) 
     [
         ("activity_to_report", "report_quarters"),
         ("report_to_quarters", "report_quarters"),
-        ("activity_to_days", "report_days"),
     ],
 )
 async def test_a_block_that_never_reached_a_roll_up_reaches_it_when_sent_again(
@@ -112,7 +111,7 @@ async def test_a_block_that_never_reached_a_roll_up_reaches_it_when_sent_again(
     await world.query(f"ATTACH TABLE {view}")
     await world.store.insert(block(rows), "t")
     assert await world.rows_stored() == 10
-    for counts in ("report_minutes", "report_quarters", "report_days"):
+    for counts in ("report_minutes", "report_quarters"):
         assert await world.query(f"SELECT sum(events) FROM {counts}") == [(10,)]
 
 

@@ -1,0 +1,194 @@
+"""Service: events counted by the days and months of time zones, for reports over months.
+
+Counting as each row is archived would cost each insert as much as the activity itself. So an archiver counts
+once a minute what has been archived since, and a report adds what came after. A zone has counts when a
+report was asked for in its days; UTC has them always.
+
+What is counted of a zone is a series. It has two parts: all rows of the streams before `from_ms`, made once
+as a whole (`fill`), and those after it, window by window (`roll`). Only rows before which nothing waits in
+the streams are counted, so that none comes late.
+
+One process does this, the archiver that has shard 0. What happens when it is stopped, and another goes on:
+
+  step    killed                              frozen, wakes after the take-over
+  begin   the series is there or is not       a second series of the zone begins; the later one is used, the
+                                              other dropped
+  fill    nothing of it is counted, or all    it replaces the same by the same
+  roll    the window is counted or is not,    the store compares where the window begins with how far all is
+          and says itself that it is          counted, and keeps one of two that come at once
+  drop    its later part is gone, or both:    dropped once more
+          reports do not use such a series
+
+  ClickHouse away   the next round goes on; reports read what is counted so far, and what came after it
+  never answered    the next round looks how far all is counted
+
+A zone that no report was asked for in 60 days loses its counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from engine.activity.ports import ActivityStream
+from engine.backoff import Backoff
+from engine.errors import ConfigError, Unavailable
+
+log = structlog.get_logger()
+
+# How often it is counted, seconds.
+EVERY_S = 60.0
+# Series of so many zones are kept beside UTC.
+ZONES_MAX = 12
+# What is younger than this may still come to the streams before something else, milliseconds.
+_MARGIN_MS = 10_000
+# A window is so long at most, when much is to be caught up, milliseconds.
+_WINDOW_MS = 3_600_000
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """The counts of a time zone that were begun at one time."""
+
+    # IANA name.
+    zone: str
+    # Where the first window begins, milliseconds since 1970.
+    from_ms: int
+    # Whether all before it is counted.
+    filled: bool
+    # Rows of the streams before this time are counted, of the windows, milliseconds since 1970.
+    until_ms: int
+
+
+class ReportPeriods(Protocol):
+    """Where the series are. Every call raises Unavailable, and ConfigError when an operator must act."""
+
+    async def ready(self) -> bool:
+        """Whether what a series is filled from is complete."""
+
+    async def zones(self) -> list[str]:
+        """The zones that reports were asked for lately, the longest known first."""
+
+    async def series(self) -> list[Series]:
+        """All series, in no order."""
+
+    async def begin(self, zone: str, from_ms: int) -> None:
+        """Begin a series. Safe to repeat."""
+
+    def fill(self, series: Series) -> AsyncGenerator[None, None]:
+        """Count all rows of the streams before the series: they must all be archived. Yields from time to
+        time. Nothing is counted before it ends by itself, then everything is."""
+
+    async def roll(self, series: Series, until_ms: int) -> None:
+        """Count the rows of the streams from where the series ends to `until_ms`: they must all be archived.
+        Does nothing when the series does not end there any more."""
+
+    async def drop(self, series: Series) -> None:
+        """Remove a series."""
+
+
+async def roll_reports(
+    periods: ReportPeriods,
+    stream: ActivityStream,
+    draining: asyncio.Event,
+    *,
+    active: Callable[[], bool],
+    now_us: Callable[[], int],
+    every_s: float = EVERY_S,
+) -> None:
+    """Count until `draining` is set. `active`: whether this process is the one that does; `now_us`: the time
+    of Redis, microseconds."""
+    rounds = ReportRounds(periods, stream, lambda: active() and not draining.is_set(), now_us)
+    backoff = Backoff(every_s, 10 * every_s)
+    while not draining.is_set():
+        pause_s = every_s
+        try:
+            if active():
+                await rounds.make()
+                backoff.reset()
+        except (Unavailable, ConfigError) as e:
+            log.warning("events cannot be counted by day; reports take longer", reason=str(e))
+            pause_s = backoff.next()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(draining.wait(), pause_s)
+
+
+class ReportRounds:
+    """Rounds of counting; see the module."""
+
+    def __init__(
+        self,
+        periods: ReportPeriods,
+        stream: ActivityStream,
+        active: Callable[[], bool],
+        now_us: Callable[[], int],
+    ) -> None:
+        """`active`: whether to go on. `now_us`: the time of Redis, microseconds."""
+        self._periods = periods
+        self._stream = stream
+        self._active = active
+        self._now_us = now_us
+
+    async def make(self) -> None:
+        """One round: every series of a wanted zone counts all that is archived. Raises Unavailable,
+        ConfigError."""
+        if not await self._periods.ready():
+            return
+        zones = ["UTC", *(await self._periods.zones())[:ZONES_MAX]]
+        series = await self._periods.series()
+        used = in_use(series, zones)
+        for each in series:
+            if each not in used:
+                await self._periods.drop(each)
+        for zone in zones:
+            if all(each.zone != zone for each in used):
+                await self._periods.begin(zone, await self._settled_ms())
+        await self._roll()
+        for each in in_use(await self._periods.series(), zones):
+            if not each.filled:
+                await self._fill(each)
+
+    async def _fill(self, series: Series) -> None:
+        """Fill a series; the others go on meanwhile."""
+        log.info("events are counted by the days of a time zone", time_zone=series.zone)
+        rolled_us = self._now_us()
+        async with contextlib.aclosing(self._periods.fill(series)) as filling:
+            async for _ in filling:
+                if not self._active():
+                    return
+                if self._now_us() - rolled_us >= EVERY_S * 1_000_000:
+                    await self._roll()
+                    rolled_us = self._now_us()
+        log.info("events have been counted by the days of a time zone", time_zone=series.zone)
+        await self._roll()
+
+    async def _roll(self) -> None:
+        """Have the series that are filled count what is archived."""
+        settled_ms = await self._settled_ms()
+        for series in await self._periods.series():
+            while series.filled and series.until_ms < settled_ms and self._active():
+                until_ms = min(settled_ms, series.until_ms + _WINDOW_MS)
+                await self._periods.roll(series, until_ms)
+                series = msgspec.structs.replace(series, until_ms=until_ms)
+
+    async def _settled_ms(self) -> int:
+        """A time of the streams before which everything is archived, milliseconds since 1970."""
+        # First the time: what is put on the streams later is later.
+        now_ms = self._now_us() // 1000 - _MARGIN_MS
+        waiting = [part.first.ms for part in await self._stream.backlog() if part.first is not None]
+        return min([now_ms, *waiting])
+
+
+def in_use(series: Sequence[Series], zones: Sequence[str]) -> list[Series]:
+    """Of each zone that is wanted the latest series that is filled, and the latest of all."""
+    used = []
+    for zone in zones:
+        # One without an end is half dropped.
+        of_zone = sorted((s for s in series if s.zone == zone and s.until_ms), key=lambda s: s.from_ms)
+        filled = [s for s in of_zone if s.filled]
+        used += [*filled[-1:], *(s for s in of_zone[-1:] if not s.filled)]
+    return used

@@ -1,0 +1,302 @@
+"""Rule: the SQL of reports.
+
+A report is read from counts by minute or by quarter, or event by event (`statement`). A longer one of several
+whole days is put together (`by_periods`):
+
+    whole months and days                from a series of the counts by day and month of a time zone
+    what is left at both ends            from counts by quarter: all together from the series too
+    what came since the series' end      event by event
+
+The series may go on, or be dropped, between the moment at which it is asked how far it goes and the reading.
+So the rows of its windows say how far they go, and the report is read again when that is not what was asked
+for.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time, timedelta, tzinfo
+from typing import Any, NamedTuple
+
+from engine.activity.countries import numbers_of
+from engine.activity.report_rolling import Series
+from engine.activity.reports import COUNTED, Group, ReportQuery
+from engine.stores.clickhouse.report_period_sql import TIMES_SQL
+from engine.stores.clickhouse.time_classes import classes_sql
+
+# More groups than this are not shown.
+GROUPS_MAX = 10_000
+_ROWS_MAX = (GROUPS_MAX + 1) * (len(COUNTED) + 1) + 1
+# A report of so many whole days is put together.
+DAYS_MIN = 3
+_DAY_S, _QUARTER_S = 86_400, 900
+_EPOCH = date(1970, 1, 1)
+# All names of this zone are one.
+_UTC = ("UTC", "Etc/UTC", "Etc/UCT", "UCT", "Zulu", "Etc/Zulu", "Universal", "Etc/Universal")
+
+
+class _Source(NamedTuple):
+    """A table that reports are read from."""
+
+    name: str
+    # The column with the time of acceptance.
+    time: str
+    events: str
+    segments: str
+    units: str
+    answer: str
+    age: str
+
+
+_MERGED = (
+    "sum(events)", "sum(segments)", "sum(units)", "quantilesTDigestIfMerge(0.5, 0.95, 0.99)(answer_us)",
+    "quantilesTDigestIfMerge(0.5, 0.95, 0.99)(age_us)",
+)  # fmt: skip
+_MINUTES = _Source("report_minutes", "minute", *_MERGED)
+_QUARTERS = _Source("report_quarters", "quarter", *_MERGED)
+# The events one by one, for what is not counted by the views.
+_EVENTS = _Source(
+    f"(SELECT *, activity.event AS kind FROM activity WHERE event IN {COUNTED!r})",  # noqa: S608 - constants
+    "accepted_at", "count()", "sum(toUInt64(segments))", "sum(toUInt64(units))",
+    "quantilesTDigestIf(0.5, 0.95, 0.99)(latency_us, latency_us > 0)",
+    "quantilesTDigestIf(0.5, 0.95, 0.99)(toUInt64(greatest(0, dateDiff('microsecond', accepted_at, at))), "
+    "kind IN ('sent', 'delivered'))",
+)  # fmt: skip
+_AGAIN = "if(kind = 'retrying' AND provider_message_id != '', 'resent', toString(kind))"
+# As `wanted_in` in queue.lua has it.
+_IN_CAMPAIGN = (
+    "startsWith(reference, {campaign:String}) "
+    "AND match(substring(reference, length({campaign:String}) + 1, 1), '^([-_/:. ]|$)')"
+)
+_COLUMNS: dict[Group, str] = {
+    "queue": "queue",
+    "provider": "provider",
+    "country": "country",
+    # Up to the first mark between words.
+    "reference": "extract(reference, '^[^-_/:. ]*')",
+    "organisation": "organisation_id",
+}
+_TIMES: dict[Group, str] = {
+    "minute": "toUnixTimestamp(toStartOfMinute({time}))",
+    "hour": "toUnixTimestamp(toStartOfHour({time}, {{zone:String}}))",
+    # Days since 1970.
+    "day": "toUInt32(toDate({time}, {{zone:String}}))",
+}
+
+
+def statement(query: ReportQuery) -> tuple[str, dict[str, Any]]:
+    """The SQL of a report from one table, and its parameters: a row for each group and event.
+
+    A report by status shows no times, so their quantiles are not read.
+    """
+    source = _MINUTES if "minute" in query.group_by else _QUARTERS
+    if "reference" in query.group_by or query.campaign:
+        source = _EVENTS
+    groups = _groups(query, source.time)
+    event = _AGAIN if source is _EVENTS else "event"
+    measures = [source.events, source.segments, source.units]
+    if "status" not in query.group_by:
+        measures += (source.answer, source.age)
+    where = [
+        f"{source.time} >= fromUnixTimestamp({{from:UInt32}})",
+        f"{source.time} < fromUnixTimestamp({{until:UInt32}})",
+    ]
+    parameters: dict[str, Any] = {"from": query.from_s, "until": query.until_s, "zone": query.time_zone}
+    if query.organisation_id is not None:
+        where.insert(0, "organisation_id = {organisation:Int64}")
+    if query.campaign:
+        where.append(_IN_CAMPAIGN)
+        parameters["campaign"] = query.campaign
+    where += _filters(query)
+    parameters |= _filtered(query)
+    columns = ", ".join(f"{column} AS g{i}" for i, column in enumerate([*groups, event]))
+    sql = (
+        f"SELECT {', '.join([columns, *measures])} FROM {source.name} WHERE {' AND '.join(where)} "  # noqa: S608 - our own names; values are parameters
+        f"GROUP BY {_numbered(len(groups) + 1)} LIMIT {_ROWS_MAX}"
+    )
+    return sql, parameters
+
+
+def zone_of(query: ReportQuery) -> str:
+    """The zone in whose days a report is put together."""
+    return "UTC" if query.time_zone in _UTC else query.time_zone
+
+
+def is_long(query: ReportQuery) -> bool:
+    """Whether a report has several days, and shows neither shorter times nor what is not counted."""
+    finer = {"minute", "hour", "reference"} & set(query.group_by) or query.campaign
+    return not finer and query.until_s - query.from_s >= DAYS_MIN * _DAY_S
+
+
+class _Days(NamedTuple):
+    """The whole days of a report: the first, and the one after the last; and when these begin, seconds since
+    1970."""
+
+    first: date
+    last: date
+    first_s: int
+    last_s: int
+
+
+def days_of(query: ReportQuery, zone: tzinfo, now_s: float) -> _Days:
+    """The whole days of a report in a time zone. The day in which it ends is whole as well when the end is
+    not before `now_s`, seconds since 1970: nothing was accepted since."""
+    first = datetime.fromtimestamp(query.from_s, zone).date()
+    if midnight(first, zone) < query.from_s:
+        first += timedelta(1)
+    last = datetime.fromtimestamp(query.until_s, zone).date()
+    if query.until_s >= now_s and midnight(last, zone) < query.until_s:
+        last += timedelta(1)
+    return _Days(first, last, midnight(first, zone), midnight(last, zone))
+
+
+def midnight(day: date, zone: tzinfo) -> int:
+    """When a day begins in a time zone, seconds since 1970."""
+    return int(datetime.combine(day, time(), zone).timestamp())
+
+
+def by_periods(query: ReportQuery, series: Series, days: _Days) -> tuple[str, dict[str, Any]]:
+    """The SQL of a report that is put together, and its parameters: a row for each group and event, and after
+    its numbers how far the series is counted; one row without an event has that as well.
+
+    `days`: in the zone of the series.
+    """
+    together = query.organisation_id is None and "organisation" not in query.group_by
+    parameters: dict[str, Any] = {
+        "zone": query.time_zone, "series": series.zone, "begun": series.from_ms, "counted": series.until_ms,
+        "first": (days.first - _EPOCH).days,
+        "last": (days.last - _EPOCH).days, **_filtered(query),
+    }  # fmt: skip
+    ends = [(query.from_s, days.first_s), (days.last_s, query.until_s)]
+    ends = [(begin, end) for begin, end in ends if begin < end]
+    parts = [_of_series(query, days, together, ends)]
+    if ends and not together:
+        parts.append(_of_quarters(query, ends))
+    begin, end = (days.first_s, days.last_s)
+    if together:
+        begin, end = min(begin, query.from_s), max(end, query.until_s)
+    parts.append(_of_later(query))
+    parameters |= {"from": begin, "until": end}
+    groups = _numbered(len(_groups(query, "")) + 1)
+    measures = ["sum(n)", "sum(parts)", "sum(held)"]
+    if "status" not in query.group_by:
+        measures += ["sumMap(of_answers)", "sumMap(of_ages)"]
+    sql = (
+        f"SELECT {groups}, {', '.join(measures)}, max(counted) FROM ({' UNION ALL '.join(parts)}) "  # noqa: S608 - our own names; values are parameters
+        f"GROUP BY {groups} LIMIT {_ROWS_MAX}"
+    )
+    return sql, parameters
+
+
+def _of_series(query: ReportQuery, days: _Days, together: bool, ends: list[tuple[int, int]]) -> str:
+    """What a series has of a report."""
+    first, last = days.first, days.last
+    periods = [_between(1, (first - _EPOCH).days, (last - _EPOCH).days)]
+    month = (first.replace(day=1) + timedelta(31)).replace(day=1) if first.day > 1 else first
+    until = last.replace(day=1)
+    if "day" not in query.group_by and month < until:
+        numbers = [(d - _EPOCH).days for d in (first, month, until, last)]
+        periods = [
+            _between(1, *numbers[:2]), _between(2, *numbers[1:3]), _between(1, *numbers[2:])
+        ]  # fmt: skip
+    if together:
+        periods += [_between(3, begin // _QUARTER_S, end // _QUARTER_S) for begin, end in ends]
+    whose = "organisation_id = {organisation:Int64}"
+    if query.organisation_id is None:
+        whose = "organisation_id = 0" if together else "organisation_id > 0"
+    where = " AND ".join([whose, f"({' OR '.join(periods)})", *_filters(query)])
+    groups = _groups(query, "")
+    for i, name in enumerate(name for name in query.group_by if name != "status"):
+        if name == "day":
+            quarter = "fromUnixTimestamp(toUInt32(begins * 900))"
+            groups[i] = f"if(period = 3, toUInt32(toDate({quarter}, {{zone:String}})), begins)"
+    measures = ["sum(events) AS n", "sum(segments) AS parts", "sum(units) AS held"]
+    return _select(
+        query, [*groups, "event"], [*measures, "sumMap(answers) AS of_answers", "sumMap(ages) AS of_ages"],
+        "report_periods",
+        f"zone = {{series:String}} AND from_ms = {{begun:UInt64}} AND (period = 0 OR ({where}))",
+        "max(until_ms)",
+    )  # fmt: skip
+
+
+def _between(period: int, begin: int, end: int) -> str:
+    return f"(period = {period} AND begins >= {begin} AND begins < {end})"
+
+
+def _of_quarters(query: ReportQuery, ends: list[tuple[int, int]]) -> str:
+    """What is left at the ends of a report."""
+    times = " OR ".join(
+        f"(quarter >= fromUnixTimestamp({begin}) AND quarter < fromUnixTimestamp({end}))"
+        for begin, end in ends
+    )
+    measures = ["sum(report_quarters.events) AS n", "sum(report_quarters.segments) AS parts"]
+    measures += ["sum(report_quarters.units) AS held"]
+    measures += [f"{classes_sql('answer_us', 'n')} AS of_answers", f"{classes_sql('age_us', 'n')} AS of_ages"]
+    whose = [] if query.organisation_id is None else ["organisation_id = {organisation:Int64}"]
+    where = " AND ".join([*whose, f"({times})", *_filters(query)])
+    return _select(query, [*_groups(query, "quarter"), "event"], measures, "report_quarters", where)
+
+
+def _of_later(query: ReportQuery) -> str:
+    """What came since the end of the series."""
+    measures = ["count() AS n", "sum(toUInt64(report_events.segments)) AS parts"]
+    measures += ["sum(toUInt64(report_events.units)) AS held"]
+    measures += [f"{TIMES_SQL[0]} AS of_answers", f"{TIMES_SQL[1]} AS of_ages"]
+    whose = [] if query.organisation_id is None else ["organisation_id = {organisation:Int64}"]
+    where = " AND ".join(
+        [
+            *whose,
+            "stream_ms >= {counted:UInt64}",
+            "accepted_at >= fromUnixTimestamp({from:UInt32})",
+            "accepted_at < fromUnixTimestamp({until:UInt32})",
+            *_filters(query),
+        ]
+    )
+    return _select(query, [*_groups(query, "accepted_at"), "event"], measures, "report_events", where)
+
+
+def _select(
+    query: ReportQuery,
+    groups: list[str],
+    measures: list[str],
+    table: str,
+    where: str,
+    counted: str = "toUInt64(0)",
+) -> str:
+    """A part of a report that is put together. By status no times are shown, so they are not read."""
+    if "status" in query.group_by:
+        measures = measures[:3]
+    columns = ", ".join(f"{column} AS g{i}" for i, column in enumerate(groups))
+    return (
+        f"SELECT {', '.join([columns, *measures])}, {counted} AS counted FROM {table} "  # noqa: S608 - our own names; values are parameters
+        f"WHERE {where} GROUP BY {_numbered(len(groups))}"
+    )
+
+
+def _groups(query: ReportQuery, time: str) -> list[str]:
+    """What a report is grouped by, as SQL; `time`: the column of the acceptance."""
+    named = [name for name in query.group_by if name != "status"]
+    return [_TIMES[name].format(time=time) if name in _TIMES else _COLUMNS[name] for name in named]
+
+
+def _filters(query: ReportQuery) -> list[str]:
+    """Conditions that all tables have the columns of, but for organisation and time."""
+    where = [
+        f"{name} = {{{name}:String}}"
+        for name, value in (("queue", query.queue), ("provider", query.provider))
+        if value
+    ]
+    return [*where, *(["country IN {countries:Array(UInt16)}"] if query.country else [])]
+
+
+def _filtered(query: ReportQuery) -> dict[str, Any]:
+    """The parameters of conditions."""
+    parameters: dict[str, Any] = {"queue": query.queue, "provider": query.provider}
+    if query.country:
+        parameters["countries"] = numbers_of(query.country)
+    if query.organisation_id is not None:
+        parameters["organisation"] = query.organisation_id
+    return parameters
+
+
+def _numbered(count: int) -> str:
+    return ", ".join(f"g{i}" for i in range(count))
