@@ -13,6 +13,9 @@ one after another, and medians are printed.
     ceiling   the rows of a backlog in blocks that are made before, put into the same ClickHouse one after
               another: no archiver, no Redis
 
+`--receipts`: how the provider's receipts name messages: `any`, by its id or by ours; `id`, by its alone, as
+over SMPP; `none`, there are none. Versions that do not know this of a row are measured with `any`.
+
 Printed are, for each row, the CPU of the archiver, of ClickHouse with its merges (for each message too)
 and of Redis; how many rows a block has; the age of the oldest row that waits (median and highest; it is
 looked at ten times a second); rows/s of a core that runs nothing but the archiver; and rows/s as seen. The
@@ -25,9 +28,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
-import itertools
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -40,12 +41,12 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 import clickhouse_connect
-import msgspec
 from redis import Redis
 
+from benchmarks.activity_rows import BATCHES, SHARDS, SINGLES, Entry, entries_of
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry
-from engine.records import ActivityRow
+from engine.records import NO_RECEIPTS, RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID
 from engine.redis_keys import activity_key
 from engine.stores.clickhouse.activity import COLUMNS, INSERT_SETTINGS
 from engine.stores.clickhouse.native import block as native_block
@@ -54,14 +55,11 @@ from supervisor.embedded.servers import start_redis
 
 _HERE = Path(__file__).resolve().parent.parent
 _PROCESS = str(_HERE / "benchmarks" / "archiver_process.py")
-_SHARDS = 16
-_ORGANISATIONS = 100
 _TICK_S = 0.02
 _CEILING_ROWS = 100_000
 _SLOW_S = 120.0
 _LOADS = ("batches", "singles", "backlog", "ceiling")
-_encode = msgspec.msgpack.Encoder().encode
-_numbers = itertools.count()
+_WAYS = {"any": RECEIPTS_BY_ANY_ID, "id": RECEIPTS_BY_THEIR_ID, "none": NO_RECEIPTS}
 
 
 class Figures(NamedTuple):
@@ -76,68 +74,21 @@ class Figures(NamedTuple):
     rows_per_s: float
 
 
-def _rows(count: int, organisation: int, at_us: int) -> tuple[list[bytes], list[bytes]]:
-    """The rows of messages that are accepted at a time, and those of when they are sent."""
-    accepted, sent = [], []
-    for number in itertools.islice(_numbers, count):
-        message_id = f"{at_us // 1000 >> 16:08x}-{at_us // 1000 & 0xFFFF:04x}-7abc-8def-{number:012x}"
-        row = ActivityRow(
-            at_us=at_us,
-            organisation_id=organisation,
-            message_id=message_id,
-            accepted_at_us=at_us,
-            event="accepted",
-            queue="normal",
-            to=f"+98912{number * 7919 % 10_000_000:07}",
-            sender="ACME",
-            encoding="GSM-7",
-            segments=1,
-            units=2,
-            expires_at_us=at_us + 86_400_000_000,
-        )
-        accepted.append(_encode(row))
-        of_sent = {
-            "at_us": at_us + 90_000, "event": "sent", "attempt": 1, "provider": "one", "code": "0",
-            "provider_message_id": f"{random.getrandbits(64):016x}", "latency_us": 20_000 + number % 977,
-            "expires_at_us": 0,
-        }  # fmt: skip
-        sent.append(_encode(msgspec.structs.replace(row, **of_sent)))
-    return accepted, sent
-
-
-# An entry: its shard and its field `b`.
-_Entry = tuple[int, bytes]
-
-
-def _entries(messages: int, sizes: tuple[Sequence[int], Sequence[int]], at_us: int) -> list[_Entry]:
-    """Entries of so many messages, with as many rows as one of the sizes of each kind says."""
-    found: list[_Entry] = []
-    while messages > 0:
-        count = min(messages, random.choice(sizes[0]))
-        messages -= count
-        organisation = random.randrange(_ORGANISATIONS)
-        accepted, sent = _rows(count, 1 + organisation, at_us)
-        found.append((organisation % _SHARDS, _blob(accepted)))
-        while sent:
-            size = random.choice(sizes[1])
-            found.append((organisation % _SHARDS, _blob(sent[:size])))
-            del sent[:size]
-    return found
-
-
-def _blob(rows: Sequence[bytes]) -> bytes:
-    return b"\xdd" + len(rows).to_bytes(4, "big") + b"".join(rows)
-
-
-BATCHES = ((100,), (50,))
-SINGLES = ((1, 2, 3), (1, 2, 3, 4, 5))
-
-
 class Version:
     """One version of the archiver, with its Redis and its ClickHouse."""
 
-    def __init__(self, root: Path, redis_url: str, redis_pid: int, process: subprocess.Popen[str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        redis_url: str,
+        redis_pid: int,
+        process: subprocess.Popen[str],
+        receipts_by: int = RECEIPTS_BY_ANY_ID,
+    ) -> None:
         self.name = root.name
+        # An archiver that does not know the field reads rows that have it slowly.
+        knows = "receipts_by" in Path(root, "engine", "records.py").read_text()
+        self._receipts_by = receipts_by if knows else RECEIPTS_BY_ANY_ID
         self._redis = Redis.from_url(redis_url, protocol=2)
         self._redis_pid, self._process = redis_pid, process
         _, pid, self.clickhouse_url = self._line().split()
@@ -167,7 +118,10 @@ class Version:
         """Put messages on the streams at a rate, while they are archived."""
         per_tick, ticks = round(rate * _TICK_S), round(seconds / _TICK_S)
         start_us = time.time_ns() // 1000
-        load = [_entries(per_tick, sizes, start_us + round(n * _TICK_S * 1e6)) for n in range(ticks)]
+        load = [
+            entries_of(per_tick, sizes, start_us + round(n * _TICK_S * 1e6), self._receipts_by)
+            for n in range(ticks)
+        ]
         self._quiet()
         self.tell("go")
         begun, blocks = self._reading(), self._blocks()
@@ -184,7 +138,7 @@ class Version:
         """Let it move so many rows that wait."""
         at_us = time.time_ns() // 1000
         for _ in range(10):
-            self._put(_entries(rows // 20, BATCHES, at_us))
+            self._put(entries_of(rows // 20, BATCHES, at_us, self._receipts_by))
         self._quiet()
         begun, blocks = self._reading(), self._blocks()
         self.tell("go")
@@ -198,7 +152,7 @@ class Version:
         for n in range(rows // size):
             entries = [
                 ActivityEntry(shard=shard, id=StreamId(at_us // 1000 + n, i), blob=blob)
-                for i, (shard, blob) in enumerate(_entries(size // 2, BATCHES, at_us))
+                for i, (shard, blob) in enumerate(entries_of(size // 2, BATCHES, at_us, self._receipts_by))
             ]
             found = block_of(entries)[0]
             blocks.append(b"".join(native_block(names, types, found.rows, found.columns)))
@@ -240,7 +194,7 @@ class Version:
             rows / took_s,
         )
 
-    def _put(self, entries: Sequence[_Entry]) -> None:
+    def _put(self, entries: Sequence[Entry]) -> None:
         pipe = self._redis.pipeline(transaction=False)
         for shard, blob in entries:
             pipe.xadd(activity_key(shard), {b"b": blob})
@@ -249,7 +203,7 @@ class Version:
     def _age_ms(self) -> float:
         pipe = self._redis.pipeline(transaction=False)
         pipe.time()
-        for shard in range(_SHARDS):
+        for shard in range(SHARDS):
             pipe.xrange(activity_key(shard), "-", "+", count=1)
         (seconds, microseconds), *firsts = pipe.execute()
         oldest = [int(found[0][0].partition(b"-")[0]) for found in firsts if found]
@@ -257,7 +211,7 @@ class Version:
 
     def _until_archived(self) -> None:
         deadline = time.monotonic() + _SLOW_S
-        while any(self._redis.xlen(activity_key(shard)) for shard in range(_SHARDS)):
+        while any(self._redis.xlen(activity_key(shard)) for shard in range(SHARDS)):
             if time.monotonic() > deadline:
                 raise SystemExit(f"{self.name} has not archived everything after {_SLOW_S:.0f} s.")
             time.sleep(0.005)
@@ -309,14 +263,14 @@ def _cpu_s(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def _version(root: Path, place: Path) -> Iterator[Version]:
+def _version(root: Path, place: Path, receipts_by: int) -> Iterator[Version]:
     """That version with its servers."""
     server = start_redis(place)
     with contextlib.ExitStack() as stack:
         stack.callback(server.stop, 10)
         process = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-P", _PROCESS, server.url, str(_SHARDS), str(place)],
+                [sys.executable, "-P", _PROCESS, server.url, str(SHARDS), str(place)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -325,7 +279,7 @@ def _version(root: Path, place: Path) -> Iterator[Version]:
             )
         )
         stack.callback(process.terminate)
-        yield Version(root, server.url, server.pid, process)
+        yield Version(root, server.url, server.pid, process, receipts_by)
         assert process.stdin is not None
         process.stdin.close()
         process.wait(30)
@@ -341,13 +295,14 @@ def main() -> None:
     parser.add_argument("--singles", type=float, default=6_000, help="single messages a second")
     parser.add_argument("--seconds", type=float, default=5, help="of batches and of singles in a round")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of a backlog")
+    parser.add_argument("--receipts", choices=_WAYS, default="any", help="(default any)")
     parser.add_argument("--loads", nargs="*", choices=_LOADS, default=_LOADS, help="all by default")
     given = parser.parse_args()
     figures: dict[tuple[str, str], list[Figures]] = {}
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as temporary, contextlib.ExitStack() as stack:
         Path(temporary).chmod(0o755)
         versions = [
-            stack.enter_context(_version(root.resolve(), Path(temporary, str(n))))
+            stack.enter_context(_version(root.resolve(), Path(temporary, str(n)), _WAYS[given.receipts]))
             for n, root in enumerate([*given.versions, _HERE])
         ]
         for turn in range(given.rounds):

@@ -78,6 +78,9 @@ INSERT_SETTINGS = {
     "max_partitions_per_insert_block": 100,
     "input_format_native_allow_types_conversion": 1,
 }
+# Where the server knows them: versions before 2025 do not. Merges make the indexes; parts that are not merged
+# yet are few and small, and are read whole.
+_WHERE_KNOWN = {"materialize_skip_indexes_on_insert": 0}
 # Columns of `kept_messages`, the messages that may be sent again.
 _KEPT_COLUMNS = {
     "message_id": "String",
@@ -164,7 +167,7 @@ class ClickHouseActivityStore(ClickHouseAdapter):
                 "activity",
                 column_names=names,
                 insert_block=_sent(body),
-                settings=_settings(token),
+                settings=_settings(token) | _known(client.server_settings),
                 fmt="Native",
                 compression=native.COMPRESSION if self._compressed else None,
             )
@@ -281,6 +284,13 @@ class ClickHouseActivityStore(ClickHouseAdapter):
 def _settings(token: str) -> dict[str, Any]:
     """The settings of the insert with this token."""
     return {**INSERT_SETTINGS, "insert_deduplication_token": token}
+
+
+def _known(servers: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `_WHERE_KNOWN` that may be set; `servers`: the settings of the server, by name."""
+    return {
+        name: value for name, value in _WHERE_KNOWN.items() if name in servers and not servers[name].readonly
+    }
 
 
 async def _sent(body: Sequence[bytes]) -> AsyncIterator[bytes]:

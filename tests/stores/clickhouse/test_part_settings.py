@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine.activity.blocks import block_of
-from engine.activity.records import ActivityEntry, MessageKey
+from engine.activity.records import ActivityBlock, ActivityEntry, MessageKey
 from engine.stores.clickhouse.client import connect, parse_url
 from engine.stores.clickhouse.part_settings import settle_parts
 from engine.stream_id import StreamId
@@ -59,6 +59,27 @@ async def test_a_block_becomes_packed_parts_which_are_read_merged_and_erased_as_
         (15, 1, 15)
     ]
     assert await world.query("SELECT sum(events) FROM report_minutes") == [(15,)]
+
+
+async def test_merges_make_the_indexes_unless_a_server_does_not_know_that(world: World) -> None:
+    size = (
+        "SELECT sum(secondary_indices_uncompressed_bytes) > 0 FROM system.parts "
+        "WHERE active AND database = currentDatabase() AND table = 'activity'"
+    )
+
+    def block(ms: int) -> ActivityBlock:
+        return block_of([ActivityEntry(shard=0, id=StreamId(ms, 0), blob=blob_of([make_row(ms)]))])[0]
+
+    await world.store.insert(block(1), "t1")
+    assert await world.query(size) == [(0,)]
+    await world.query("OPTIMIZE TABLE activity FINAL")
+    assert await world.query(size) == [(1,)]
+    await world.query("TRUNCATE TABLE activity")
+    # A server of before 2025 refuses a setting that it does not know.
+    client = await world.store._connected()
+    del client.server_settings["materialize_skip_indexes_on_insert"]
+    await world.store.insert(block(2), "t2")
+    assert await world.query(size) == [(1,)]
 
 
 async def test_a_start_changes_only_what_is_otherwise_and_a_cluster_has_no_packed_parts(world: World) -> None:
