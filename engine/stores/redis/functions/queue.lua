@@ -93,10 +93,13 @@ local function keep(chain)
 end
 
 -- Call `command` on `key` with all of `arguments`, in portions, because `unpack` puts them all on Lua's stack.
+-- Returns the sum of the replies.
 local function call_with(command, key, arguments)
+  local sum = 0
   for first = 1, #arguments, 500 do
-    call(command, key, unpack(arguments, first, min(first + 499, #arguments)))
+    sum = sum + call(command, key, unpack(arguments, first, min(first + 499, #arguments)))
   end
+  return sum
 end
 
 -- The values of these fields of a hash, read in portions as well.
@@ -516,7 +519,9 @@ end
 
 -- What the hash keeps of a list is a MessagePack array in which each number has four octets. So it is read and written
 -- in one go, and older versions, which write the shortest form, read it too.
-local KEPT = '>BBI4BI4BI4BI4BI4BI4BI4BI4BI4'
+-- Each number is written together with the octet before it, 206: that is a quarter of the time of writing them apart.
+local KEPT = '>BI5I5I5I5I5I5I5I5I5'
+local FOUR = 206 * 4294967296
 local KEPT_LIST = '>xxI4xI4xI4xI4xI4xI4'
 local KEPT_WINDOW = '>xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxI4xI4xI4'
 local KEPT_ALL = '>xxI4xI4xI4xI4xI4xI4xI4xI4xI4'
@@ -554,8 +559,8 @@ end
 
 local function pack_kept(first, last, taken, tail, messages, segments, began, now, before)
   return struct_pack(
-    KEPT, 153, 206, first, 206, last, 206, taken, 206, tail, 206, messages, 206, segments, 206, began, 206, now,
-    206, before)
+    KEPT, 153, FOUR + first, FOUR + last, FOUR + taken, FOUR + tail, FOUR + messages, FOUR + segments, FOUR + began,
+    FOUR + now, FOUR + before)
 end
 
 -- What the hash keeps of a list. `at_s`: when messages were moved by its turns, in this step.
@@ -675,9 +680,15 @@ local function chunk_name(list, n)
   return list.organisation .. ':' .. format('%.0f', n)
 end
 
+-- How many organisations have a turn, as it was counted when it was first asked for, and those that `finish` has begun.
+local function waiting_of(line)
+  line.waiting = line.waiting or call('ZCARD', line.turns)
+  return line.waiting
+end
+
 -- The segments of one turn; a turn has a message at least. Where few wait, the turns are as if TURNS_MIN did.
 local function slice_of(line)
-  return line.mark / max(TURNS_MIN, call('ZCARD', line.turns) / ROUND)
+  return line.mark / max(TURNS_MIN, waiting_of(line) / ROUND)
 end
 
 -- The most octets of a chunk that is written now.
@@ -925,8 +936,10 @@ local function finish(line)
       list.waited = true
     end
   end
-  call_with('ZADD', line.turns, fresh)
-  call_with('ZREM', line.ahead, begun)
+  if begun[1] then
+    line.waiting = waiting_of(line) + call_with('ZADD', line.turns, fresh)
+    call_with('ZREM', line.ahead, begun)
+  end
   refill(line)
   keep_ready(line)
   if line.messages == 0 and has_room(line) then
@@ -972,12 +985,12 @@ local function finish(line)
   end
   call_with('HSET', line.wait, fields)
   call_with('HDEL', line.wait, line.gone)
-  call_with('ZREM', line.turns, left)
+  local removed = call_with('ZREM', line.turns, left)
   call_with('ZADD', line.turns, turns)
   call_with('ZADD', line.ahead, ahead)
   if line.time ~= before.time then call('ZREMRANGEBYSCORE', line.ahead, '-inf', line.time) end
   if line.messages == 0 then return 0 end
-  return max(1, floor(10 * (call('ZCARD', line.turns) + line.extra) + 0.5))
+  return max(1, floor(10 * (waiting_of(line) - removed + line.extra) + 0.5))
 end
 
 -- Put messages that nobody has begun to send back to the front of their list, in the order of their ids, which
