@@ -138,8 +138,8 @@ def _drained(one: Found) -> list[str]:
     lines = [
         "",
         f"{one.organisations:,} organisations had {one.waiting} messages waiting each beside the backlog.",
-        "Those above, who had nothing waiting, sent meanwhile. Seconds from the first answer on; a dash where",
-        "it was not measured for so long:",
+        "Those above, who had nothing waiting, sent meanwhile. Seconds from the first answer on; a dash",
+        "where it was not measured for so long:",
         "",
         "| provider answers | waited | sent | first of each organisation, p50 | last | all, p50 | last |",
         "|---|---|---|---|---|---|---|",
