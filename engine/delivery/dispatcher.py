@@ -38,6 +38,7 @@ from random import Random
 from structlog.typing import FilteringBoundLogger
 
 from engine.delivery.alarm import Alarm
+from engine.delivery.crowding import takes
 from engine.delivery.lanes import Lanes
 from engine.delivery.pauses import Pauses
 from engine.delivery.provider_choice import ProviderChoice
@@ -165,10 +166,10 @@ class Dispatcher:
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
             self._settler.put_off(entry, first.put_off_s(message, weight, now_s))
-        elif lane.room(now_s) <= 0 and len(self.lanes) > 1:
-            self._settler.put_off(entry, lane.put_off_s(message, weight, now_s))
-        else:
+        elif len(self.lanes) == 1 or takes(lane, message, weight, now_s):
             lane.add([entry], read_at_s)
+        else:
+            self._settler.put_off(entry, lane.put_off_s(message, weight, now_s))
 
     def pump(self, now_s: float) -> None:
         """Submit what may be sent."""

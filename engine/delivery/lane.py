@@ -8,6 +8,7 @@ that were expected comes after all, the circuit is closed again.
 A lane is *crowded* when more messages wait in it than it can send within about a second. A
 message that comes then is put off: back to Redis until about its turn (`engine.delivery.put_off`).
 While its provider takes unusually long and has not stalled yet, a few messages that wait make it crowded.
+What it takes all the same says `engine.delivery.crowding`.
 
 Times are monotonic seconds.
 """
@@ -87,7 +88,7 @@ class Lane:
         self.waiting_segments = 0
         self.in_flight_max = in_flight_max
         self.waiting_max = waiting_max
-        self._put_off = PutOffTurns()
+        self.put_off = PutOffTurns()
         self._rests = Backoff(_REST_S, _REST_MAX_S)
         self._rests_until_s = 0.0
         self.counts = VerdictCounts()
@@ -147,7 +148,7 @@ class Lane:
         """How many more messages, with a throughput segments, may wait before the lane is crowded; 0 or less:
         it is. The last message may go beyond that."""
         if now_s < self._rests_until_s:
-            return 0
+            return -math.inf
         if self.allowance is not None:
             of_rate = self.allowance.rate_seen(now_s) * _WAITING_S
             return min(self.waiting_max, max(_WAITING_MIN, of_rate)) - self.waiting_segments
@@ -239,4 +240,4 @@ class Lane:
         if self.allowance is not None:
             rate = max(self.allowance.rate_seen(now_s), 0.1)
             ahead_s = max(ahead_s, self.waiting_segments / rate)
-        return self._put_off.pause_s(message.organisation_id, weight, message.segments, rate, ahead_s, now_s)
+        return self.put_off.pause_s(message.organisation_id, weight, message.segments, rate, ahead_s, now_s)

@@ -26,6 +26,12 @@ class PutOffTurns:
         self._weight = 0.0
         self._counted_at_s = 0.0
 
+    def part(self, organisation_id: int, weight: float) -> float:
+        """What part of the rate an organisation of this weight has beside the others that have messages put
+        off, from 0 to 1."""
+        others = self._weight - self._weights.get(organisation_id, 0.0)
+        return weight / (weight + others)
+
     def pause_s(
         self, organisation_id: int, weight: float, segments: int, rate: float, ahead_s: float, now_s: float
     ) -> float:

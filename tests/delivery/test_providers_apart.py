@@ -17,6 +17,8 @@ from tests.stores.redis.kit import message
 HUNG = ("h0", "h1", "h2", "h3", "h4", "h5")
 ROUTES = (Route(prefix="+49", providers=("well",)), Route(prefix="+98", providers=HUNG))
 
+SLOW = (Route(prefix="+98", providers=("slow",)),)
+
 
 class Arriving(Backlog):
     """A queue's reader to which messages come; a read waits for them."""
@@ -27,8 +29,8 @@ class Arriving(Backlog):
         self._came = asyncio.Event()
         self._count = 0
 
-    def arrive(self, to: str, count: int = 1) -> list[Message]:
-        came = [message(f"m{self._count + n}", to=to) for n in range(count)]
+    def arrive(self, to: str, count: int = 1, **fields: object) -> list[Message]:
+        came = [message(f"m{self._count + n}", to=to, **fields) for n in range(count)]
         self._count += count
         entries = [Entry(shard=0, queue=self.queue, entry_id=m.id.encode(), message=m) for m in came]
         # A message alone is of an organisation that sends little, whose turn is now.
@@ -107,6 +109,33 @@ def test_a_fast_provider_that_hangs_with_a_backlog_holds_up_others_for_less_than
         reader.arrive("+989121234567", 10_000)
         # A quarter of a second of silence, a look, and a read.
         assert longest_wait_s(virtual, reader, well, 6.0) <= 0.5
+
+
+@pytest.mark.parametrize("queue", ["express", "normal"])
+def test_a_backlog_that_comes_again_and_again_leaves_room_at_a_slow_provider_for_whoever_sends_little(
+    queue: Queue,
+) -> None:
+    with VirtualTime() as virtual:
+        reader, slow, other = Arriving(queue), Timed("slow", virtual), Carrier("other")
+        slow.latency_s = 0.003
+        _, dispatcher, _ = started(virtual, reader, [slow, other], PaceInMemory(virtual))
+        throughput = {"slow": 50.0}
+        dispatcher.use(RoutingPlan(version=2, routes=SLOW, throughput=throughput))
+        came: dict[str, float] = {}
+        for step in range(600):
+            # Eight times what the provider takes, and behind it two that send a message a second each.
+            reader.arrive("+98912", 20, organisation_id=7, segments=1)
+            if step % 10 == 0:
+                organisation_id = 8 + step // 10 % 2
+                one = reader.arrive("+98912", organisation_id=organisation_id, segments=1)[0]
+                reader.left = [*reader.left[1:], reader.left[0]]
+                came[one.id] = virtual.clock.now
+            virtual.pass_s(0.05)
+        virtual.pass_s(3.0)
+        waits = [slow.at_s.get(id_, float("inf")) - at_s for id_, at_s in came.items()]
+        assert max(waits[2:]) <= 2.5, sorted(waits)
+        # All the rest is the backlog's.
+        assert len(slow.at_s) - len(waits) >= 0.9 * 30 * 50
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 7, 8, 20, 200])
