@@ -51,7 +51,7 @@ class VerdictNotes:
 
     def ended(self, lane: Lane, token: int, verdict: Verdict) -> None:
         """Note one verdict. It may run inside a provider's code, so it does nothing that can fail."""
-        if verdict.kind == "accepted":
+        if verdict.kind == "accepted" and not verdict.is_test:
             self.accepted(lane, [token], [verdict.provider_message_id], [verdict.latency_us], verdict.code)
             return
         self._notes.append((lane, token, verdict))

@@ -108,7 +108,7 @@ def add_bodies(
     cdef bytes before = None, middle = None, body
     while at < count:
         message = messages[at]
-        if <long>get(message, SEGMENTS) != 1 or get(message, ENCODING) != "GSM-7":
+        if get(message, SEGMENTS) != 1 or get(message, ENCODING) != "GSM-7":
             return
         of = get(message, SENDER)
         if of is not sender:
@@ -116,7 +116,11 @@ def add_bodies(
             if item is NULL:
                 return
             sender, before = of, <bytes>item
-        end_s = <long long>get(message, EXPIRES) - from_us
+        try:
+            end_s = <long long>get(message, EXPIRES) - from_us
+        except OverflowError:
+            # No time that anybody has set.
+            return
         if end_s < 0:
             return
         end_s //= 1000000

@@ -241,8 +241,8 @@ async def test_what_is_recorded_is_the_row_that_every_other_end_has(waiting: Wai
     expected = row_of(one, name, "normal", "canceled", row.at_us, attempt=1)
     assert row == expected
     assert row.at_us >= at_us
-    # All fields but the last one, the text, which only an acceptance has.
-    assert len(msgspec.msgpack.decode(entries[-1][1][1])[0]) == len(ActivityRow.__struct_fields__) - 1
+    # All fields but the last two: the text, which only an acceptance has, and how receipts name an attempt.
+    assert len(msgspec.msgpack.decode(entries[-1][1][1])[0]) == len(ActivityRow.__struct_fields__) - 2
 
 
 async def test_a_campaign_is_canceled_wherever_it_waits_and_nothing_else_is(

@@ -55,7 +55,7 @@ def _row(addressed: Addressed, *, texts: bool) -> bytes:
         m, m.id, addressed.queue, "scheduled" if due_at_us else "accepted", m.accepted_at_us,
         due_at_us=due_at_us, expires_at_us=m.expires_at_us,
     )  # fmt: skip
-    values = [getattr(row, name) for name in row.__struct_fields__[:-1]]
+    values = [getattr(row, name) for name in row.__struct_fields__[:-2]]
     return msgspec.msgpack.encode([*values, m.text] if texts else values)
 
 
