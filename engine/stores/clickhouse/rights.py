@@ -16,6 +16,7 @@ from engine.stores.clickhouse.activity import INSERT_SETTINGS
 from engine.stores.clickhouse.attempts import UNMATCHED_SETTINGS
 from engine.stores.clickhouse.client import answering, connect, parse_url
 from engine.stores.clickhouse.inbound import INBOUND_SETTINGS
+from engine.stores.clickhouse.report_periods import WINDOW_SETTINGS
 
 # By table, the settings of its inserts.
 _WRITTEN: dict[str, Mapping[str, Any]] = {
@@ -23,6 +24,8 @@ _WRITTEN: dict[str, Mapping[str, Any]] = {
     "kept_messages": {**INSERT_SETTINGS, "insert_deduplication_token": "check"},
     "receipts_unmatched": UNMATCHED_SETTINGS,
     "inbound_messages": INBOUND_SETTINGS,
+    "report_periods": {**WINDOW_SETTINGS, "insert_deduplication_token": "check"},
+    "report_zones": {},
 }
 
 
