@@ -33,6 +33,11 @@ from engine.intake.segments import (
 )
 from engine.records import QUEUE_DEFAULT, Accepted, Addressed, Message, MessageDraft
 
+# A field that is new is one that `_asks_for_more` or `_addressed` must know.
+assert MessageDraft.__struct_fields__ == (
+    "to", "text", "sender", "queue", "validity", "send_at", "reference", "callback_url", "smart_encoding"
+)
+
 cdef enum:
     CHARACTERS_MAX = 10_000
     SEGMENTS_MAX = 10

@@ -182,8 +182,8 @@ class Notifier:
                     continue
                 pause_s = self._pace.after(
                     self._rows,
-                    notified=self.counts.events != before,
-                    endpoints=bool(self._table.organisations),
+                    has_events=self.counts.events != before,
+                    has_endpoints=bool(self._table.organisations),
                 )
                 if pause_s:
                     await asyncio.sleep(pause_s)

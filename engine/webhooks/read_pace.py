@@ -27,12 +27,12 @@ class ReadPace:
         self.entries = 1
         self._apart_s = APART_S
 
-    def after(self, rows: int, *, notified: bool, endpoints: bool) -> float:
+    def after(self, rows: int, *, has_events: bool, has_endpoints: bool) -> float:
         """How long to wait after a read that brought so many rows, seconds; 0: not at all.
 
-        `notified`: somebody is told of one of them. `endpoints`: an organisation has one.
+        `has_events`: somebody is told of one of them. `has_endpoints`: an organisation has an endpoint.
         """
-        if notified or endpoints or not rows:
+        if has_events or has_endpoints or not rows:
             # With no row it has waited in Redis, and the next one is the first after a rest.
             self._apart_s = APART_S
         most = ROWS if self._apart_s == APART_S else UNTOLD_ROWS
@@ -40,9 +40,9 @@ class ReadPace:
             self.entries = max(1, self.entries * most // rows)
         elif 2 * rows < most:
             self.entries = min(ENTRIES_MAX, 2 * self.entries)
-        if notified or 2 * rows >= most:
+        if has_events or 2 * rows >= most:
             return 0.0
         apart_s = self._apart_s
-        if rows and not endpoints:
+        if rows and not has_endpoints:
             self._apart_s = min(2 * apart_s, APART_MAX_S)
         return apart_s

@@ -18,12 +18,12 @@ from libc.string cimport memcpy
 import msgspec
 
 from engine import bundle_format, message_format
-from engine.records import QUEUES, Message
+from engine.records import QUEUES, ActivityRow, Message
 
 cdef enum:
-    # Of a fixed size, so that they can be checked against `bundle_format`.
+    # Octets before a message in a bundle.
     HEADER = 6
-    # Fields of a message, of its row, and of a row with the text.
+    # Fields of a message, and of its row without the text.
     MESSAGE_FIELDS = 15
     ROW_FIELDS = 23
 
@@ -32,7 +32,9 @@ _encode = msgspec.msgpack.Encoder().encode
 cdef int _messages_max = bundle_format.MESSAGES_MAX
 cdef size_t _octets_max = bundle_format.OCTETS_MAX
 cdef str _express = QUEUES[0]
+# A field that is new is one that `_write` must write.
 assert len(Message.__struct_fields__) == MESSAGE_FIELDS
+assert len(ActivityRow.__struct_fields__) == ROW_FIELDS + 1
 assert bundle_format.record(1, b"") == b"\0\1\0\0\0\0"
 
 

@@ -96,7 +96,10 @@ class Wire(asyncio.Protocol):
         self._passing = ""
         # What Redis lacked for a command of the batch that is being read.
         self._lacking: Literal["", "memory", "functions"] = ""
-        self._timer: asyncio.TimerHandle | None = None
+        # The next look for an overdue batch, and when that is. (uvloop gives a handle without its time for
+        # one that is due at once.)
+        self._timer: asyncio.Handle | None = None
+        self._timer_s = 0.0
         self._transport: asyncio.Transport | None = None
         self._writable: asyncio.Future[None] | None = None
         self.failure: Unavailable | None = None
@@ -117,7 +120,7 @@ class Wire(asyncio.Protocol):
         assert self._transport is not None
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         self._batches.append(_Batch(replies, deadline, future))
-        if self._timer is None or deadline < self._timer.when():
+        if self._timer is None or deadline < self._timer_s:
             self._arm(deadline)
         self._transport.write(packed)
         return future
@@ -244,6 +247,7 @@ class Wire(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(deadline, self._check)
+        self._timer_s = deadline
 
     def _check(self) -> None:
         """Fail when a batch is overdue. One timer serves all batches; it is set anew only when it fires."""

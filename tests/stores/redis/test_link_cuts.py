@@ -235,3 +235,17 @@ def test_a_caller_canceled_while_the_link_closes_stays_canceled(loop: str) -> No
                 await call
 
     on(loop, scene)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_calls_without_any_time_left_end_in_unavailable_each(loop: str) -> None:
+    """The first of them sets the timer that the second one looks at."""
+
+    async def scene() -> None:
+        async with Scene("fin") as link:
+            await link.start()
+            calls = (link.batch([("ECHO", b"late")], timeout_s=0.0) for _ in range(2))
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
+
+    on(loop, scene)
