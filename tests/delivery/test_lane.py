@@ -203,7 +203,7 @@ def test_a_crowded_lane_takes_what_has_less_waiting_than_its_part_and_no_more_th
 
     # One alone fills it, and no more.
     assert [comes(7) for _ in range(9)] == [True] * 8 + [False]
-    # Another has half of it beside that. One of three times its weight has three fifths, as far as there is room.
+    # Another has half of it beside that. One of three times its weight has three fifths, or what is left.
     assert [comes(8) for _ in range(5)] == [True] * 4 + [False]
     assert sum(comes(9, 3.0) for _ in range(9)) == 4
     assert len(full.waiting) == 16
