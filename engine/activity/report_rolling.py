@@ -21,6 +21,9 @@ One process does this, the archiver that has shard 0. What happens when it is st
 
   ClickHouse away   the next round goes on; reports read what is counted so far, and what came after it
   never answered    the next round looks how far all is counted
+  the clock of      rows may come to the streams before the end of a series. Set back by less than
+  Redis set back    `MARGIN_MS` none does; by more, the next round sees it and drops the series. It begins
+                    anew, and reports read the counts by quarters meanwhile
 
 A zone that no report was asked for in 60 days loses its counts.
 """
@@ -45,8 +48,10 @@ log = structlog.get_logger()
 EVERY_S = 60.0
 # Series of so many zones are kept beside UTC.
 ZONES_MAX = 12
-# What is younger than this may still come to the streams before something else, milliseconds.
-_MARGIN_MS = 10_000
+# What is younger than this may still come to the streams before something else, milliseconds. Where the clock
+# of Redis is set back by more, the next round finds it so much before the end of a series, and begins anew.
+MARGIN_MS = 150_000
+_BACK_MS = 60_000
 # A window is so long at most, when much is to be caught up, milliseconds.
 _WINDOW_MS = 3_600_000
 
@@ -141,12 +146,13 @@ class ReportRounds:
         zones = ["UTC", *(await self._periods.zones())[:ZONES_MAX]]
         series = await self._periods.series()
         used = in_use(series, zones)
+        settled_ms = await self._settled_ms()
         for each in series:
-            if each not in used:
+            if each not in used or each.until_ms > settled_ms + _BACK_MS:
                 await self._periods.drop(each)
         for zone in zones:
-            if all(each.zone != zone for each in used):
-                await self._periods.begin(zone, await self._settled_ms())
+            if all(each.zone != zone or each.until_ms > settled_ms + _BACK_MS for each in used):
+                await self._periods.begin(zone, settled_ms)
         await self._roll()
         for each in in_use(await self._periods.series(), zones):
             if not each.filled:
@@ -178,7 +184,7 @@ class ReportRounds:
     async def _settled_ms(self) -> int:
         """A time of the streams before which everything is archived, milliseconds since 1970."""
         # First the time: what is put on the streams later is later.
-        now_ms = self._now_us() // 1000 - _MARGIN_MS
+        now_ms = self._now_us() // 1000 - MARGIN_MS
         waiting = [part.first.ms for part in await self._stream.backlog() if part.first is not None]
         return min([now_ms, *waiting])
 

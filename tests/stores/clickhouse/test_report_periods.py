@@ -19,7 +19,7 @@ import pytest
 
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry
-from engine.activity.report_rolling import ZONES_MAX, ReportRounds
+from engine.activity.report_rolling import MARGIN_MS, ZONES_MAX, ReportRounds
 from engine.activity.reports import COUNTED, EventSum, Group, Quantiles, ReportQuery, ReportRow, rows_of
 from engine.records import ActivityRow
 from engine.redis_keys import activity_key
@@ -298,8 +298,8 @@ async def test_killed_at_any_statement_everything_is_counted_once(
             break
         except Killed:
             steps += 1
-            # What is younger than ten seconds may not be there yet.
-            await activity.archive(archiver.now_ms - 9_000, archiver.now_ms, 0.05)
+            # What is younger than that may not be there yet.
+            await activity.archive(archiver.now_ms - MARGIN_MS + 1_000, archiver.now_ms, 0.05)
             archiver.now_ms += 1_000
             if steps % 8 == 0:
                 await assert_all_agree(reader, activity, 3, ("UTC",))
@@ -348,15 +348,34 @@ async def test_only_what_nothing_waits_before_is_counted(world: World, archiver:
     await archiver.rounds.make()
     # A minute ago it was put on its stream, and is not archived yet.
     await world.redis.xadd(activity_key(1), {"b": b""}, id=f"{archiver.now_ms + 20_000}-0")
-    archiver.now_ms += 80_000
+    archiver.now_ms += MARGIN_MS + 80_000
     await archiver.rounds.make()
     [series] = await archiver.periods.series()
-    assert series.until_ms == archiver.now_ms - 60_000
+    assert series.until_ms == archiver.now_ms - MARGIN_MS - 60_000
     await world.redis.flushdb()
     await archiver.rounds.make()
     [series] = await archiver.periods.series()
     # What comes now may be as old as this.
-    assert series.until_ms == archiver.now_ms - 10_000
+    assert series.until_ms == archiver.now_ms - MARGIN_MS
+
+
+@pytest.mark.parametrize("back_ms", [MARGIN_MS - 10_000, MARGIN_MS + 10_000, 3_600_000])
+async def test_everything_is_counted_when_the_clock_is_set_back(
+    world: World, archiver: Archiver, reader: ClickHouseReports, back_ms: int
+) -> None:
+    activity = await few(world, archiver, 6)
+    archiver.now_ms += 4_000_000
+    await archiver.rounds.make()
+    archiver.now_ms -= back_ms
+    activity.accept(40, 2)
+    await activity.archive(archiver.now_ms, archiver.now_ms + 1_000, 1)
+    for _ in range(3):
+        archiver.now_ms += 60_000
+        await archiver.rounds.make()
+        await assert_all_agree(reader, activity, 10)
+    archiver.now_ms += 2 * back_ms
+    await archiver.rounds.make()
+    await assert_all_agree(reader, activity, 10)
 
 
 async def test_a_report_that_is_read_while_the_counts_go_on_or_are_dropped_is_read_again(
@@ -436,6 +455,7 @@ async def test_counts_of_the_previous_version_are_made_anew_and_it_does_not_take
             shutil.copy(script, tmp_path)
     async with new_world(redis_url, clickhouse_url, tmp_path) as world:
         archiver, reader = Archiver(world), ClickHouseReports(world.clickhouse_url)
+        await world.query("ALTER TABLE activity ADD COLUMN receipts_by UInt16")
         activity = await few(world, archiver, 8)
         # Also when it is done twice, as when it was killed before it was noted.
         for _ in range(2):

@@ -320,7 +320,8 @@ async def upgraded(
         shutil.copy(script, earlier)
     async with new_world(redis_url, clickhouse_url, earlier) as world:
         await world.query(
-            "ALTER TABLE activity ADD COLUMN callback_url String, ADD COLUMN text String, ADD COLUMN receipts_by UInt16"
+            "ALTER TABLE activity ADD COLUMN callback_url String, ADD COLUMN text String, "
+            "ADD COLUMN receipts_by UInt16"
         )
         await insert(world, SENT[:200], "first")
         # Also when it is done twice, as when it was killed before it was noted.
