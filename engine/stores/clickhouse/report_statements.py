@@ -21,7 +21,7 @@ from engine.activity.countries import numbers_of
 from engine.activity.report_rolling import Series
 from engine.activity.reports import COUNTED, Group, ReportQuery
 from engine.stores.clickhouse.report_period_sql import TIMES_SQL
-from engine.stores.clickhouse.time_classes import classes_sql
+from engine.stores.clickhouse.time_classes import classes_sql, quantiles_sql, summed_sql
 
 # More groups than this are not shown.
 GROUPS_MAX = 10_000
@@ -29,6 +29,8 @@ _ROWS_MAX = (GROUPS_MAX + 1) * (len(COUNTED) + 1) + 1
 # A report of so many whole days is put together.
 DAYS_MIN = 3
 _DAY_S, _QUARTER_S = 86_400, 900
+# The quantiles of times that are shown.
+_PARTS = (0.5, 0.95, 0.99)
 _EPOCH = date(1970, 1, 1)
 # All names of this zone are one.
 _UTC = ("UTC", "Etc/UTC", "Etc/UCT", "UCT", "Zulu", "Etc/Zulu", "Universal", "Etc/Universal")
@@ -177,12 +179,14 @@ def by_periods(query: ReportQuery, series: Series, days: _Days) -> tuple[str, di
     parts.append(_of_later(query))
     parameters |= {"from": begin, "until": end}
     groups = _numbered(len(_groups(query, "")) + 1)
-    measures = ["sum(n)", "sum(parts)", "sum(held)"]
-    if "status" not in query.group_by:
-        measures += ["sumMap(of_answers)", "sumMap(of_ages)"]
+    columns = ["of_answers", "of_ages"] if "status" not in query.group_by else []
+    summed = ["sum(n) AS n", "sum(parts) AS parts", "sum(held) AS held", "max(counted) AS counted"]
+    summed += map(summed_sql, columns)
+    measures = ["n", "parts", "held", *(quantiles_sql(column, _PARTS) for column in columns), "counted"]
     sql = (
-        f"SELECT {groups}, {', '.join(measures)}, max(counted) FROM ({' UNION ALL '.join(parts)}) "  # noqa: S608 - our own names; values are parameters
-        f"GROUP BY {groups} LIMIT {_ROWS_MAX}"
+        f"SELECT {groups}, {', '.join(measures)} FROM ("  # noqa: S608 - our own names; values are parameters
+        f"SELECT {groups}, {', '.join(summed)} FROM ({' UNION ALL '.join(parts)}) "
+        f"GROUP BY {groups} LIMIT {_ROWS_MAX})"
     )
     return sql, parameters
 

@@ -29,7 +29,6 @@ from engine.stores.clickhouse.report_statements import (
     statement,
     zone_of,
 )  # fmt: skip
-from engine.stores.clickhouse.time_classes import quantiles_of
 
 log = structlog.get_logger()
 
@@ -83,7 +82,7 @@ class ClickHouseReports(ClickHouseAdapter):
                 events=int(row[width + 1]),
                 segments=int(row[width + 2]),
                 units=int(row[width + 3]),
-                **dict(zip(("answer_us", "age_us"), map(_quantiles, row[width + 4 :]), strict=False)),
+                **dict(zip(("answer_us", "age_us"), row[width + 4 :], strict=False)),
             )
             for row in found
         ]
@@ -178,11 +177,6 @@ def _group(named: Sequence[Group], values: Sequence[Any], zone: ZoneInfo) -> tup
         midnight(_EPOCH + timedelta(int(value)), zone) if name == "day" else value
         for name, value in zip(named, values, strict=True)
     )
-
-
-def _quantiles(found: Any) -> Sequence[float]:
-    """Those of a report, from what a source has of them."""
-    return quantiles_of(found, (0.5, 0.95, 0.99)) if isinstance(found, dict) else found
 
 
 def _rfc3339(at_s: int, zone: ZoneInfo) -> str:

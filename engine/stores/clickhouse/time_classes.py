@@ -8,8 +8,7 @@ digests take."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 # Classes in an octave.
@@ -18,24 +17,6 @@ _WIDTH = 8
 _PARTS = (*(round(0.05 * i, 2) for i in range(19)), 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 1)
 # No times.
 EMPTY_SQL = "CAST(map(), 'Map(UInt16, UInt64)')"
-
-
-def quantiles_of(counts: Mapping[int, int], parts: Sequence[float]) -> list[float]:
-    """The quantiles, microseconds, in the order of `parts`, which ascend; NaN when nothing was counted.
-
-    `counts`: how many times are in each class.
-    """
-    total, seen = sum(counts.values()), 0
-    if not total:
-        return [math.nan] * len(parts)
-    found: list[float] = []
-    for number, count in sorted(counts.items()):
-        while len(found) < len(parts) and parts[len(found)] * total <= seen + count:
-            inside = (parts[len(found)] * total - seen) / count
-            found.append(2 ** ((number + inside) / _WIDTH))
-        seen += count
-    # The sum of parts may lack a hair of the whole.
-    return found + [2 ** ((max(counts) + 1) / _WIDTH)] * (len(parts) - len(found))
 
 
 def class_sql(time_us: str) -> str:
@@ -59,3 +40,21 @@ def classes_sql(digest: str, count: str) -> str:
         f"if(isNaN(found_{digest}[1]), {EMPTY_SQL}, "
         f"CAST(arrayReduce('sumMap', [{classes}], [[{counts}]]), 'Map(UInt16, UInt64)'))"
     )
+
+
+def summed_sql(column: str) -> str:
+    """Columns of a statement in SQL that adds up `column`, maps of classes and how many times are in each."""
+    return (
+        f"sumMap(mapKeys({column}), mapValues({column})) AS all_{column}, "
+        f"arrayCumSum(all_{column}.2) AS below_{column}"
+    )
+
+
+def quantiles_sql(column: str, parts: Sequence[float]) -> str:
+    """Quantiles in SQL of what has the columns of `summed_sql`, microseconds, in the order of `parts`, as an
+    Array(Float64); NaN when nothing was counted."""
+    classes, counts, below = f"all_{column}.1", f"all_{column}.2", f"below_{column}"
+    wanted = f"[{', '.join(map(str, parts))}]"
+    places = f"arrayMap(p -> arrayFirstIndex(n -> n >= p * {below}[-1], {below}), {wanted})"
+    inside = f"(p * {below}[-1] - {below}[i] + {counts}[i]) / {counts}[i]"
+    return f"arrayMap((p, i) -> exp2(({classes}[i] + {inside}) / {_WIDTH}), {wanted}, {places})"

@@ -4,6 +4,7 @@ counted of them, and wherever it was stopped."""
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -27,6 +28,7 @@ from engine.stores import migrate
 from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from engine.stores.clickhouse.report_statements import days_of, is_long
 from engine.stores.clickhouse.reports import ClickHouseReports
+from engine.stores.clickhouse.time_classes import class_sql, quantiles_sql, summed_sql
 from engine.stores.migrate import migrate_clickhouse
 from tests.activity.world import World, blob_of, make_row, new_world
 from tests.stores.clickhouse.test_reports import COUNTRIES, HISTORIES, NUMBERS
@@ -496,6 +498,19 @@ async def test_times_are_within_a_class_of_those_of_the_rows(
             wanted = [sorted_[int(part * len(sorted_))] for part in (0.5, 0.95, 0.99)]
             assert isinstance(found.delivered_after_ms, Quantiles)
             assert msgspec.structs.astuple(found.delivered_after_ms) == pytest.approx(wanted, rel=0.15)
+
+
+async def test_quantiles_of_classes_are_off_by_less_than_a_class(world: World) -> None:
+    rng, parts = Random(3), (0.5, 0.95, 0.99)
+    times = sorted(int(rng.lognormvariate(10, 2)) + 1 for _ in range(5000))
+    wanted = [times[math.ceil(part * len(times)) - 1] for part in parts]
+    for found, expected in ((times, wanted), ([1000], [1000] * 3), ([], [])):
+        # Each by itself, which are added up.
+        times_sql = f"SELECT arrayJoin({found}::Array(UInt32)) AS t"
+        maps_sql = f"SELECT map({class_sql('t')}, toUInt64(1)) AS m FROM ({times_sql})"
+        sums_sql = f"SELECT {summed_sql('m')} FROM ({maps_sql})"
+        [(quantiles,)] = await world.query(f"SELECT {quantiles_sql('m', parts)} FROM ({sums_sql})")
+        assert [q for q in quantiles if q == q] == pytest.approx(expected, rel=0.09)
 
 
 @pytest.mark.parametrize(
