@@ -97,6 +97,7 @@ class Wire(asyncio.Protocol):
         # What Redis lacked for a command of the batch that is being read.
         self._lacking: Literal["", "memory", "functions"] = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._transport: asyncio.Transport | None = None
         self._writable: asyncio.Future[None] | None = None
         self.failure: Unavailable | None = None
@@ -117,7 +118,7 @@ class Wire(asyncio.Protocol):
         assert self._transport is not None
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         self._batches.append(_Batch(replies, deadline, future))
-        if self._timer is None or deadline < self._timer.when():
+        if self._timer is None or deadline < self._timer_at:
             self._arm(deadline)
         self._transport.write(packed)
         return future
@@ -243,6 +244,8 @@ class Wire(asyncio.Protocol):
     def _arm(self, deadline: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        # uvloop does not say of a timer that is due when it is.
+        self._timer_at = deadline
         self._timer = self._loop.call_at(deadline, self._check)
 
     def _check(self) -> None:
