@@ -87,7 +87,7 @@ class Dispatcher:
         self._weight_of = weight_of
         self._pauses = Pauses()
         self._queue = queue
-        self.lanes = Lanes(settings, concurrency)
+        self.lanes = Lanes(settings, concurrency, stocks=queue == "express")
         self._settler = settler
         self._clock_s = clock_s
         names = [provider.name for provider in providers]

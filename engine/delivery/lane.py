@@ -68,10 +68,12 @@ class Lane:
         timeout_s: float,
         in_flight_max: int,
         waiting_max: int,
+        stocks: bool = False,
     ) -> None:
         """`timeout_s`: within that time the provider gives each message its verdict. `in_flight_max`
         bounds the messages that are sent and not answered; `waiting_max` the segments, or without a
-        throughput the messages, that wait."""
+        throughput the messages, that wait. `stocks`: as of `Allowance`."""
+        self._stocks = stocks
         self.name = name
         # How the provider's receipts name the messages.
         self.receipts_by = RECEIPTS_BY_ANY_ID
@@ -98,7 +100,7 @@ class Lane:
         if rate is None:
             self.allowance = None
         elif self.allowance is None:
-            self.allowance = Allowance(rate)
+            self.allowance = Allowance(rate, stocks=self._stocks)
         elif rate != self.allowance.rate:
             self.allowance.change_rate(rate)
 
@@ -109,8 +111,10 @@ class Lane:
         begun is lost to all workers. So the lane asks for no more slots than messages can be begun
         by the time that they come.
         """
-        if self.allowance is None or not self.waiting or not self.breaker.usable(now_s):
+        if self.allowance is None or not self.breaker.usable(now_s):
             return _NONE
+        if not self.waiting:
+            return _stock_wish(self, now_s)
         # How many can be begun now, or as soon as slots come.
         able = 1
         if self.breaker.state == "closed":
@@ -125,7 +129,7 @@ class Lane:
         if able < len(self.waiting):
             segments = sum(entry.message.segments for entry, _ in islice(self.waiting, able))
         asked = self.allowance.wanted(segments, now_s, sizes)
-        covered = -(-able * (asked + self.allowance.held) // segments)
+        covered = min(able, -(-able * (asked + self.allowance.held) // segments))
         return Wish(asked, covered, self.allowance.asks_at_s(now_s))
 
     def look(self, now_s: float) -> None:
@@ -241,3 +245,13 @@ class Lane:
             rate = max(self.allowance.rate_seen(now_s), 0.1)
             ahead_s = max(ahead_s, self.waiting_segments / rate)
         return self.put_off.pause_s(message.organisation_id, weight, message.segments, rate, ahead_s, now_s)
+
+
+def _stock_wish(lane: Lane, now_s: float) -> Wish:
+    """The slots that a lane asks for while nothing waits in it: those for what is likely to come."""
+    allowance = lane.allowance
+    if allowance is None or allowance.stock is None or lane.paused:
+        return _NONE
+    if lane.breaker.state != "closed" or lane.awaited.expected >= lane.in_flight_max:
+        return _NONE
+    return Wish(allowance.wanted(0, now_s), 0, allowance.asks_at_s(now_s))

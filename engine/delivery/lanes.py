@@ -30,9 +30,12 @@ class Lanes:
     because their slots pass.
     """
 
-    def __init__(self, settings: Sequence[ProviderSettings], concurrency: int) -> None:
-        """`concurrency` bounds the sends in flight, without those in flight when their provider stalled."""
-        self.by_name = {p.name: _lane(p, concurrency, len(settings)) for p in settings}
+    def __init__(
+        self, settings: Sequence[ProviderSettings], concurrency: int, *, stocks: bool = False
+    ) -> None:
+        """`concurrency` bounds the sends in flight, without those in flight when their provider stalled.
+        `stocks`: as of `Allowance`."""
+        self.by_name = {p.name: _lane(p, concurrency, len(settings), stocks) for p in settings}
         self._throughput = {p.name: p.throughput for p in settings}
         self._concurrency = concurrency
         self.places = Places(concurrency, len(settings))
@@ -121,7 +124,7 @@ class Lanes:
         return [waiting for lane in self._order for waiting in lane.leave()]
 
 
-def _lane(settings: ProviderSettings, concurrency: int, lanes: int) -> Lane:
+def _lane(settings: ProviderSettings, concurrency: int, lanes: int, stocks: bool) -> Lane:
     in_flight_max, waiting_max = _bounds(concurrency, lanes)
     return Lane(
         settings.name,
@@ -129,6 +132,7 @@ def _lane(settings: ProviderSettings, concurrency: int, lanes: int) -> Lane:
         timeout_s=settings.timeout_s,
         in_flight_max=in_flight_max,
         waiting_max=waiting_max,
+        stocks=stocks,
     )
 
 

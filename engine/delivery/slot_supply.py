@@ -1,7 +1,8 @@
 """Service: asks Redis, a little ahead, for the slots of the lanes whose provider has a throughput.
 
 It runs beside everything else. While Redis does not answer, those lanes send nothing, and
-the others go on. It never asks for more slots than messages can be begun when the slots come.
+the others go on. It never asks for more slots than messages can be begun when the slots come; only express
+keeps a few for what has not come yet (`engine.routing.slot_stock`).
 
 Killed or frozen: see `engine.routing.throughput`. Never answered: `SlotStore` gives up soon, this
 asks again after a pause, and the slots that Redis may have reserved are lost.
@@ -56,7 +57,7 @@ class SlotSupply:
         for lane in self._lanes:
             if lane.allowance is None:
                 break
-            if lane.waiting:
+            if lane.waiting or lane.allowance.stock is not None:
                 self._alarm.ring(lane.allowance.asks_at_s(now_s, changed=True))
 
     async def run(self) -> None:

@@ -50,6 +50,7 @@ from engine.records import Queue
 from engine.routing.pace import Attained, LastSecond, Slowness
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.slot_clock import LOOK_AHEAD, SlotClock
+from engine.routing.slot_stock import SlotStock
 from engine.routing.slots import BundledSlots, FlowingSlots
 from engine.routing.timing import timing
 
@@ -79,9 +80,11 @@ class Allowance:
     Ask Redis for what `wanted` says, give the answer to `granted`, and call `take` before each send.
     """
 
-    def __init__(self, rate: float) -> None:
-        """`rate`: segments a second of all workers together, greater than 0."""
+    def __init__(self, rate: float, *, stocks: bool = False) -> None:
+        """`rate`: segments a second of all workers together, greater than 0. `stocks`: on a fast timeline it
+        keeps slots for what has not come yet (`engine.routing.slot_stock`)."""
         self.rate = rate
+        self.stock = SlotStock() if stocks else None
         self._timing = timing(rate)
         self._slots = self._no_slots()
         # Segments of the message that waits first: of the one that `take` refused last, else 1.
@@ -100,6 +103,8 @@ class Allowance:
         self._refused = 0
         # Redis is not asked again before this time.
         self._not_before_s = -math.inf
+        # The slots to keep beyond those for what waited when `wanted` was last called.
+        self._stocks = 0
         # Whether slots were missing when `wanted` was last called.
         self._wants_more = False
         self._slowness = Slowness()
@@ -144,6 +149,8 @@ class Allowance:
         """
         self._slots.expire(now_s)
         missing, bundle = 0, 1
+        self._stocks = 0 if self.stock is None or self._timing.most else self.stock.wanted(now_s)
+        waiting_segments += self._stocks
         if waiting_segments > 0:
             alike = (self._next,) * min(LOOK_AHEAD, -(-waiting_segments // self._next))
             at_once = int(self.rate * (_AT_ONCE_S + self.clock.further_s))
@@ -178,6 +185,8 @@ class Allowance:
             self.clock.note(asked_at_s, answered_at_s, slots.now_us / 1e6)
             earliest_s, latest_s = self.clock.when_s(slots.now_us / 1e6)
         first_s = latest_s + slots.delay_us / 1e6
+        if self.stock is not None:
+            self.stock.ahead_s = first_s - answered_at_s
         self._not_before_s = answered_at_s + _GAP_S
         self._refused = 0 if slots.segments else self._refused + 1
         if not slots.segments:
@@ -207,6 +216,8 @@ class Allowance:
             return False
         self._last_second.add(now_s, first_s)
         self._attained.sent += segments
+        if self.stock is not None:
+            self.stock.used(segments, now_s)
         self._next = 1
         return True
 
@@ -246,7 +257,7 @@ class Allowance:
 
     def _asks_at_s(self) -> float:
         """When it may ask again, if it wants to."""
-        if self._slots.goes_at_s(self._next) is None:
+        if self._stocks or self._slots.goes_at_s(self._next) is None:
             return self._not_before_s
         lead_s = _LEAD_S + self.clock.further_s
         return max(self._not_before_s, self._slots.end_s - lead_s + self._courtesy_s())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -265,6 +266,40 @@ def test_express_within_its_share_waits_no_longer_than_a_horizon_and_a_slots_tol
     assert max(waits) < HORIZON_US / 1e6 + timing(rate).tolerance_s
     # Most of them in much less.
     assert sorted(waits)[len(waits) // 2] < HORIZON_US / 1e6
+
+
+def drawn_arrivals(rate: float, seed: int) -> tuple[Callable[[float], int], list[float]]:
+    """Messages that come at random, `rate` a second; and when each comes."""
+    rng, times = Random(seed), [0.0]
+    while times[-1] < 10:
+        times.append(times[-1] + rng.expovariate(rate))
+    return (lambda now_s: bisect.bisect_right(times, now_s) - 1), times[1:]
+
+
+@pytest.mark.parametrize("normal", [1, 4])
+@pytest.mark.parametrize("rate", [1000.0, 5000.0])
+def test_express_goes_at_once_beside_a_backlog_of_normal(rate: float, normal: int) -> None:
+    """Its slots are kept for it; a few are lost."""
+    arrivals, times = drawn_arrivals(0.08 * rate, 1)
+    workers = senders(["express", *["normal"] * normal], rate, arrivals=arrivals)
+    sent = simulate(workers, 6.0, Random(1), Weather(clocks_s=0), Timeline())
+    express = sorted(of_queue(sent, workers, "express"))
+    waits = sorted(s.at_s - came_s for s, came_s in zip(express, times, strict=False) if s.at_s > 1.0)
+    # The next free slot lies 20 to 40 ms ahead.
+    assert waits[len(waits) // 2] < 0.003
+    assert waits[int(len(waits) * 0.9)] < 0.03
+    assert rate_between(sent, 1.0, 6.0) >= 0.95 * rate
+    assert most_in(sent, 1.0) <= allowed(rate, 1)
+
+
+def test_what_express_keeps_is_given_up_when_nothing_comes_any_more() -> None:
+    workers = senders(["express", "normal"], FAST, arrivals=lambda now_s: int(0.1 * FAST * min(now_s, 2.0)))
+    sent = simulate(workers, 8.0, Random(1), Weather(clocks_s=0), Timeline())
+    lost = workers[0].allowance.lost
+    assert rate_between(sent, 4.0, 8.0) >= 0.98 * FAST
+    workers[0].allowance.wanted(0, 100.0)
+    assert workers[0].allowance.lost - lost <= 1
+    assert not workers[0].allowance.held
 
 
 def test_without_a_share_express_is_one_among_others() -> None:

@@ -147,7 +147,7 @@ class Sender:
         """`arrivals`: messages that have come by a time; None: there is always another."""
         self.number = number
         self.queue: Queue = queue
-        self.allowance = Allowance(rate)
+        self.allowance = Allowance(rate, stocks=queue == "express")
         self.sizes = sizes
         self.arrivals = arrivals
         self.share = share

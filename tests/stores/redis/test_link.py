@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 
 from engine.errors import ConfigError, Unavailable
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.url import parse_url
-from engine.stores.redis.wire import OutOfMemory, ReplyError
+from engine.stores.redis.wire import OutOfMemory, ReplyError, Wire
 from tests.adversity.proxy import Proxy
 
 DATABASE = 11
@@ -309,3 +311,22 @@ def test_url_forms(url: str, expected: tuple[object, ...]) -> None:
 def test_a_wrong_url_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigError):
         parse_url(url)
+
+
+def test_a_batch_whose_time_is_over_as_it_is_written_fails_and_harms_no_other() -> None:
+    """uvloop has no timer for what is due already."""
+
+    async def posted() -> None:
+        loop = asyncio.get_running_loop()
+        wire = Wire(loop, "test")
+        ours, theirs = socket.socketpair()
+        transport, _ = await loop.create_connection(lambda: wire, sock=ours)
+        first = wire.post(b"*1\r\n$4\r\nPING\r\n", 1, loop.time() - 1)
+        second = wire.post(b"*1\r\n$4\r\nPING\r\n", 1, loop.time() + 60)
+        for batch in (first, second):
+            with pytest.raises(Unavailable, match="no answer in time"):
+                await batch
+        transport.close()
+        theirs.close()
+
+    uvloop.run(posted())
