@@ -34,7 +34,8 @@ cdef size_t _octets_max = bundle_format.OCTETS_MAX
 cdef str _express = QUEUES[0]
 # A field that is new is one that `_write` must write.
 assert len(Message.__struct_fields__) == MESSAGE_FIELDS
-assert len(ActivityRow.__struct_fields__) == ROW_FIELDS + 1
+# Behind the text of an acceptance stands what is of attempts alone.
+assert ActivityRow.__struct_fields__[ROW_FIELDS:] == ("text", "receipts_by")
 assert bundle_format.record(1, b"") == b"\0\1\0\0\0\0"
 
 
