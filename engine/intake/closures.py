@@ -15,7 +15,6 @@ whole before anything else is done for it: 503, so that it is sent again, later 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -23,6 +22,7 @@ import structlog
 from engine.errors import Closed, ConfigError, Refusal, Unavailable
 from engine.intake.ports import ClosureStore
 from engine.records import QUEUE_DEFAULT, MessageDraft, Queue
+from engine.waits import next_tick
 
 log = structlog.get_logger("intake")
 
@@ -115,5 +115,5 @@ class Closures:
         """
         while True:
             admits(not self.node_closed or under_way() > 0)
-            await asyncio.sleep(self._look_s)
+            await next_tick(self._look_s)
             await self.refresh()
