@@ -27,8 +27,8 @@ One process does this, the archiver that has shard 0. What happens when it is st
 
 A zone that no report was asked for in 60 days loses its counts.
 
-Bound. A Redis that comes back with an older state, whose rows are archived twice (`engine.activity.archiver`),
-has them counted once here, where they were counted before, and twice in the counts by minute and by quarter.
+Bound. A Redis that comes back with an older state, whose rows are archived twice (see the archiver), has
+them counted once here, where they were counted before, and twice in the counts by minute and by quarter.
 """
 
 from __future__ import annotations
