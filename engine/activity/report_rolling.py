@@ -23,6 +23,9 @@ One process does this, the archiver that has shard 0. What happens when it is st
   never answered    the next round looks how far all is counted
 
 A zone that no report was asked for in 60 days loses its counts.
+
+Bound. When a Redis comes back with an older state, rows are archived twice (`engine.activity.archiver`).
+Those that were counted before count once here, and twice in the counts by minute and by quarter.
 """
 
 from __future__ import annotations
