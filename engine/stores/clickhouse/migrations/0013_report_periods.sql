@@ -3,10 +3,9 @@
 -- and whose view costs each insert as much as the activity itself. The archiver counts these once a minute, from the
 -- rows that have been archived since (engine/stores/clickhouse/report_periods.py).
 --
--- `activity` finds such rows by where they stood in their stream. Rows of old days are passed over by the index.
-ALTER TABLE activity ADD INDEX IF NOT EXISTS by_arrival stream_ms TYPE minmax GRANULARITY 1;
-
-ALTER TABLE activity MATERIALIZE INDEX by_arrival;
+-- `activity` finds such rows by where they stood in their stream (`stream_ms_range`, 0009_callback_urls.sql), and passes
+-- over those of old days, also in parts from before that index.
+ALTER TABLE activity MATERIALIZE INDEX stream_ms_range;
 
 -- The rows of the activity that reports count, as they count them (see `activity_to_report` in 0006_reports.sql).
 CREATE VIEW IF NOT EXISTS report_events AS
