@@ -27,13 +27,8 @@ One process does this, the archiver that has shard 0. What happens when it is st
 
 A zone that no report was asked for in 60 days loses its counts.
 
-<<<<<<< HEAD
-Bound. A Redis that comes back with an older state, whose rows are archived twice (see the archiver), has
-them counted once here, where they were counted before, and twice in the counts by minute and by quarter.
-=======
 Bound. When a Redis comes back with an older state, rows are archived twice (`engine.activity.archiver`).
 Those that were counted before count once here, and twice in the counts by minute and by quarter.
->>>>>>> 0676708078401e7d42046a9499ea70194021921b
 """
 
 from __future__ import annotations
