@@ -95,5 +95,8 @@ matched
 recipient
 ambiguous
 
+# Read by compiled code.
+OCTETS_MAX
+
 # Set for a library to read.
 _.req_block_size
