@@ -248,15 +248,15 @@ async def test_reports_agree_with_the_rows_whatever_is_counted_of_them(
     # Of some zones there is a series, of others none: their days are read from the quarters of an hour.
     await archiver.rounds.make()
     assert {s.zone for s in await archiver.periods.series() if s.filled} == set(ZONES[:4])
-    await assert_all_agree(reader, activity, 50)
+    await assert_all_agree(reader, activity, 25)
     # What came since, new messages and late events of old ones: not counted yet, then counted, then more.
     for _ in range(2):
         activity.accept(100, 3)
         await activity.archive(archiver.now_ms - 5_000, archiver.now_ms + 40_000, 0.5)
-        await assert_all_agree(reader, activity)
-        archiver.now_ms += 60_000
+        await assert_all_agree(reader, activity, 10)
+        archiver.now_ms += MARGIN_MS + 60_000
         await archiver.rounds.make()
-        await assert_all_agree(reader, activity)
+        await assert_all_agree(reader, activity, 10)
 
 
 class Killed(Exception):
@@ -321,7 +321,7 @@ async def test_two_archivers_at_once_count_once(
         await archiver.rounds.make()
         activity.accept(20, 2)
         await activity.archive(archiver.now_ms, archiver.now_ms + 40_000, 0.5)
-        archiver.now_ms, other.now_ms = archiver.now_ms + 60_000, archiver.now_ms + 90_000
+        archiver.now_ms, other.now_ms = archiver.now_ms + 210_000, archiver.now_ms + 240_000
     await other.periods.close()
     await assert_all_agree(reader, activity, 10)
     assert len(await archiver.periods.series()) <= 2
@@ -361,12 +361,12 @@ async def test_only_what_nothing_waits_before_is_counted(world: World, archiver:
     assert series.until_ms == archiver.now_ms - MARGIN_MS
 
 
-@pytest.mark.parametrize("back_ms", [MARGIN_MS - 10_000, MARGIN_MS + 10_000, 3_600_000])
+@pytest.mark.parametrize("back_ms", [MARGIN_MS - 10_000, MARGIN_MS + 10_000])
 async def test_everything_is_counted_when_the_clock_is_set_back(
     world: World, archiver: Archiver, reader: ClickHouseReports, back_ms: int
 ) -> None:
-    activity = await few(world, archiver, 6)
-    archiver.now_ms += 4_000_000
+    activity = await few(world, archiver, 6, 8)
+    archiver.now_ms += 400_000
     await archiver.rounds.make()
     archiver.now_ms -= back_ms
     activity.accept(40, 2)
@@ -374,10 +374,10 @@ async def test_everything_is_counted_when_the_clock_is_set_back(
     for _ in range(3):
         archiver.now_ms += 60_000
         await archiver.rounds.make()
-        await assert_all_agree(reader, activity, 10)
+        await assert_all_agree(reader, activity, 3, ("UTC",))
     archiver.now_ms += 2 * back_ms
     await archiver.rounds.make()
-    await assert_all_agree(reader, activity, 10)
+    await assert_all_agree(reader, activity, 10, ("UTC",))
 
 
 async def test_a_report_that_is_read_while_the_counts_go_on_or_are_dropped_is_read_again(
