@@ -51,7 +51,6 @@ class _Results(msgspec.Struct):
     results: list[Any]
 
 
-_decode_draft = msgspec.json.Decoder(MessageDraft).decode
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 _RAW_BATCH = Shape(
     _RawBatch,
@@ -226,12 +225,7 @@ def draft_of(body: bytes) -> MessageDraft:
 
 
 def _alone(body: bytes) -> tuple[Sequence[Draft], Render]:
-    try:
-        draft = _decode_draft(body)
-    except NOT_JSON:
-        # Decode again, to say what is wrong.
-        draft = draft_of(body)
-    return (draft,), render_one
+    return (draft_of(body),), render_one
 
 
 # By path.
