@@ -67,7 +67,7 @@ def estimated(
     else:
         message = addressed.message
         if message.units > available:
-            detail = f"The message costs {message.units} units, more than the organisation has left; top up."
+            detail = f"The message needs more units ({message.units}) than the organisation has left; top up."
             refusal = Refusal("insufficient_credit", 402, detail)
         try:
             check()

@@ -358,5 +358,5 @@ def _insufficient(cost: int) -> Refusal:
     return Refusal(
         "insufficient_credit",
         402,
-        f"The message costs {cost} units, more than the organisation has left; top up and send again.",
+        f"The message needs more units ({cost}) than the organisation has left; top up and send again.",
     )

@@ -75,9 +75,7 @@ class Adjustments:
             else:
                 known_units, known_reason, at = await connection.fetchrow(_KNOWN, organisation_id, reference)
                 if (known_units, known_reason) != (units, reason):
-                    detail = (
-                        f"`reference` was used before, for {known_units} units and another reason or units."
-                    )
+                    detail = f"`reference` was used before: with `units` {known_units}, or another `reason`."
                     raise Refusal("reference_reused", 409, detail, "reference")
         posted, held, usable = account[1], account["held"], account["available"] + account["granted"]
         change = units if added else 0

@@ -212,7 +212,7 @@ class Directory:
             else:
                 known_units, at = await connection.fetchrow(_TOP_UP, organisation_id, reference)
                 if known_units != units:
-                    detail = f"`reference` was used before, for a top-up of {known_units} units."
+                    detail = f"`reference` was used before, for a top-up with `units` {known_units}."
                     raise Refusal("reference_reused", 409, detail, "reference")
                 balance = await _balance(connection, organisation_id)
         top_up = TopUp(
