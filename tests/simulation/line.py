@@ -112,7 +112,7 @@ class Line(Ready):
                 self.make_all_ready(some)
                 return
         organisations = [
-            name.encode() for name, own in zip(of[::2], of[1::2], strict=True) for _ in range(own)
+            name.encode() for name, own in zip(of[::4], of[1::4], strict=True) for _ in range(own)
         ]
         for organisation, (segments, payload) in zip(organisations, some, strict=True):
             self.enter(organisation, segments, payload)

@@ -23,6 +23,9 @@ from engine.records import QUEUES, ActivityRow, Message
 cdef enum:
     # Octets before a message in a bundle.
     HEADER = 6
+    # Messages that may go to a list together are of one organisation, and one, or of so many octets: `append_new` in
+    # queue.lua puts a run into one chunk.
+    RUN = 1000
     # Fields of a message, and of its row without the text.
     MESSAGE_FIELDS = 15
     ROW_FIELDS = 23
@@ -113,10 +116,11 @@ cdef class _Piece:
     cdef int count
     # Of the messages alone.
     cdef size_t _octets
-    # An organisation, how many of the messages are its own, the next one, and so on.
+    # Of each run of messages: the organisation, messages, segments, octets with the headers.
     cdef list _index
     cdef long long _organisation_id
-    cdef int _own
+    cdef int _own, _segments
+    cdef size_t _run
 
     def __cinit__(self, bytes queue):
         self._queue = queue
@@ -135,19 +139,21 @@ cdef class _Piece:
         header[4], header[5] = <uint8_t>(size >> 8), <uint8_t>size
         _put(&self._records, header, HEADER)
         _put(&self._records, payload, size)
-        if self._own and self._organisation_id == organisation_id:
-            self._own += 1
-        else:
+        size += HEADER
+        if self._own and (self._organisation_id != organisation_id or self._run + size > RUN):
             self._end_run()
-            self._organisation_id, self._own = organisation_id, 1
+        self._organisation_id = organisation_id
+        self._own += 1
+        self._segments += segments
+        self._run += size
         self.count += 1
-        self._octets += size
+        self._octets += size - HEADER
         return 0
 
     cdef int _end_run(self) except -1:
         if self._own:
-            self._index += (str(self._organisation_id), self._own)
-            self._own = 0
+            self._index += (str(self._organisation_id), self._own, self._segments, self._run)
+            self._own, self._segments, self._run = 0, 0, 0
         return 0
 
     cdef int end(self, list pieces) except -1:

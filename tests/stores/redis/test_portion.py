@@ -59,6 +59,20 @@ def _row(addressed: Addressed, *, texts: bool) -> bytes:
     return msgspec.msgpack.encode([*values, m.text] if texts else values)
 
 
+def _octets(message: Message) -> int:
+    return len(bundle_format.record(message.segments, message_format.packed(message)))
+
+
+def _runs(messages: list[Message]) -> list[list[Message]]:
+    """Messages of one organisation as they may go to its list together: one, or 1,000 octets."""
+    runs: list[list[Message]] = []
+    for message in messages:
+        if not runs or sum(map(_octets, [*runs[-1], message])) > 1000:
+            runs.append([])
+        runs[-1].append(message)
+    return runs
+
+
 def _arguments(submissions: list[Submission], *, texts: bool) -> list[object]:
     """What `Portion.arguments` gives, put together from the records."""
     units: dict[int, int] = {}
@@ -85,11 +99,11 @@ def _arguments(submissions: list[Submission], *, texts: bool) -> list[object]:
     closed += [(queue, pieces[queue][-1]) for queue in QUEUES if pieces[queue]]
     bundles: list[object] = []
     for queue, messages in closed:
-        index = [
-            value
-            for organisation_id, run in groupby(messages, lambda m: m[0])
-            for value in (str(organisation_id), len(list(run)))
-        ]
+        index: list[object] = []
+        for organisation_id, own in groupby(messages, lambda m: m[0]):
+            for run in _runs([m for _, m in own]):
+                octets = sum(map(_octets, run))
+                index += (str(organisation_id), len(run), sum(m.segments for m in run), octets)
         records = b"".join(bundle_format.record(m.segments, message_format.packed(m)) for _, m in messages)
         bundles += (queue[:1].encode(), len(messages), msgspec.msgpack.encode(index), records)
     dues: list[object] = []

@@ -114,21 +114,24 @@ local function values_of(key, names)
   return found
 end
 
--- Add units to what the messages of organisations hold, in the hash `by`: `units` by the numbers of
--- `organisations`. The callers change the sum of the shard, `held`, in the same step. An organisation that holds
+-- Add units to what the messages of organisations hold, in the hash `by`: to each of `organisations` those in the same
+-- place of `units`. The callers change the sum of the shard, `held`, in the same step. An organisation that holds
 -- nothing has no field.
 local function hold(by, organisations, units)
-  if #organisations == 1 then
-    local organisation = organisations[1]
-    if call('HINCRBY', by, organisation, units[organisation]) == 0 then
-      call('HDEL', by, organisation)
-    end
+  local count = #organisations
+  if count == 1 then
+    if call('HINCRBY', by, organisations[1], units[1]) == 0 then call('HDEL', by, organisations[1]) end
     return
   end
-  local held, fields, gone = values_of(by, organisations), {}, {}
-  for i, organisation in ipairs(organisations) do
-    local sum, n = (held[i] or 0) + units[organisation], #fields
-    if sum == 0 then gone[#gone + 1] = organisation else fields[n + 1], fields[n + 2] = organisation, sum end
+  local held, fields, gone, n = values_of(by, organisations), {}, {}, 0
+  for i = 1, count do
+    local organisation, sum = organisations[i], (held[i] or 0) + units[i]
+    if sum == 0 then
+      gone[#gone + 1] = organisation
+    else
+      fields[n + 1], fields[n + 2] = organisation, sum
+      n = n + 2
+    end
   end
   call_with('HSET', by, fields)
   call_with('HDEL', by, gone)
@@ -265,8 +268,6 @@ local MOVED_MAX = 256
 local WINDOW = 10
 -- A bundle has at most so many octets, and at most such a part of the mark, so that what is fair is decided late.
 local BUNDLE_OCTETS = 32768
--- Messages that come to a list together are written in runs of about so many octets; a run is in one chunk.
-local RUN = 1000
 local BUNDLES = 4
 -- The number of the first message that is made ready is one more. Ids that others made end in smaller ones.
 local FIRST = 1099511627776
@@ -342,7 +343,7 @@ end
 -- caller lets be written in one entry. `gone`: chunks that have become empty.
 local function line_of(keys, first, bundle_max)
   local known = call(
-    'HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra', 'bundled', 'number')
+    'HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra', 'bundled', 'number', 'moved')
   local line = {
     sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
     messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), mark = tonumber(known[3] or MARK),
@@ -350,7 +351,7 @@ local function line_of(keys, first, bundle_max)
     busy = known[2] ~= false, lists = {}, order = {}, parked = {},
     bundled = tonumber(known[7] or 0), number = tonumber(known[8] or FIRST),
     bundle_max = tonumber(bundle_max or 1),
-    records = {''}, open = 0, octets = 0, gone = {}, moved = 0,
+    records = {''}, open = 0, octets = 0, gone = {}, moved = 0, window = known[9],
   }
   -- What of this the hash is known to have: nothing in the first step of a busy period.
   line.known = known[2] and {messages = line.messages, time = line.time, extra = line.extra} or {}
@@ -368,9 +369,9 @@ local function read_limits(limits)
   return tonumber(match(limits, '^%S+')), string.find(limits, ' ', 1, true) ~= nil
 end
 
--- A window, {when it began, segments moved in it, in the one before}, with `segments` that were moved at `at_s`.
-local function moved_in(began, now, before, segments, at_s)
-  local begins = at_s - at_s % WINDOW
+-- A window, {when it began, segments moved in it, in the one before}, with `segments` that were moved in the one that
+-- begins at `begins`.
+local function moved_in(began, now, before, segments, begins)
   if began == begins then return began, now + segments, before end
   return begins, segments, began == begins - WINDOW and now or 0
 end
@@ -563,8 +564,8 @@ local function pack_kept(first, last, taken, tail, messages, segments, began, no
     FOUR + now, FOUR + before)
 end
 
--- What the hash keeps of a list. `at_s`: when messages were moved by its turns, in this step.
-local function kept_of(list, at_s)
+-- What the hash keeps of a list. `begins`: of the window in which messages were moved by its turns, in this step.
+local function kept_of(list, begins)
   local began, now, before
   if list.kept and #list.kept == KEPT_SIZE then
     began, now, before = struct_unpack(KEPT_WINDOW, list.kept)
@@ -572,7 +573,7 @@ local function kept_of(list, at_s)
     local of = list.kept and cmsgpack.unpack(list.kept) or {}
     began, now, before = of[7] or 0, of[8] or 0, of[9] or 0
   end
-  if list.moved > 0 then began, now, before = moved_in(began, now, before, list.moved, at_s) end
+  if list.moved > 0 then began, now, before = moved_in(began, now, before, list.moved, begins) end
   return pack_kept(list.first, list.last, list.taken, list.tail, list.messages, list.segments, began, now, before)
 end
 
@@ -633,38 +634,38 @@ local function enter(line, organisation, segments, record)
   count_waiting(line, list, 1, segments)
 end
 
--- Let `count` messages of an organisation into the line, from `at` in `records` on; returns where they end.
--- Once it has a list, all that is left goes there, `run` records at a time.
-local function enter_some(line, organisation, count, records, at, run)
-  while count > 0 do
+-- Let a run of messages of an organisation into the line: `count`, with so many segments, from `at` in `records` on.
+-- Once it has a list, all that is left goes there.
+local function enter_run(line, organisation, count, segments, records, at, behind)
+  while at < behind do
     local list = line.lists[organisation]
     if list and list.messages > 0 and (list.paused or not is_open(line)) then
-      local behind, some, segments = walk(records, at, min(count, run), math.huge)
-      list.new = list.new or {}
-      list.new[#list.new + 1] = sub(records, at, behind - 1)
-      count_waiting(line, list, some, segments)
-      at, count = behind, count - some
-    else
-      local segments, size, from = struct_unpack('>HI4', records, at)
-      enter(line, organisation, segments, sub(records, at, from + size - 1))
-      at, count = from + size, count - 1
+      local new = list.new or {}
+      list.new, new[#new + 1] = new, sub(records, at, behind - 1)
+      return count_waiting(line, list, count, segments)
     end
+    local own, size, from = struct_unpack('>HI4', records, at)
+    enter(line, organisation, own, sub(records, at, from + size - 1))
+    at, count, segments = from + size, count - 1, segments - own
   end
-  return at
 end
 
--- Let `count` messages into the line, one record behind another. `index`, MessagePack: an organisation, how many
--- of the messages are its own, the next one, and so on.
+-- Let `count` messages into the line, one record behind another. `index`, MessagePack, of each run of them that may
+-- go to a list together: the organisation, how many messages, segments and octets; the next one, and so on.
 local function enter_all(line, count, index, records)
   if is_open_to_all(line) then
     if line.room < count then count_in_hand(line) end
     if line.room >= count then return make_all_ready(line, records, count) end
   end
-  local of, at, unknown = cmsgpack.unpack(index), 1, {}
-  for i = 1, #of, 2 do
-    if not line.lists[of[i]] then unknown[#unknown + 1] = of[i] end
+  local of, at, unknown, n = cmsgpack.unpack(index), 1, {}, 0
+  for i = 1, #of, 4 do
+    local organisation = of[i]
+    if organisation ~= unknown[n] and not line.lists[organisation] then
+      n = n + 1
+      unknown[n] = organisation
+    end
   end
-  if #unknown > 1 then
+  if n > 1 then
     local kept, limits = call('HMGET', line.wait, unpack(unknown)), limits_of(line, unknown)
     local ahead = call('ZMSCORE', line.ahead, unpack(unknown))
     for i, organisation in ipairs(unknown) do
@@ -672,12 +673,30 @@ local function enter_all(line, count, index, records)
       if list.messages == 0 and not list.paused then list.start = max(line.time, tonumber(ahead[i] or 0)) end
     end
   end
-  local run = max(1, floor(RUN * count / #records))
-  for i = 1, #of, 2 do at = enter_some(line, of[i], of[i + 1], records, at, run) end
+  for i = 1, #of, 4 do
+    local behind = at + of[i + 3]
+    enter_run(line, of[i], of[i + 1], of[i + 2], records, at, behind)
+    at = behind
+  end
+end
+
+-- The ends of the names of chunks, by their numbers, as far as they were made: most lists have few.
+local SUFFIXES = {}
+
+local function suffix_of(n)
+  local suffix = SUFFIXES[n] or format(':%.0f', n)
+  if n <= 1000 then SUFFIXES[n] = suffix end
+  return suffix
 end
 
 local function chunk_name(list, n)
-  return list.organisation .. ':' .. format('%.0f', n)
+  return list.organisation .. suffix_of(n)
+end
+
+-- Append two values to an array.
+local function put(into, a, b)
+  local n = #into
+  into[n + 1], into[n + 2] = a, b
 end
 
 -- How many organisations have a turn, as it was counted when it was first asked for, and those that `finish` has begun.
@@ -696,6 +715,14 @@ local function chunk_octets(line)
   return slice_of(line) >= 8 and CHUNK or CHUNK_SMALL
 end
 
+-- Note that the last chunk of a list is to be written: `runs` behind what is there. A list of one chunk is not read again
+-- in this step.
+local function put_chunk(fields, list, chunk, runs)
+  chunk = chunk == '' and runs or chunk .. runs
+  put(fields, chunk_name(list, list.last), chunk)
+  if list.first == list.last then list.chunk = chunk end
+end
+
 -- Write the messages that came to lists behind those that are there. `order`: the lists to look at.
 local function append_new(line, order)
   local lists, names, fields = {}, {}, {}
@@ -703,33 +730,27 @@ local function append_new(line, order)
     if list.new then lists[#lists + 1] = list end
   end
   if not lists[1] then return end
-  -- Chunks in which there is room are read.
+  -- Chunks in which there is room are read, while they are small: each message that comes alone writes its chunk anew.
   local chunk_max, numbers = chunk_octets(line), {}
   for i, list in ipairs(lists) do
-    if list.last >= list.first and list.tail + #list.new[1] <= chunk_max then
+    if list.last >= list.first and list.tail + #list.new[1] <= CHUNK_SMALL then
       names[#names + 1] = chunk_name(list, list.last)
       numbers[i] = #names
     end
   end
   local chunks = values_of(line.wait, names)
   for i, list in ipairs(lists) do
-    local parts
-    local function close()
-      if not parts then return end
-      fields[#fields + 1] = chunk_name(list, list.last)
-      fields[#fields + 1] = concat(parts)
-    end
-    for _, records in ipairs(list.new) do
-      if list.last < list.first or list.tail + #records > chunk_max then
-        close()
-        parts, list.last, list.tail = {}, list.last + 1, 0
-      elseif not parts then
-        parts = {chunks[numbers[i]] or ''}
+    -- Runs of messages, from the one at `from` on, are to be in one chunk, behind what is there of it.
+    local new, from, chunk = list.new, 1, numbers[i] and (chunks[numbers[i]] or '')
+    for at = 1, #new do
+      local octets = #new[at]
+      if not chunk or list.tail + octets > chunk_max then
+        if chunk then put_chunk(fields, list, chunk, concat(new, '', from, at - 1)) end
+        chunk, from, list.last, list.tail = '', at, list.last + 1, 0
       end
-      parts[#parts + 1] = records
-      list.tail = list.tail + #records
+      list.tail = list.tail + octets
     end
-    close()
+    put_chunk(fields, list, chunk, new[from + 1] and concat(new, '', from) or new[from])
     list.new = false
   end
   call_with('HSET', line.wait, fields)
@@ -766,80 +787,145 @@ local function move_some(line, list, count, segments_max)
 end
 
 -- The organisations in front, in the order of their turns, as far as `refill` looked at them: their names, what the
--- hash keeps of their lists, the first chunks of these, and the starts of their turns. What `take_turn` did is noted
--- in the same places: `kept` is then what is to be written, false for a list that is empty now.
+-- hash keeps of their lists, the first chunks of these, and the starts of their turns. Where there is no chunk, the
+-- list is one of `line.lists`, or becomes one with its turn.
 local function turns_of(line)
-  local page = {names = {}, kept = {}, chunks = {}, starts = {}, taken = {}, size = 0, fetched = 0}
-  line.page = page
-  return page
+  line.fields, line.turned, line.left, line.passed = {}, {}, {}, {}
+  return {names = {}, kept = {}, chunks = {}, starts = {}, size = 0, fetched = 0}
 end
 
--- Look at `count` more organisations.
+-- Look at `count` more organisations. What this step knows of their lists is not read.
 local function fetch(line, page, count)
-  local flat, names = call('ZRANGE', line.turns, page.fetched, page.fetched + count - 1, 'WITHSCORES'), {}
-  for i = 1, #flat, 2 do names[#names + 1] = flat[i] end
-  local kept, limits, chunks = values_of(line.wait, names), limits_of(line, names), {}
-  for i, name in ipairs(names) do
-    local list = line.lists[name]
-    if not list and (line.limited > 0 or #kept[i] ~= KEPT_SIZE) then list = list_of(line, name, kept[i], limits[i]) end
-    if list then list.start = tonumber(flat[2 * i]) end
-    chunks[i] = format('%s:%.0f', name, list and list.first or struct_unpack('>xxI4', kept[i]))
-  end
-  chunks = values_of(line.wait, chunks)
-  for i, name in ipairs(names) do
-    local list = line.lists[name]
-    if list then list.chunk = list.chunk or chunks[i] end
+  local flat = call('ZRANGE', line.turns, page.fetched, page.fetched + count - 1, 'WITHSCORES')
+  local lists, names, starts, kepts, chunks = line.lists, page.names, page.starts, page.kept, page.chunks
+  local n, unknown, text, start = page.size, {}, nil, nil
+  for i = 1, #flat, 2 do
+    local name = flat[i]
+    local list = lists[name]
+    -- Many have the same start.
+    if flat[i + 1] ~= text then text, start = flat[i + 1], tonumber(flat[i + 1]) end
     -- One that this step has emptied has its turn until the end of it.
     if not list or list.messages > 0 then
-      local n = page.size + 1
-      page.size, page.names[n], page.kept[n], page.chunks[n] = n, name, kept[i], chunks[i]
-      page.starts[n] = tonumber(flat[2 * i])
+      n = n + 1
+      names[n], starts[n], chunks[n] = name, start, false
+      if not list then unknown[#unknown + 1] = name end
     end
   end
-  page.fetched = #names == count and page.fetched + count or nil
+  local found, limits, next, wanted, places = values_of(line.wait, unknown), limits_of(line, unknown), 0, {}, {}
+  for i = page.size + 1, n do
+    local name = names[i]
+    local list, number = lists[name], nil
+    if not list then
+      next = next + 1
+      local kept = found[next]
+      kepts[i] = kept
+      if limits[next] or #kept ~= KEPT_SIZE then
+        list = list_of(line, name, kept, limits[next] or false)
+      else
+        local a, b, c, d = byte(kept, 3, 6)
+        number = ((a * 256 + b) * 256 + c) * 256 + d
+      end
+    end
+    if list then list.start, number = starts[i], not list.chunk and list.first end
+    if number then
+      local at = #wanted + 1
+      wanted[at], places[at] = name .. (SUFFIXES[number] or suffix_of(number)), i
+    end
+  end
+  local read = values_of(line.wait, wanted)
+  for at, i in ipairs(places) do
+    local list = lists[names[i]]
+    if list then list.chunk = read[at] else chunks[i] = read[at] end
+  end
+  page.size, page.fetched = n, #flat == 2 * count and page.fetched + count or nil
 end
 
--- The list at a place of the page, for what `take_turn` does not do, and from then on.
+-- The list at a place of the page, for what `take_turns` does not do, and from then on.
 local function listed(line, page, i)
-  local name, done = page.names[i], page.taken[i]
+  local name = page.names[i]
   local list = line.lists[name]
   if not list then
-    list = list_of(line, name, page.kept[i])
-    -- The first chunk was read before the turn that was taken.
-    if not done or list.taken > 0 then list.chunk = page.chunks[i] end
-    list.start, page.taken[i] = page.starts[i], false
+    list = list_of(line, name, page.kept[i], false)
+    list.chunk, list.start, page.chunks[i] = page.chunks[i], page.starts[i], false
   end
   return list
 end
 
--- The turn of an organisation that this step has not looked at, where nobody has limits: what `move_some` does, and
--- what is to be written noted at once. With ten thousand lists each turn is one message of another.
--- Returns its segments and how many messages were moved; nil, and nothing done, where the turn is in two chunks or
--- two bundles.
-local function take_turn(line, page, i, most, slice)
-  local name, kept, chunk = page.names[i], page.kept[i], page.chunks[i]
-  if page.taken[i] ~= nil or line.lists[name] or not chunk then return end
-  local first, last, taken, tail, messages, segments, began, now, before = struct_unpack(KEPT_ALL, kept)
-  if line.open >= line.bundle then close_bundle(line) end
-  local at, moved, sum = walk(chunk, taken + 1, min(most, line.bundle - line.open), slice)
-  if sum < slice and moved < messages and moved < most then return end
-  bundle(line, sub(chunk, taken + 1, at - 1), moved)
-  local gone = line.gone
-  if at > #chunk then
-    gone[#gone + 1] = format('%s:%.0f', name, first)
-    first, taken = first + 1, 0
-  else
-    taken = at - 1
+-- Put a place of the page, which has had a turn, among the others that had one, by the starts of their next ones: behind
+-- those with the same start.
+local function put_again(again, next, starts, i)
+  local at, start = #again, starts[i]
+  while at >= next and starts[again[at]] > start do
+    again[at + 1] = again[at]
+    at = at - 1
   end
-  if messages == moved then
-    gone[#gone + 1], page.kept[i] = name, false
-  else
-    began, now, before = moved_in(began, now, before, sum, line.at_s)
-    page.kept[i] = pack_kept(first, last, taken, tail, messages - moved, segments - sum, began, now, before)
+  again[at + 1] = i
+end
+
+-- Write the bundle that was begun, which has so many messages and octets. Returns what `take_turns` knows of the next.
+local function next_bundle(line, open, octets)
+  line.open, line.octets = open, octets
+  close_bundle(line)
+  return line.records, 0, 0
+end
+
+-- The turns of those on the page from the place `i` on, of organisations without limits that this step has not looked at:
+-- what `move_some` does, and what is to be written noted at once. With ten thousand lists each turn is one message of
+-- another. It stops where a turn is in two chunks or two bundles, or where one of `again` is first.
+-- Returns the place behind the last one, and how many messages are left to be moved.
+local function take_turns(line, page, i, left, slice, again, next)
+  local names, kepts, chunks, starts = page.names, page.kept, page.chunks, page.starts
+  local fields, turned, gone, begins, four = line.fields, line.turned, line.gone, line.begins, FOUR
+  local fields_size, turned_size, moved_all, sum_all = #fields, #turned, 0, 0
+  local records, open, octets, time = line.records, line.open, line.octets, line.time
+  local page_size, bundle_most, other = page.size, line.bundle, again[next]
+  local soonest = other and starts[other] or math.huge
+  while i <= page_size and left > 0 do
+    local start, chunk = starts[i], chunks[i]
+    if not chunk or start > soonest then break end
+    if open >= bundle_most then records, open, octets = next_bundle(line, open, octets) end
+    local first, last, taken, tail, messages, segments, began, now, before = struct_unpack(KEPT_ALL, kepts[i])
+    local most = bundle_most - open
+    if most > left then most = left end
+    local at, moved, sum = taken + 1, 0, 0
+    repeat
+      local own, size, from = struct_unpack('>HI4', chunk, at)
+      at, moved, sum = from + size, moved + 1, sum + own
+    until moved == most or sum >= slice or at > #chunk
+    if sum < slice and moved < messages and moved < left then break end
+    local size = at - taken - 1
+    if octets + size > BUNDLE_OCTETS then records, open, octets = next_bundle(line, open, octets) end
+    records[#records + 1] = sub(chunk, taken + 1, at - 1)
+    open, octets = open + moved, octets + size
+    if start > time then time = start end
+    start = start + sum
+    if at > #chunk then
+      gone[#gone + 1] = names[i] .. (SUFFIXES[first] or suffix_of(first))
+      first, taken, chunks[i] = first + 1, 0, false
+    else
+      taken = at - 1
+    end
+    if messages == moved then
+      local name = names[i]
+      gone[#gone + 1], line.left[#line.left + 1] = name, name
+      if start > time then put(line.passed, start, name) end
+    else
+      if began == begins then now = now + sum else began, now, before = moved_in(began, now, before, sum, begins) end
+      local kept, name = struct_pack(
+        KEPT, 153, four + first, four + last, four + taken, four + tail, four + messages - moved, four + segments - sum,
+        four + began, four + now, four + before), names[i]
+      kepts[i], starts[i] = kept, start
+      fields[fields_size + 1], fields[fields_size + 2] = name, kept
+      turned[turned_size + 1], turned[turned_size + 2] = start, name
+      fields_size, turned_size = fields_size + 2, turned_size + 2
+      if start < soonest then soonest = start end
+      put_again(again, next, starts, i)
+    end
+    left, moved_all, sum_all, i = left - moved, moved_all + moved, sum_all + sum, i + 1
   end
-  line.messages, line.moved = line.messages - moved, line.moved + sum
-  page.starts[i], page.taken[i] = page.starts[i] + sum, true
-  return sum, moved
+  line.open, line.octets, line.time, line.room = open, octets, time, line.room - moved_all
+  line.messages, line.moved = line.messages - moved_all, line.moved + sum_all
+  return i, left
 end
 
 -- Move messages to the ready stream until it holds its mark, always of the organisation whose turn is first:
@@ -850,7 +936,8 @@ local function refill(line)
   if room_of(line) <= 0 then return end
   local left, slice = min(line.room, MOVED_MAX), slice_of(line)
   line.now = line.now or now_ms()
-  line.at_s = floor(line.now / 1000)
+  local at_s = floor(line.now / 1000)
+  line.begins = at_s - at_s % WINDOW
   local page, first, count = turns_of(line), 1, math.ceil(left / math.ceil(slice))
   -- The places of those that had a turn in this step, by the starts of their next ones.
   local again, next, starts = {}, 1, page.starts
@@ -859,31 +946,22 @@ local function refill(line)
       fetch(line, page, count)
       count = min(2 * count, left)
     end
-    local i, other = first <= page.size and first, again[next]
     -- Of several with the same start, one that had a turn comes last.
-    if i and not (other and starts[other] < starts[i]) then
-      first = first + 1
-    else
+    local i, other = first, again[next]
+    if first > page.size or other and starts[other] < starts[first] then
       i, next = other, next + 1
+      if not i then break end
+    else
+      first, left = take_turns(line, page, first, left, slice, again, next)
     end
-    if not i then break end
-    local start = starts[i]
-    line.time = max(line.time, start)
-    local segments, moved = take_turn(line, page, i, left, slice)
-    if not moved then
-      local list = listed(line, page, i)
-      moved, segments = move_some(line, list, left, slice)
-      start = start + segments / list.weight
+    if i == first or i == other then
+      first = max(first, i + 1)
+      local list, start = listed(line, page, i), starts[i]
+      line.time = max(line.time, start)
+      local moved, segments = move_some(line, list, left, slice)
+      start, left = start + segments / list.weight, left - moved
       starts[i], list.start, list.moved = start, start, list.moved + segments
-    end
-    left = left - moved
-    if page.taken[i] and page.kept[i] or not page.taken[i] and line.lists[page.names[i]].messages > 0 then
-      local at, begins = #again, starts[i]
-      while at >= next and starts[again[at]] > begins do
-        again[at + 1] = again[at]
-        at = at - 1
-      end
-      again[at + 1] = i
+      if list.messages > 0 then put_again(again, next, starts, i) end
     end
   end
 end
@@ -901,8 +979,8 @@ local function keep_parked(line)
   if line.came then count_in(line.wait, 'parked', line.came) end
 end
 
--- Count what was moved by turns, of all organisations, and what weight waits. Returns when that was, seconds.
-local function count_served(line)
+-- Count what was moved by turns, of all organisations, and what weight waits. What is to be written of it goes to `fields`.
+local function count_served(line, fields)
   local all = line.moved
   for _, list in ipairs(line.order) do
     all = all + list.moved
@@ -912,10 +990,8 @@ local function count_served(line)
     end
   end
   if all == 0 then return end
-  local at_s, kept = floor(now_ms() / 1000), call('HGET', line.wait, 'moved')
-  local window = kept and cmsgpack.unpack(kept) or {0, 0, 0}
-  call('HSET', line.wait, 'moved', cmsgpack.pack({moved_in(window[1], window[2], window[3], all, at_s)}))
-  return at_s
+  local window = line.window and cmsgpack.unpack(line.window) or {0, 0, 0}
+  put(fields, 'moved', cmsgpack.pack({moved_in(window[1], window[2], window[3], all, line.begins)}))
 end
 
 -- Write what has become of the line, and refill its ready stream. The last step of every function that lets
@@ -952,41 +1028,25 @@ local function finish(line)
     return 0
   end
   local before = line.known
-  local at_s, fields, left = count_served(line), {}, {}
-  local turns, ahead = {}, {}
-  local function put(into, a, b)
-    local n = #into
-    into[n + 1], into[n + 2] = a, b
-  end
+  local fields, left = line.fields or {}, line.left or {}
+  count_served(line, fields)
+  local turns, ahead = line.turned or {}, line.passed or {}
   if line.messages ~= before.messages then put(fields, 'messages', line.messages) end
   if line.time ~= before.time then put(fields, 'time', line.time) end
   if line.extra ~= before.extra then put(fields, 'extra', line.extra) end
   for _, list in ipairs(line.order) do
     if list.messages > 0 then
-      if list.changed then put(fields, list.organisation, kept_of(list, at_s)) end
+      if list.changed then put(fields, list.organisation, kept_of(list, line.begins)) end
       if list.moved > 0 then put(turns, list.start, list.organisation) end
     else
       if list.waited then line.gone[#line.gone + 1], left[#left + 1] = list.organisation, list.organisation end
       if list.start and list.start > line.time then put(ahead, list.start, list.organisation) end
     end
   end
-  local page = line.page
-  for i = 1, page and page.size or 0 do
-    if page.taken[i] then
-      local name, kept, start = page.names[i], page.kept[i], page.starts[i]
-      if kept then
-        put(fields, name, kept)
-        put(turns, start, name)
-      else
-        left[#left + 1] = name
-        if start > line.time then put(ahead, start, name) end
-      end
-    end
-  end
   call_with('HSET', line.wait, fields)
   call_with('HDEL', line.wait, line.gone)
-  local removed = call_with('ZREM', line.turns, left)
   call_with('ZADD', line.turns, turns)
+  local removed = call_with('ZREM', line.turns, left)
   call_with('ZADD', line.ahead, ahead)
   if line.time ~= before.time then call('ZREMRANGEBYSCORE', line.ahead, '-inf', line.time) end
   if line.messages == 0 then return 0 end
@@ -1015,12 +1075,16 @@ local function put_back(line, organisation, payloads)
     list.start = list.start or next_start(line, organisation)
   end
   local read = #chunk
-  -- The next chunk becomes a part of this one.
+  -- The next chunk becomes a part of this one. Those that `sift` or `cancel` has emptied are not there.
   local function read_on()
-    local behind = read < CHUNK and call('HGET', line.wait, chunk_name(list, list.first + 1))
+    local n, behind = list.first, false
+    while not behind and n < list.last and read < CHUNK do
+      n = n + 1
+      behind = call('HGET', line.wait, chunk_name(list, n))
+    end
     if not behind then return false end
     call('HDEL', line.wait, chunk_name(list, list.first))
-    list.first, chunk, at, read = list.first + 1, behind, 1, read + #behind
+    list.first, chunk, at, read = n, behind, 1, read + #behind
     return true
   end
   while next <= #came and (at <= #chunk or read_on()) do
@@ -1063,8 +1127,9 @@ end
 -- A bucket holds one second of the rate, and at least one message. It may be overdrawn.
 -- Returns array of {organisation, tokens left as text}.
 local function draw(limits, args, at)
-  local left, now = {}, now_ms()
-  for i = 1, tonumber(args[at] or 0) do
+  local left, count = {}, tonumber(args[at] or 0)
+  local now = count > 0 and now_ms()
+  for i = 1, count do
     local organisation, rate = args[at + 3 * i - 2], tonumber(args[at + 3 * i - 1])
     local field = 'rate:' .. organisation
     local full = max(1, rate)
@@ -1092,6 +1157,31 @@ local function backlogs_of(lines)
     end
   end
   return found
+end
+
+-- The units of the organisations in `used`, each an organisation, its units, the next one, and so on, in MessagePack.
+-- Returns the organisations, the units of each, all units, and what is one of `used` with the sums.
+local function add_up(used)
+  local organisations, units, held, at, n = {}, {}, 0, {}, 0
+  for _, packed in ipairs(used) do
+    local of = cmsgpack.unpack(packed)
+    for i = 1, #of, 2 do
+      local organisation, own = of[i], of[i + 1]
+      local place = used[2] and at[organisation]
+      if place then
+        units[place] = units[place] + own
+      else
+        n = n + 1
+        organisations[n], units[n] = organisation, own
+        if used[2] then at[organisation] = n end
+      end
+      held = held + own
+    end
+  end
+  if not used[2] then return organisations, units, held, used[1] end
+  local flat = {}
+  for i = 1, n do flat[2 * i - 1], flat[2 * i] = organisations[i], units[i] end
+  return organisations, units, held, cmsgpack.pack(flat)
 end
 
 -- admit(holder, line express, line normal, due express, due normal, activity, usage, head, held,
@@ -1134,7 +1224,7 @@ local function admit(keys, args)
   if chain.unseen then return {'unseen', {}, 0} end
 
   local at, key = 9, 18
-  local sums, order, rows, row_count, held, hits = {}, {}, {}, 0, 0, {}
+  local used, rows, row_count, hits = {}, {}, 0, {}
   local lines = {}
   local function line_at(queue)
     if not lines[queue] then lines[queue] = line_of(keys, queue == 'e' and 2 or 6, args[7]) end
@@ -1158,16 +1248,7 @@ local function admit(keys, args)
       for i = due, due + 3 * dues - 1, 3 do
         call('ZADD', args[i] == 'e' and keys[10] or keys[11], args[i + 1], args[i + 2])
       end
-      local of = cmsgpack.unpack(args[at + 2])
-      for i = 1, #of, 2 do
-        local org = of[i]
-        if sums[org] == nil then
-          sums[org] = 0
-          order[#order + 1] = org
-        end
-        sums[org] = sums[org] + of[i + 1]
-        held = held + of[i + 1]
-      end
+      used[#used + 1] = args[at + 2]
       row_count = row_count + tonumber(args[at + 3])
       rows[#rows + 1] = args[at + 4]
     end
@@ -1183,14 +1264,10 @@ local function admit(keys, args)
       floor(row_count / 256) % 256, row_count % 256) .. (rows[2] and concat(rows) or rows[1])
     call('XADD', keys[12], '*', 'b', blob)
   end
-  if #order > 0 then
-    local flat = {}
-    for i, org in ipairs(order) do
-      flat[2 * i - 1] = org
-      flat[2 * i] = sums[org]
-    end
-    hold(keys[16], order, sums)
-    append(chain, 'usage', name, epoch, cmsgpack.pack(flat))
+  if used[1] then
+    local organisations, units, held, flat = add_up(used)
+    hold(keys[16], organisations, units)
+    append(chain, 'usage', name, epoch, flat)
     call('INCRBY', keys[15], held)
   end
   for _ = 1, tonumber(args[6]) do
@@ -1453,11 +1530,11 @@ local function settle(keys, args, given)
     call('XADD', keys[7], '*', 'b', '\221' .. struct_pack('>I4', row_count) .. rows)
   end
   if #flat > 0 then
-    local held, organisations, units = 0, {}, {}
+    local held, organisations, units, n = 0, {}, {}, 0
     for i = 1, #flat, 3 do
-      organisations[#organisations + 1] = flat[i]
-      units[flat[i]] = -flat[i + 1] - flat[i + 2]
-      held = held + flat[i + 1] + flat[i + 2]
+      local own = flat[i + 1] + flat[i + 2]
+      n, held = n + 1, held + own
+      organisations[n], units[n] = flat[i], -own
     end
     hold(keys[11], organisations, units)
     local chain = chain_of(keys[8], keys[9])
@@ -1563,7 +1640,7 @@ local function drop(keys, args)
   if call('XDEL', keys[1], args[1]) == 0 then return 0 end
   local units = tonumber(args[3])
   call('XADD', keys[2], '*', 'b', array_of({args[4]}))
-  hold(keys[6], {args[2]}, {[args[2]] = -units})
+  hold(keys[6], {args[2]}, {-units})
   local chain = chain_of(keys[3], keys[4])
   append(chain, 'settle', '', '0', cmsgpack.pack({tonumber(args[2]), 0, units}))
   keep(chain)
@@ -1842,7 +1919,7 @@ local function record_canceled(keys, queue, organisation, now_us, wanted)
   end
   if #ids > 0 then
     call('XADD', keys[6], '*', 'b', array_of(rows))
-    hold(keys[10], {organisation}, {[organisation] = -units})
+    hold(keys[10], {organisation}, {-units})
     local chain = chain_of(keys[7], keys[8])
     append(chain, 'settle', '', '0', cmsgpack.pack({tonumber(organisation), 0, units}))
     keep(chain)
