@@ -97,9 +97,9 @@ class Backlog:
         """How many entries to read from which streams: [(shards, entries of each) …].
 
         Together they are at most `count` and one for each shard, because COUNT of XREADGROUP counts for
-        each stream. `busy` are the shards that have more. They share most of `count` by `weights`, tenths,
-        and some may have to wait for the next read; the others are asked for a few. When none is busy, all
-        are asked for an equal share.
+        each stream. `busy` are the shards that have more. They share three quarters of `count` at least, by
+        `weights`, tenths, and some may have to wait for the next read; the others are asked for a few. When
+        none is busy, all are asked for an equal share.
         """
         self._asked = {}
         if not busy:
@@ -107,7 +107,8 @@ class Backlog:
             return [(list(shards), max(1, count // len(shards)))]
         calm = [shard for shard in shards if shard not in busy]
         look = max(1, count // (4 * len(shards)))
-        self._asked = self._divided(busy, weights, max(1, count - look * len(calm)))
+        # Of few entries of many messages, one for each calm shard would leave nothing for the busy ones.
+        self._asked = self._divided(busy, weights, count - min(look * len(calm), count // 4))
         by_share: dict[int, list[int]] = {}
         for shard, share in self._asked.items():
             by_share.setdefault(share, []).append(shard)
