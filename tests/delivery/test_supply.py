@@ -91,7 +91,7 @@ def at_work(
         # and by a carrier that answers all sends together after two seconds.
         (0.00001, 0.05, None, 1950.0, 0.05),
         (0.00001, 0.005, 2000.0, 1900.0, 0.06),
-        (0.00001, 0.005, 50.0, 47.0, 0.2),
+        (0.00001, 0.005, 50.0, 48.5, 0.06),
         (0.0005, 0.001, None, 1800.0, 0.04),
         (0.005, 0.001, None, 175.0, 0.1),
         (0.00001, 2.0, None, 49.0, 2.1),
@@ -170,6 +170,29 @@ def test_a_slow_read_is_read_ahead_of_for_longer() -> None:
         slow.note_read(0.1)
     assert (quick.hold_s, slow.hold_s) == (0.005, pytest.approx(0.3))
     assert (quick.ready_s, slow.ready_s) == (0.02, pytest.approx(0.2))
+
+
+@pytest.mark.parametrize("read_s", [0.002, 0.03, 0.1])
+@pytest.mark.parametrize("limit", [10.0, 50.0, 200.0])
+def test_a_throughput_is_used_however_long_a_read_takes(limit: float, read_s: float) -> None:
+    with VirtualTime() as virtual:
+        carrier, *_ = at_work(virtual, 0.00001, 0.005, limit, read_s=read_s)
+        virtual.pass_s(3.0)
+        sent = len(carrier.at_s)
+        virtual.pass_s(4.0)
+        assert len(carrier.at_s) - sent >= 0.96 * limit * 4.0
+
+
+@pytest.mark.parametrize("limit", [1.0, 10.0, 50.0])
+def test_at_a_low_throughput_a_light_message_waits_for_three_sends_at_most(limit: float) -> None:
+    with VirtualTime() as virtual:
+        carrier, line, _ = at_work(virtual, 0.00001, 0.005, limit)
+        virtual.pass_s(3.0)
+        for _ in range(20):
+            line.come()
+            virtual.pass_s(10.3 / limit)
+        waits_s = [carrier.at_s[light] - came_s for light, came_s in line.came_s.items()]
+        assert max(waits_s) * limit <= 3.0
 
 
 def test_a_slow_redis_does_not_make_what_lies_ready_less_and_less() -> None:

@@ -23,6 +23,8 @@ _AHEAD_MAX, _BEHIND_MAX = 4.0, 2.0
 # large where that is less. Redis does more for a message in a smaller stream, whose bundles and turns are
 # smaller.
 _PART_MIN, _PART, _LARGER = 24, 128, 2.5
+# So many messages a step moves to a ready stream (MOVED_MAX in queue.lua).
+_MOVED_MAX = 256
 
 
 class Backlog:
@@ -32,8 +34,10 @@ class Backlog:
         # The weight that waits in each, tenths, where it was said since the last read; and wherever it was
         # said last.
         self._weights: dict[int, int] = {}
-        # The shards whose streams a step has filled since the last read, as far as messages wait.
-        self._filled: set[int] = set()
+        # How many messages the steps since the last read can have moved to the stream of a shard, as far as
+        # messages wait; and how many that read gave of it.
+        self._filled: dict[int, int] = {}
+        self._taken: dict[int, int] = {}
         self._known: dict[int, int] = {}
         # Of the shards that shared the last read: segments that each may still be given, and the segments of
         # one entry of it.
@@ -50,8 +54,9 @@ class Backlog:
         """(the shards with the weight that waits in each, in order; those of them whose streams a read has to
         fill first). They are forgotten until Redis speaks of them again."""
         weights, self._weights = dict(sorted(self._weights.items())), {}
-        filled, self._filled = self._filled, set()
-        return weights, [shard for shard in weights if shard not in filled]
+        filled, self._filled = self._filled, {}
+        taken = self._taken
+        return weights, [s for s in weights if s not in filled or filled[s] < taken.get(s, 0)]
 
     def note(self, shards: Iterable[int], waiting: Iterable[Any]) -> None:
         """Note what weight waits in each of `shards`; no number, because Redis refused: none."""
@@ -88,7 +93,8 @@ class Backlog:
     def counted(self, shards: Iterable[int], replies: Sequence[Sequence[int]]) -> int:
         """Note what waits, from replies [count, weight behind the stream]; the sum of the counts."""
         self.note(shards, [waiting for _, waiting in replies])
-        self._filled.update(shards)
+        for shard in shards:
+            self._filled[shard] = self._filled.get(shard, 0) + _MOVED_MAX
         return sum(count for count, _ in replies)
 
     def shares(
@@ -121,8 +127,9 @@ class Backlog:
 
     def gave(self, entries: Mapping[int, int], messages: Iterable[Entry]) -> None:
         """Note what a read gave: how many entries of each shard, and their messages."""
-        segments = dict.fromkeys(entries, 0)
+        segments, self._taken = dict.fromkeys(entries, 0), dict.fromkeys(entries, 0)
         for one in messages:
+            self._taken[one.shard] += 1
             segments[one.shard] += one.message.segments
         for shard, count in entries.items():
             self.given(shard, count, segments[shard])
