@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 import pytest
 
+from engine.delivery.sent import SentEntries
 from engine.delivery.supply import Supply
 from engine.providers.ports import Done
-from engine.records import Entry, Message
+from engine.records import Entry, Message, Settlement
 from tests.delivery.carrier import Carrier
 from tests.delivery.test_turns_of_delivery import Backlog, PaceInMemory, started
 from tests.delivery.turns import VirtualTime
@@ -139,6 +141,37 @@ def test_a_worker_does_not_linger_after_a_small_read_while_more_waits() -> None:
         started(virtual, Line(virtual, most=5), [carrier], PaceInMemory(virtual))
         virtual.pass_s(0.5)
         assert len(carrier.at_s) >= 0.9 * 5 * 0.5 / READ_S
+
+
+class NotedLine(Line):
+    """When it was asked to settle, and when it was read."""
+
+    def __init__(self, virtual: VirtualTime) -> None:
+        super().__init__(virtual)
+        self.calls: list[tuple[str, float, int]] = []
+
+    async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
+        count = len(settlements) + sum(len(batch.entries) for batch in sent)
+        self.calls.append(("settle", self._virtual.clock.now, count))
+        return await super().settle(settlements, sent)
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        self.calls.append(("read", self._virtual.clock.now, count))
+        return await super().read(count, block_ms)
+
+
+def test_what_has_gathered_is_settled_right_before_a_read_while_more_waits() -> None:
+    with VirtualTime() as virtual:
+        line = NotedLine(virtual)
+        carrier = BusyCarrier(virtual, 0.0, 0.005)
+        started(virtual, line, [carrier], PaceInMemory(virtual), concurrency=200)
+        virtual.pass_s(1.0)
+        calls = line.calls[len(line.calls) // 2 :]
+        reads = [at for at, (what, *_) in enumerate(calls) if what == "read" and at]
+        # A turn of the loop takes some microseconds here.
+        before = [calls[at - 1] for at in reads if calls[at][1] - calls[at - 1][1] < 0.0001]
+        assert len([what for what, *_ in before if what == "settle"]) >= 0.8 * len(reads) > 10
+        assert len(carrier.at_s) >= 18_000
 
 
 def test_what_is_sent_while_nothing_waits_says_nothing_of_what_could_be() -> None:

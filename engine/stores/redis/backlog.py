@@ -34,8 +34,8 @@ class Backlog:
         # The weight that waits in each, tenths, where it was said since the last read; and wherever it was
         # said last.
         self._weights: dict[int, int] = {}
-        # How many messages the steps since the last read can have moved to the stream of a shard, as far as
-        # messages wait; and how many that read gave of it.
+        # How many messages the steps that were written since the last read can move to the stream of a shard,
+        # as far as messages wait; and how many that read gave of it.
         self._filled: dict[int, int] = {}
         self._taken: dict[int, int] = {}
         self._known: dict[int, int] = {}
@@ -90,11 +90,14 @@ class Backlog:
         """Note what weight was said to wait in these shards, unless Redis has spoken of them since."""
         self._weights = {**weights, **self._weights}
 
+    def fills(self, shards: Iterable[int]) -> None:
+        """Note that a step is written that fills the streams of these shards before any read that follows."""
+        for shard in shards:
+            self._filled[shard] = self._filled.get(shard, 0) + _MOVED_MAX
+
     def counted(self, shards: Iterable[int], replies: Sequence[Sequence[int]]) -> int:
         """Note what waits, from replies [count, weight behind the stream]; the sum of the counts."""
         self.note(shards, [waiting for _, waiting in replies])
-        for shard in shards:
-            self._filled[shard] = self._filled.get(shard, 0) + _MOVED_MAX
         return sum(count for count, _ in replies)
 
     def shares(

@@ -37,6 +37,7 @@ async def link(redis_url: str) -> AsyncIterator[RedisLink]:
 def test_a_stream_that_a_settlement_has_filled_is_not_filled_again_by_the_next_read() -> None:
     backlog = Backlog()
     backlog.note([1], [10])
+    backlog.fills([2])
     backlog.counted([2], [(3, 20)])
     weights, empty = backlog.take()
     assert (weights, empty) == ({1: 10, 2: 20}, [1])
@@ -48,17 +49,21 @@ def test_a_stream_that_a_settlement_has_filled_is_not_filled_again_by_the_next_r
 
 def test_a_stream_of_which_a_read_gave_more_than_a_step_moves_is_filled_by_the_next_read_too() -> None:
     backlog, some = Backlog(), [Entry(shard=0, queue="normal", entry_id=b"1-1", message=message("m"))] * 300
-    backlog.counted([0], [(300, 10)])
+    backlog.fills([0])
+    backlog.note([0], [10])
     assert backlog.take() == ({0: 10}, [])
     backlog.gave({0: 6}, some)
-    backlog.counted([0], [(300, 10)])
+    backlog.fills([0])
+    backlog.note([0], [10])
     assert backlog.take() == ({0: 10}, [0])
     backlog.gave({0: 6}, some)
     for _ in range(2):
-        backlog.counted([0], [(150, 10)])
+        backlog.fills([0])
+    backlog.note([0], [10])
     assert backlog.take() == ({0: 10}, [])
     backlog.gave({0: 5}, some[:250])
-    backlog.counted([0], [(250, 10)])
+    backlog.fills([0])
+    backlog.note([0], [10])
     assert backlog.take() == ({0: 10}, [])
 
 
