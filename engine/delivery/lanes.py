@@ -77,7 +77,7 @@ class Lanes:
         """How many more messages are worth reading now; None: as many as the worker takes in hand."""
         if not any(lane.open(now_s) and lane.room(now_s) > 0 for lane in self._order):
             return 0
-        return None if len(self._order) > 1 else read_ahead.room(self._order[0], now_s)
+        return None if len(self._order) > 1 else read_ahead.room(self._order[0], now_s, self.supply.read_s)
 
     def held_up(self, now_s: float) -> int:
         """How many messages are with lanes that are crowded. More for them are put off as they are read, so
@@ -102,7 +102,7 @@ class Lanes:
         """How many messages should lie ready to be read: a power of two, so that it seldom changes."""
         rate = sum(read_ahead.rate(lane, now_s) for lane in self._order if lane.open(now_s))
         supply = self.supply
-        wanted = max(_READY_MIN, min(_READY_MAX, min(rate, supply.rate) * supply.ready_s))
+        wanted = max(_ready_min(self._order), min(_READY_MAX, min(rate, supply.rate) * supply.ready_s))
         return 1 << round(math.log2(wanted))
 
     def busy(self) -> bool:
@@ -141,3 +141,9 @@ def _bounds(concurrency: int, lanes: int) -> tuple[int, int]:
     than three quarters of the sends in flight."""
     in_flight = max(1, concurrency * 3 // 4) if lanes > 1 else concurrency
     return in_flight, max(1, concurrency // 2)
+
+
+def _ready_min(lanes: Sequence[Lane]) -> int:
+    """The fewest that should lie ready. A throughput takes one after another, and the only lane is read for
+    in time. Answers may come all at once, and of several lanes any may have room for many."""
+    return 1 if len(lanes) == 1 and lanes[0].allowance is not None else _READY_MIN

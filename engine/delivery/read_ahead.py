@@ -10,12 +10,15 @@ Times are monotonic seconds.
 
 from __future__ import annotations
 
+import math
+
 from engine.delivery.lane import Lane
 from engine.delivery.supply import Supply
 
-# As much waits in a limited lane as it sends until the horizon, which is as far ahead as slots come, but no
-# fewer segments than this.
-_WAITING_MIN = 4
+# As much waits in a limited lane as it sends until the horizon, which is as far ahead as slots come, or in so
+# many times as long as a read takes. Half of that is left when it reads on, and has to last until more has
+# come, and slots for it.
+_WAITING_READS = 4.0
 # What an unlimited lane has in hand beside what is being sent is no more than the second, in parts of the
 # sends that may be in flight. It is no less than the first, or than so much of a slow lane's time, seconds,
 # and so many messages.
@@ -56,10 +59,11 @@ def worth_reading(concurrency: int, ahead: int) -> int:
     return max(1, min((concurrency + ahead) // 4, ahead // 2))
 
 
-def room(lane: Lane, now_s: float) -> int | None:
+def room(lane: Lane, now_s: float, read_s: float) -> int | None:
     """How many more messages to read for a lane that is the only one, 0 while that is not worth a read; None:
-    as many as the worker takes in hand."""
+    as many as the worker takes in hand. `read_s`: how long a read takes, seconds."""
     if lane.allowance is None:
         return None
-    most = max(_WAITING_MIN, int(rate(lane, now_s) * lane.allowance.clock.horizon_s))
+    ahead_s = max(lane.allowance.clock.horizon_s, _WAITING_READS * read_s)
+    most = max(1, math.ceil(rate(lane, now_s) * ahead_s))
     return most - lane.waiting_segments if lane.waiting_segments <= most / 2 else 0

@@ -1,7 +1,8 @@
 """Service: settlements gather, and are written to Redis in batches.
 
 A flush writes what has gathered. A second one begins before the first is answered when enough have gathered,
-so that the worker does not wait for round trips.
+so that the worker does not wait for round trips. While a backlog is read, a flush goes with each read: what
+reaches Redis together is one turn of its loop, and one write to its disk.
 
     killed               a settlement whose answer did not come counts once
     Redis away, or a     the flush is sent again until it is answered, and counts once. No entry is in two
@@ -28,6 +29,8 @@ from engine.records import Settlement
 # waited so long, seconds.
 _FLUSH_COUNT = 400
 _FLUSH_S = 0.01
+# So many are worth a flush beside a read.
+_BESIDE_READ = 50
 # About the most settlements in one call to Redis, and the most calls that are under way.
 _FLUSH_MAX = 1000
 _FLUSHES_MAX = 2
@@ -56,6 +59,8 @@ class SettlementWriter:
         self._sent: list[SentEntries] = []
         self._gathered = 0
         self._late = False
+        # Whether a read is about to be written.
+        self._read_comes = False
         self._timer: asyncio.TimerHandle | None = None
         self._flush = asyncio.Event()
         self._flushes = 0
@@ -71,6 +76,13 @@ class SettlementWriter:
         """Let them be written soon."""
         self._sent.append(sent)
         self._gather(len(sent.entries))
+
+    def read_comes(self) -> bool:
+        """A read is about to be written: whether a flush is, too, in the next turn of our loop."""
+        self._read_comes = self._gathered >= _BESIDE_READ and self._flushes < _FLUSHES_MAX
+        if self._read_comes:
+            self._flush.set()
+        return self._read_comes
 
     async def run(self) -> None:
         """Write until canceled."""
@@ -95,7 +107,9 @@ class SettlementWriter:
 
     def _due(self) -> bool:
         """Whether a flush is to be written now."""
-        return self._gathered >= _FLUSH_COUNT or (self._late and not self._flushes)
+        if self._gathered >= _FLUSH_COUNT or self._read_comes:
+            return True
+        return self._late and not self._flushes
 
     def _take(self) -> tuple[list[Settlement], list[SentEntries]]:
         """What the next flush writes: all that has gathered, up to about `_FLUSH_MAX`."""
@@ -106,7 +120,7 @@ class SettlementWriter:
             taken += 1
         sent, self._sent = self._sent[:taken], self._sent[taken:]
         self._gathered -= count
-        self._late = self._gathered > 0
+        self._late, self._read_comes = self._gathered > 0, False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -78,6 +78,10 @@ class Settler:
         """Entries in hand of which it is known what becomes, and which are not settled yet."""
         return self._writer.unsettled
 
+    def read_comes(self) -> bool:
+        """See `SettlementWriter.read_comes`."""
+        return self._writer.read_comes()
+
     def took(self, count: int) -> None:
         """Note that so many more entries are in hand."""
         self.in_hand += count

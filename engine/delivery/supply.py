@@ -38,7 +38,8 @@ class Supply:
     def __init__(self) -> None:
         # Messages a second that it sends when it has more than it can send; infinity: as many as can be.
         self.rate = math.inf
-        self._read_s = _READ_S
+        # How long a read takes that does not wait for messages, seconds.
+        self.read_s = _READ_S
         # Sends that were begun when the present window began, and when that was; None: there is none.
         self._begun = 0
         self._since_s: float | None = None
@@ -46,17 +47,17 @@ class Supply:
     @property
     def hold_s(self) -> float:
         """How much of its sending it should have in hand beside what is being sent, seconds."""
-        return max(_HOLD_MIN_S, _HOLD_READS * self._read_s)
+        return max(_HOLD_MIN_S, _HOLD_READS * self.read_s)
 
     @property
     def ready_s(self) -> float:
         """How much of its sending should lie ready to be read, seconds."""
-        return max(_READY_MIN_S, _READY_READS * self._read_s)
+        return max(_READY_MIN_S, _READY_READS * self.read_s)
 
     def note_read(self, took_s: float) -> None:
         """Note how long a read took that did not wait for messages."""
-        more_s = min(took_s, _READ_MAX_S) - self._read_s
-        self._read_s += (_LONGER if more_s > 0 else _SHORTER) * more_s
+        more_s = min(took_s, _READ_MAX_S) - self.read_s
+        self.read_s += (_LONGER if more_s > 0 else _SHORTER) * more_s
 
     def note_begun(self, begun: int, now_s: float, *, more: bool) -> None:
         """Note how many sends were begun so far. `more`: there is more to send than the worker has read, and

@@ -211,6 +211,8 @@ class Worker:
                 freed.clear()
                 await _soon(freed, _LOOK_S)
                 continue
+            if more and self._settler.read_comes():
+                await asyncio.sleep(0)
             try:
                 room = room if wanted is None else min(room, wanted)
                 entries = await self._reader.read(room, _BLOCK_MS)

@@ -22,7 +22,7 @@ def waiting(number: int, segments: int = 1) -> Entry:
     return Entry(shard=0, queue="normal", entry_id=b"1-1", message=message(f"m{number}", segments=segments))
 
 
-@pytest.mark.parametrize(("rate", "most"), [(20.0, 4), (200.0, 12), (2000.0, 120)])
+@pytest.mark.parametrize(("rate", "most"), [(1.0, 1), (20.0, 2), (200.0, 12), (2000.0, 120)])
 def test_the_only_lane_takes_no_more_than_it_can_send_soon_and_reads_on_at_half(
     rate: float, most: int
 ) -> None:
@@ -47,6 +47,14 @@ def test_segments_count() -> None:
     assert made.room(0.0) == 0
 
 
+def test_a_limited_lane_is_read_for_further_ahead_where_a_read_takes_long() -> None:
+    made = lanes(100.0)
+    assert made.room(0.0) == 6
+    for _ in range(100):
+        made.supply.note_read(0.1)
+    assert made.room(0.0) == 40
+
+
 def test_a_lane_without_a_limit_and_one_of_several_take_what_the_worker_has_room_for() -> None:
     assert lanes(None).room(0.0) is None
     assert lanes(20.0, 2000.0).room(0.0) is None
@@ -64,7 +72,9 @@ def test_nothing_is_worth_reading_while_every_provider_is_paused() -> None:
 @pytest.mark.parametrize(
     ("throughputs", "ready"),
     [
-        ((20.0,), 4),
+        ((20.0,), 1),
+        ((100.0,), 2),
+        ((20.0, 20.0), 4),
         ((500.0,), 8),
         ((2000.0,), 32),
         ((20_000.0,), 512),

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 import pytest
 
+from engine.delivery.sent import SentEntries
 from engine.delivery.supply import Supply
 from engine.providers.ports import Done
-from engine.records import Entry, Message
+from engine.records import Entry, Message, Settlement
 from tests.delivery.carrier import Carrier
 from tests.delivery.test_turns_of_delivery import Backlog, PaceInMemory, started
 from tests.delivery.turns import VirtualTime
@@ -91,7 +93,7 @@ def at_work(
         # and by a carrier that answers all sends together after two seconds.
         (0.00001, 0.05, None, 1950.0, 0.05),
         (0.00001, 0.005, 2000.0, 1900.0, 0.06),
-        (0.00001, 0.005, 50.0, 47.0, 0.2),
+        (0.00001, 0.005, 50.0, 48.5, 0.06),
         (0.0005, 0.001, None, 1800.0, 0.04),
         (0.005, 0.001, None, 175.0, 0.1),
         (0.00001, 2.0, None, 49.0, 2.1),
@@ -141,6 +143,37 @@ def test_a_worker_does_not_linger_after_a_small_read_while_more_waits() -> None:
         assert len(carrier.at_s) >= 0.9 * 5 * 0.5 / READ_S
 
 
+class NotedLine(Line):
+    """When it was asked to settle, and when it was read."""
+
+    def __init__(self, virtual: VirtualTime) -> None:
+        super().__init__(virtual)
+        self.calls: list[tuple[str, float, int]] = []
+
+    async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
+        count = len(settlements) + sum(len(batch.entries) for batch in sent)
+        self.calls.append(("settle", self._virtual.clock.now, count))
+        return await super().settle(settlements, sent)
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        self.calls.append(("read", self._virtual.clock.now, count))
+        return await super().read(count, block_ms)
+
+
+def test_what_has_gathered_is_settled_right_before_a_read_while_more_waits() -> None:
+    with VirtualTime() as virtual:
+        line = NotedLine(virtual)
+        carrier = BusyCarrier(virtual, 0.0, 0.005)
+        started(virtual, line, [carrier], PaceInMemory(virtual), concurrency=200)
+        virtual.pass_s(1.0)
+        calls = line.calls[len(line.calls) // 2 :]
+        reads = [at for at, (what, *_) in enumerate(calls) if what == "read" and at]
+        # A turn of the loop takes some microseconds here.
+        before = [calls[at - 1] for at in reads if calls[at][1] - calls[at - 1][1] < 0.0001]
+        assert len([what for what, *_ in before if what == "settle"]) >= 0.8 * len(reads) > 10
+        assert len(carrier.at_s) >= 18_000
+
+
 def test_what_is_sent_while_nothing_waits_says_nothing_of_what_could_be() -> None:
     supply = Supply()
     for turn in range(10):
@@ -170,6 +203,29 @@ def test_a_slow_read_is_read_ahead_of_for_longer() -> None:
         slow.note_read(0.1)
     assert (quick.hold_s, slow.hold_s) == (0.005, pytest.approx(0.3))
     assert (quick.ready_s, slow.ready_s) == (0.02, pytest.approx(0.2))
+
+
+@pytest.mark.parametrize("read_s", [0.002, 0.03, 0.1])
+@pytest.mark.parametrize("limit", [10.0, 50.0, 200.0])
+def test_a_throughput_is_used_however_long_a_read_takes(limit: float, read_s: float) -> None:
+    with VirtualTime() as virtual:
+        carrier, *_ = at_work(virtual, 0.00001, 0.005, limit, read_s=read_s)
+        virtual.pass_s(3.0)
+        sent = len(carrier.at_s)
+        virtual.pass_s(4.0)
+        assert len(carrier.at_s) - sent >= 0.96 * limit * 4.0
+
+
+@pytest.mark.parametrize("limit", [1.0, 10.0, 50.0])
+def test_at_a_low_throughput_a_light_message_waits_for_three_sends_at_most(limit: float) -> None:
+    with VirtualTime() as virtual:
+        carrier, line, _ = at_work(virtual, 0.00001, 0.005, limit)
+        virtual.pass_s(3.0)
+        for _ in range(20):
+            line.come()
+            virtual.pass_s(10.3 / limit)
+        waits_s = [carrier.at_s[light] - came_s for light, came_s in line.came_s.items()]
+        assert max(waits_s) * limit <= 3.0
 
 
 def test_a_slow_redis_does_not_make_what_lies_ready_less_and_less() -> None:

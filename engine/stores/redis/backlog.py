@@ -23,6 +23,8 @@ _AHEAD_MAX, _BEHIND_MAX = 4.0, 2.0
 # large where that is less. Redis does more for a message in a smaller stream, whose bundles and turns are
 # smaller.
 _PART_MIN, _PART, _LARGER = 24, 128, 2.5
+# So many messages a step moves to a ready stream (MOVED_MAX in queue.lua).
+_MOVED_MAX = 256
 
 
 class Backlog:
@@ -32,8 +34,10 @@ class Backlog:
         # The weight that waits in each, tenths, where it was said since the last read; and wherever it was
         # said last.
         self._weights: dict[int, int] = {}
-        # The shards whose streams a step has filled since the last read, as far as messages wait.
-        self._filled: set[int] = set()
+        # How many messages the steps that were written since the last read can move to the stream of a shard,
+        # as far as messages wait; and how many that read gave of it.
+        self._filled: dict[int, int] = {}
+        self._taken: dict[int, int] = {}
         self._known: dict[int, int] = {}
         # Of the shards that shared the last read: segments that each may still be given, and the segments of
         # one entry of it.
@@ -50,8 +54,9 @@ class Backlog:
         """(the shards with the weight that waits in each, in order; those of them whose streams a read has to
         fill first). They are forgotten until Redis speaks of them again."""
         weights, self._weights = dict(sorted(self._weights.items())), {}
-        filled, self._filled = self._filled, set()
-        return weights, [shard for shard in weights if shard not in filled]
+        filled, self._filled = self._filled, {}
+        taken = self._taken
+        return weights, [s for s in weights if s not in filled or filled[s] < taken.get(s, 0)]
 
     def note(self, shards: Iterable[int], waiting: Iterable[Any]) -> None:
         """Note what weight waits in each of `shards`; no number, because Redis refused: none."""
@@ -85,10 +90,14 @@ class Backlog:
         """Note what weight was said to wait in these shards, unless Redis has spoken of them since."""
         self._weights = {**weights, **self._weights}
 
+    def fills(self, shards: Iterable[int]) -> None:
+        """Note that a step is written that fills the streams of these shards before any read that follows."""
+        for shard in shards:
+            self._filled[shard] = self._filled.get(shard, 0) + _MOVED_MAX
+
     def counted(self, shards: Iterable[int], replies: Sequence[Sequence[int]]) -> int:
         """Note what waits, from replies [count, weight behind the stream]; the sum of the counts."""
         self.note(shards, [waiting for _, waiting in replies])
-        self._filled.update(shards)
         return sum(count for count, _ in replies)
 
     def shares(
@@ -97,9 +106,9 @@ class Backlog:
         """How many entries to read from which streams: [(shards, entries of each) …].
 
         Together they are at most `count` and one for each shard, because COUNT of XREADGROUP counts for
-        each stream. `busy` are the shards that have more. They share most of `count` by `weights`, tenths,
-        and some may have to wait for the next read; the others are asked for a few. When none is busy, all
-        are asked for an equal share.
+        each stream. `busy` are the shards that have more. They share three quarters of `count` at least, by
+        `weights`, tenths, and some may have to wait for the next read; the others are asked for a few. When
+        none is busy, all are asked for an equal share.
         """
         self._asked = {}
         if not busy:
@@ -107,7 +116,8 @@ class Backlog:
             return [(list(shards), max(1, count // len(shards)))]
         calm = [shard for shard in shards if shard not in busy]
         look = max(1, count // (4 * len(shards)))
-        self._asked = self._divided(busy, weights, max(1, count - look * len(calm)))
+        # Of few entries of many messages, one for each calm shard would leave nothing for the busy ones.
+        self._asked = self._divided(busy, weights, count - min(look * len(calm), count // 4))
         by_share: dict[int, list[int]] = {}
         for shard, share in self._asked.items():
             by_share.setdefault(share, []).append(shard)
@@ -120,8 +130,9 @@ class Backlog:
 
     def gave(self, entries: Mapping[int, int], messages: Iterable[Entry]) -> None:
         """Note what a read gave: how many entries of each shard, and their messages."""
-        segments = dict.fromkeys(entries, 0)
+        segments, self._taken = dict.fromkeys(entries, 0), dict.fromkeys(entries, 0)
         for one in messages:
+            self._taken[one.shard] += 1
             segments[one.shard] += one.message.segments
         for shard, count in entries.items():
             self.given(shard, count, segments[shard])

@@ -11,12 +11,13 @@ import structlog
 
 from engine import redis_keys as keys
 from engine.histogram import ROUND_TRIP_S, Histogram
-from engine.records import Settlement
+from engine.records import Entry, Settlement
 from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.queue import QueueStreams
 from tests.conftest import own_database
 from tests.simulation.fair_load import SHARD, FairLoad
+from tests.stores.redis.kit import message
 
 _DATABASE = 11
 _MARK = 8
@@ -36,6 +37,7 @@ async def link(redis_url: str) -> AsyncIterator[RedisLink]:
 def test_a_stream_that_a_settlement_has_filled_is_not_filled_again_by_the_next_read() -> None:
     backlog = Backlog()
     backlog.note([1], [10])
+    backlog.fills([2])
     backlog.counted([2], [(3, 20)])
     weights, empty = backlog.take()
     assert (weights, empty) == ({1: 10, 2: 20}, [1])
@@ -43,6 +45,26 @@ def test_a_stream_that_a_settlement_has_filled_is_not_filled_again_by_the_next_r
     backlog.keep(weights)
     backlog.note([1], [0])
     assert backlog.take() == ({2: 20}, [2])
+
+
+def test_a_stream_of_which_a_read_gave_more_than_a_step_moves_is_filled_by_the_next_read_too() -> None:
+    backlog, some = Backlog(), [Entry(shard=0, queue="normal", entry_id=b"1-1", message=message("m"))] * 300
+    backlog.fills([0])
+    backlog.note([0], [10])
+    assert backlog.take() == ({0: 10}, [])
+    backlog.gave({0: 6}, some)
+    backlog.fills([0])
+    backlog.note([0], [10])
+    assert backlog.take() == ({0: 10}, [0])
+    backlog.gave({0: 6}, some)
+    for _ in range(2):
+        backlog.fills([0])
+    backlog.note([0], [10])
+    assert backlog.take() == ({0: 10}, [])
+    backlog.gave({0: 5}, some[:250])
+    backlog.fills([0])
+    backlog.note([0], [10])
+    assert backlog.take() == ({0: 10}, [])
 
 
 async def test_reads_of_a_backlog_go_with_the_settlements_and_in_order(link: RedisLink, url: str) -> None:

@@ -101,6 +101,13 @@ def test_shares_ask_every_stream_and_stay_within_count_plus_shards(busy: list[in
     assert not waited or len(waited) + count >= len(busy)
 
 
+@pytest.mark.parametrize("count", [1, 4, 12, 16, 20, 64, 1000])
+def test_one_busy_shard_gets_three_quarters_also_of_few_entries(count: int) -> None:
+    asked = {s: n for of, n in Backlog().shares(range(16), [3], {}, count) for s in of}
+    assert asked[3] >= count * 3 / 4
+    assert sorted(asked) == list(range(16))
+
+
 @pytest.mark.parametrize("count", [1, 4, 60, 300])
 def test_shards_share_by_the_weight_that_waits_in_each_in_segments(count: int) -> None:
     backlog, given = Backlog(), dict.fromkeys(range(4), 0)
