@@ -1,12 +1,13 @@
 """Look-ups of messages over HTTP: `GET /v1/messages/{id}`, of archived messages.
 
-    python -m benchmarks.lookups [--messages 20000] [--seconds 6] [--clients 1,8,32,128]
+    python -m benchmarks.lookups [--messages 20000] [--seconds 6] [--clients 1,8,32,128] [--rates 15000]
 
 Takes two minutes. A demo engine accepts and delivers `--messages`, and is left until all are archived. Then
 so many clients look up one message of them after another, drawn by chance; clients that ask for ids that
 nobody gave out; one that looks up each message right after it was accepted; and four clients beside a load of
-batches. Of each it prints look-ups a second, latency, and the CPU that each process of the engine used for
-one (for a message with its look-up). Exit code 1 when any answer was not what it must be.
+batches: so many messages a second as `--rates` says, and as many as are taken. Of each it prints look-ups a
+second, latency, and the CPU that each process of the engine used for one (for a message with its look-up).
+Exit code 1 when any answer was not what it must be.
 """
 
 from __future__ import annotations
@@ -81,10 +82,13 @@ def of_the_newest(url: str, key: str, seconds: float) -> Tally:
     return found
 
 
-async def beside_load(url: str, key: str, ids: list[str], clients: int, seconds: float) -> tuple[Tally, Load]:
-    """The same while batches of messages come in as fast as they are taken."""
+async def beside_load(
+    url: str, key: str, ids: list[str], clients: int, seconds: float, per_s: float
+) -> tuple[Tally, Load]:
+    """The same while `per_s` messages a second come in, in batches; 0: as many as are taken."""
     load = Load(url, [key], size=_BATCH, express_share=0.0, connections=_LOAD_CLIENTS, seed=1)
-    loading = asyncio.create_task(load.closed(_LOAD_CLIENTS, seconds + 2.0))
+    offered = load.open(per_s, seconds + 2.0) if per_s else load.closed(_LOAD_CLIENTS, seconds + 2.0)
+    loading = asyncio.create_task(offered)
     await asyncio.sleep(2.0)
     found = await look_up(url, key, ids, clients, seconds)
     await loading
@@ -158,8 +162,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=6, help="of each case (default 6)")
     parser.add_argument("--clients", default="1,8,32,128", help="numbers of clients (default 1,8,32,128)")
     parser.add_argument(
-        "--load", action=argparse.BooleanOptionalAction, default=True, help="also beside load"
+        "--rates",
+        default="15000,0",
+        help="of the loads beside which is measured, messages a second; 0: as many as are taken; none: ''"
+        " (default 15000,0)",
     )
+    parser.add_argument("--beside", type=int, default=4, help="clients beside a load (default 4)")
     arguments = parser.parse_args()
     rows = []
     with engine("") as target:
@@ -178,13 +186,14 @@ def main() -> int:
         before = target.cpu_s()
         newest = of_the_newest(target.url, key, arguments.seconds)
         rows.append(_row("1 client, right after the 202", newest, _cpu_us(target, before, newest.requests)))
-        if arguments.load:
+        for per_s in map(float, filter(None, arguments.rates.split(","))):
             before = target.cpu_s()
-            found, load = uvloop.run(beside_load(target.url, key, ids, 4, arguments.seconds))
-            row = _row("4 clients beside a load", found, _cpu_us(target, before, found.requests))
-            row["load_per_s"] = round(load.tally.accepted / load.tally.seconds)
-            print(f"    load: {row['load_per_s']} messages/s")
-            rows.append(row)
+            found, load = uvloop.run(
+                beside_load(target.url, key, ids, arguments.beside, arguments.seconds, per_s)
+            )
+            taken = f"{load.tally.accepted / load.tally.seconds:.0f}/s"
+            name = f"{arguments.beside} clients beside {taken}"
+            rows.append(_row(name, found, _cpu_us(target, before, found.requests)))
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
     print(json.dumps({"benchmark": "lookups", **machine, "messages": arguments.messages, "cases": rows}))
     return 1 if any(row["wrong"] for row in rows) else 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
+# A read that waits in Redis ends so long before a multiple, seconds.
+_BEFORE_S = 0.005
 # What is nearer than this part of a period is passed over: timers may ring a little early.
 _EARLY = 0.25
 
@@ -19,6 +21,16 @@ def until_tick_s(period_s: float) -> float:
     It is from a quarter of the period to one and a quarter."""
     left_s = period_s - asyncio.get_running_loop().time() % period_s
     return left_s if left_s > period_s * _EARLY else left_s + period_s
+
+
+def until_tick_ms(period_s: float) -> int:
+    """How long a read may wait in Redis for something to come, milliseconds: until just before the next
+    multiple of `period_s`.
+
+    Redis looks for reads that have waited long enough whenever it wakes, and it wakes at that multiple for
+    what processes ask it then. So its answer comes with the others.
+    """
+    return max(1, round((until_tick_s(period_s) - _BEFORE_S) * 1000))
 
 
 async def next_tick(period_s: float) -> None:

@@ -59,6 +59,7 @@ from engine.backoff import Backoff
 from engine.errors import ConfigError, Unavailable
 from engine.lease import boot_time_s
 from engine.stream_id import STREAM_START
+from engine.waits import until_tick_ms
 
 log = structlog.get_logger()
 
@@ -77,7 +78,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     linger_s: float = 0.8
     # How often streams are looked at meanwhile, at most, seconds.
     poll_s: float = 0.1
-    # A read of empty streams returns after this long, seconds.
+    # A read of empty streams returns after about this long, seconds.
     idle_s: float = 1.0
     # With the third of it after which others ask, the shards of one that died are taken over in 10 seconds.
     lease_s: float = 7.5
@@ -196,8 +197,8 @@ class Archiver:
         while after and rows < limits.rows_max:
             count = self._pace.entries_wanted(min(limits.read_rows, limits.rows_max - rows))
             count = min(count, limits.read_entries)
-            idle_s = 0.0 if found or self._draining.is_set() else limits.idle_s
-            more = await self._stream.read(after, count, round(idle_s * 1000))
+            waits = not found and not self._draining.is_set()
+            more = await self._stream.read(after, count, until_tick_ms(limits.idle_s) if waits else 0)
             if not found:
                 # What is there at once may have come at any time since the last block was cut.
                 first_at = self._now()

@@ -2,9 +2,13 @@
 
 A query costs ClickHouse many times what a message more in it costs, and a pass through the tail of a
 stream is the same for one message and for ten. So callers that come while a round is under way share the
-next one. Where several shared the last one, the next waits a little, until as many have come again. A round
-asks the streams first and the store second: a row leaves the stream only when the store has it. The store is
-not asked of a message whose acceptance still waits in the stream, because it has nothing of it yet.
+next one. It waits a little for those whom the last one answered, because they may have come again.
+
+A round asks the streams first and the store second: a row leaves the stream only when the store has it. The
+store is not asked of a message whose acceptance still waits in the stream, because it has nothing of it yet.
+When all messages of a round are older than what waits in their streams, and these were looked at a moment
+ago, both are asked at the same time: what leaves a stream meanwhile is known from then
+(`ActivityStream.recent_rows_of`). If that was not enough, the store is asked again.
 
     a caller gives up      the round goes on for the others
     a round is slow        another begins beside it, for those who have come since
@@ -18,21 +22,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from engine.activity.ports import ActivityStore, ActivityStream
-from engine.activity.records import MessageKey, RecentRows
+from engine.activity.records import ActivityEntry, MessageKey, RecentRows
 from engine.errors import Unavailable
 from engine.records import ActivityRow
 from engine.shards import shard_of
 from engine.waits import happens
 
+# From its acceptance until it is on the stream a message may take so long, with what two clocks differ,
+# milliseconds. When it takes longer, the store is asked of it in vain.
+_ON_ITS_WAY_MS = 1000
 # Rounds under way, and messages in each. The second begins when the first takes longer than this, seconds.
 _ROUNDS = 2
 _SLOW_S = 0.1
 _MESSAGES_MAX = 500
-# How long a round waits for as many callers as the last one had: a part of the time that took, and at most so
-# long, seconds.
+# How long a round waits for the callers whom the last one answered: a part of the time that took, and at most
+# so long, seconds.
 _GATHER = 0.25
 _GATHER_S_MAX = 0.005
 
@@ -58,8 +65,9 @@ class Lookups:
         self._rounds: set[asyncio.Task[None]] = set()
         # The one that began last, as long as it is neither over nor slow.
         self._latest: asyncio.Task[None] | None = None
-        # Of the last round that ended: how many messages it looked up, and how long it took, seconds.
-        self._last, self._took_s = 0, 0.0
+        # Of the last round that ended: how many messages it looked up or left waiting, and how long it took,
+        # seconds.
+        self._expected, self._took_s = 0, 0.0
         # Set when as many messages wait as that.
         self._enough = asyncio.Event()
         self._closed = False
@@ -70,7 +78,7 @@ class Lookups:
             raise _ended()
         found: asyncio.Future[MessageRows] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(found)
-        if len(self._waiting) >= self._last:
+        if len(self._waiting) >= self._expected:
             self._enough.set()
         self._begin()
         return await found
@@ -103,8 +111,8 @@ class Lookups:
         self._is_slow(task)
 
     async def _gather(self) -> None:
-        """Wait for as many callers as the last round had, when it had several."""
-        if self._last > 1 and len(self._waiting) < self._last:
+        """Wait for as many callers as the last round answered and left, when they are several."""
+        if self._expected > 1 and len(self._waiting) < self._expected:
             self._enough.clear()
             await happens(self._enough, min(_GATHER_S_MAX, _GATHER * self._took_s))
 
@@ -125,31 +133,55 @@ class Lookups:
         except Exception as e:  # whatever it is, it is each caller's
             _fail(asked.values(), e)
             return
-        self._last, self._took_s = len(keys), loop.time() - began_s
+        self._expected, self._took_s = len(keys) + len(self._waiting), loop.time() - began_s
         for key, futures in asked.items():
             for future in futures:
                 if not future.done():
                     future.set_result(found[key])
 
     async def _found(self, keys: list[MessageKey]) -> dict[MessageKey, MessageRows]:
-        recent = await self._recent(keys)
-        missing: Unavailable | None = None
-        stored: dict[MessageKey, list[ActivityRow]] = {}
-        if older := [key for key in keys if not recent[key].whole]:
-            try:
-                stored = await self._store.rows_of(older, self._store_s)
-            except Unavailable as e:
-                missing = e
-        return {key: _known(recent[key], stored.get(key, []), missing) for key in keys}
-
-    async def _recent(self, keys: list[MessageKey]) -> dict[MessageKey, RecentRows]:
         by_shard: defaultdict[int, list[MessageKey]] = defaultdict(list)
         for key in keys:
             by_shard[shard_of(key.organisation_id, self._shards)].append(key)
+        # Read before the store is asked.
+        before = {shard: self._stream.begin_of(shard) for shard in by_shard}
+        # Two queries would cost nearly twice as much, so the store is asked of all at once, or of none.
+        at_once = all(_is_older(key, before[shard]) for shard, part in by_shard.items() for key in part)
+        recent, (stored, missing) = await asyncio.gather(
+            self._recent(by_shard, before), self._stored(keys if at_once else [])
+        )
+        left = [key for key in keys if not recent[key].whole and not (at_once and recent[key].gapless)]
+        if missing is None:
+            more, missing = await self._stored(left)
+            stored |= more
+        return {key: _known(recent[key], stored.get(key, []), missing) for key in keys}
+
+    async def _recent(
+        self, by_shard: Mapping[int, list[MessageKey]], before: Mapping[int, Sequence[ActivityEntry]]
+    ) -> dict[MessageKey, RecentRows]:
         parts = await asyncio.gather(
-            *(self._stream.recent_rows_of(shard, part) for shard, part in by_shard.items())
+            *(
+                self._stream.recent_rows_of(shard, part, before=before[shard])
+                for shard, part in by_shard.items()
+            )
         )
         return {key: found for part in parts for key, found in part.items()}
+
+    async def _stored(
+        self, keys: Sequence[MessageKey]
+    ) -> tuple[dict[MessageKey, list[ActivityRow]], Unavailable | None]:
+        """What the store has of these, and why it gave no answer, if it gave none."""
+        if not keys:
+            return {}, None
+        try:
+            return await self._store.rows_of(keys, self._store_s), None
+        except Unavailable as e:
+            return {}, e
+
+
+def _is_older(key: MessageKey, begin: Sequence[ActivityEntry]) -> bool:
+    """Whether the message was accepted so long before the first entry of its stream that it is archived."""
+    return bool(begin) and key.accepted_at_us // 1000 + _ON_ITS_WAY_MS < begin[0].id.ms
 
 
 def _known(recent: RecentRows, stored: list[ActivityRow], missing: Unavailable | None) -> MessageRows:

@@ -73,14 +73,24 @@ class ActivityStream(SharedShards, Protocol):
     async def backlog(self) -> list[Backlog]:
         """How much waits in each shard."""
 
+    def begin_of(self, shard: int) -> Sequence[ActivityEntry]:
+        """The first entries that the shard's stream had a moment ago, without a gap; none when nobody has
+        looked, or the stream was empty."""
+
     async def recent_rows_of(
-        self, shard: int, messages: Sequence[MessageKey], entries_max: int = 10_000
+        self,
+        shard: int,
+        messages: Sequence[MessageKey],
+        entries_max: int = 10_000,
+        before: Sequence[ActivityEntry] = (),
     ) -> dict[MessageKey, RecentRows]:
         """The rows of messages of one shard that are not archived yet, looking at up to `entries_max`
         entries for each.
 
         Call this before `ActivityStore.rows_of`, never after it. A row leaves the stream only when the
-        store has it, so in this order no row is missed.
+        store has it, so in this order no row is missed. The store may be asked at the same time when what
+        `begin_of` gave before is handed over as `before`: then rows that are `gapless` have all that the
+        store did not have yet, even what has left the stream meanwhile.
         """
 
 

@@ -93,6 +93,9 @@ class RecentRows(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool
     # Whether it is all that there is: the acceptance still waits in the stream, and so does all behind it.
     whole: bool = False
+    # Whether nothing is missing of what the store had not yet when the look-up began: see
+    # `ActivityStream.recent_rows_of`.
+    gapless: bool = False
 
 
 class Cancellation(msgspec.Struct):

@@ -6,13 +6,13 @@ many keys as fit. No caller waits for it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
 
 from engine.api.key_cache import KeyCache
+from engine.waits import next_tick
 
 _PAUSE_S = 5.0
 _BATCH_MAX = 1_000
@@ -32,7 +32,7 @@ class LastUses:
     async def run(self) -> None:
         """Note uses every few seconds, until canceled. Call `flush` afterwards."""
         while True:
-            await asyncio.sleep(_PAUSE_S)
+            await next_tick(_PAUSE_S)
             await self.flush()
 
     async def flush(self) -> None:

@@ -106,7 +106,7 @@ class Autoscaling:
 
     async def tick(self) -> None:
         """Look once. Raises Unavailable, OSError."""
-        own = await asyncio.to_thread(_own, self._process.config.data_dir)
+        own = _own(self._process.config.data_dir)
         self._follow(own)
         if not self._scalers:
             if self._was_scaled:

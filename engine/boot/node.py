@@ -37,6 +37,7 @@ from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.node_notes import note_commands, notes_of
+from engine.waits import next_tick
 
 # How often the node is noted, and how often the wish is looked up, seconds.
 _NOTE_S = 2.0
@@ -105,7 +106,7 @@ class Speaker:
     async def look_on(self) -> None:
         """Look again and again, until canceled."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await next_tick(_LOOK_S)
             await self.look()
             await self._recorder.record(own_node(self._process.config.data_dir))
 
@@ -130,7 +131,7 @@ class Speaker:
     async def note_on(self) -> None:
         """Note it again and again, until canceled."""
         while True:
-            await asyncio.sleep(_NOTE_S)
+            await next_tick(_NOTE_S)
             await self.note()
 
     async def _counted(self) -> Counted:

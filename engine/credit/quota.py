@@ -36,7 +36,7 @@ from engine.credit.records import QuotaRequest, QuotaReturn
 from engine.credit.waiters import Waiters
 from engine.errors import Full, Unavailable
 from engine.records import Submission
-from engine.waits import happens, next_tick, until_tick_s
+from engine.waits import happens, next_tick, until_tick_ms, until_tick_s
 
 log = structlog.get_logger("quota")
 
@@ -44,7 +44,8 @@ _TICK_S = 0.25
 # The same while nothing happens, and after how long without it, seconds.
 _REST_S, _STIRRED_S = 1.0, 1.0
 _BEAT_S = 2.0
-_INBOX_BLOCK_MS = 1000
+# About how long a read of the inbox waits for an answer, seconds.
+_INBOX_BLOCK_S = 1.0
 _RETRY_S = 0.1
 _RETRY_MAX_S = 2.0
 # A client waits so long before this process looks whether the ledger can write the books, seconds.
@@ -216,7 +217,7 @@ class Quota:
         while True:
             incarnation = self.incarnation
             try:
-                arrived = await self._store.inbox(self._name, self._positions, _INBOX_BLOCK_MS)
+                arrived = await self._store.inbox(self._name, self._positions, until_tick_ms(_INBOX_BLOCK_S))
             except Unavailable:
                 await asyncio.sleep(backoff.next())
                 continue

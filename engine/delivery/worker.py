@@ -39,9 +39,10 @@ from engine.delivery.settler import Settler
 from engine.errors import Unavailable
 from engine.histogram import Histogram
 from engine.records import Entry
+from engine.waits import until_tick_ms
 
-# A read waits this long for a first entry; a drain waits at most this long for the read.
-_BLOCK_MS = 250
+# About how long a read waits for a first entry, seconds; a drain waits for the read.
+_BLOCK_S = 0.5
 # While no provider has room, it is asked again this often, seconds.
 _LOOK_S = 0.1
 # So many entries may wait to be settled, for each send that may be in flight, before no more are read; or
@@ -215,7 +216,7 @@ class Worker:
                 await asyncio.sleep(0)
             try:
                 room = room if wanted is None else min(room, wanted)
-                entries = await self._reader.read(room, _BLOCK_MS)
+                entries = await self._reader.read(room, until_tick_ms(_BLOCK_S))
             except Unavailable as e:
                 if not backoff.failures:
                     self._log.warning("queue cannot be read", reason=e.detail)

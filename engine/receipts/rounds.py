@@ -80,6 +80,7 @@ from engine.receipts.records import LateReceipt, Receipt
 from engine.records import NO_RECORD
 from engine.shards import shard_of
 from engine.stream_id import StreamId
+from engine.waits import until_tick_ms
 
 log = structlog.get_logger()
 
@@ -197,9 +198,9 @@ class Rounds:
         which the next round takes things as they are.
         """
         limits, homes = self._limits, self._decides()
-        idle_s = limits.idle_s if self._idles and not self._behind else 0.0
+        idle_ms = until_tick_ms(limits.idle_s) if self._idles and not self._behind else 0
         count = self._pace.entries_wanted(limits.batch_max)
-        found = await self._stream.read(homes, count, round(idle_s * 1000))
+        found = await self._stream.read(homes, count, idle_ms)
         late = await self._stream.due(homes, self._now_us(), limits.batch_max)
         self._idles = not found and not late
         if self._idles:

@@ -35,7 +35,7 @@ import structlog
 from engine.errors import ConfigError, Unavailable
 from engine.shards import shard_of
 from engine.stream_id import StreamId
-from engine.waits import happens, next_tick
+from engine.waits import happens, next_tick, until_tick_ms
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
 from engine.webhooks.made import MadeDeliveries
@@ -56,8 +56,8 @@ SHARD_MAX = 4_000
 # With so many in line the next read waits until there are fewer. What has waited for `sender.WAIT_S` is
 # kept, so that takes no longer.
 _WAITING_MAX = 1_000
-# How long a read waits for something to come, milliseconds: usually, and when a shard is left out.
-_IDLE_MS, _BUSY_MS = 2_000, 100
+# About how long a read waits for something to come, seconds: usually, and when a shard is left out.
+_IDLE_S, _BUSY_S = 2.0, 0.1
 _SETTLE_S = 0.2
 _MORE_S = 0.1
 _SWEEP_S = 0.5
@@ -207,7 +207,7 @@ class Notifier:
         if not owned:
             return False
         places = {s: own.read for s, own in owned.items()}
-        idle_ms = _IDLE_MS if len(owned) == len(reading) else _BUSY_MS
+        idle_ms = until_tick_ms(_IDLE_S if len(owned) == len(reading) else _BUSY_S)
         found, trimmed = await self._streams.read(places, self._pace.entries, idle_ms)
         self._rows = sum(map(rows_of, found))
         by_shard: dict[int, list[FoundEntry]] = {}

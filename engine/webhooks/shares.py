@@ -20,6 +20,7 @@ import structlog
 from engine.errors import Unavailable
 from engine.lease import boot_time_s
 from engine.shards import share_of
+from engine.waits import next_tick
 from engine.webhooks.ports import Settled, WebhookStreams
 from engine.webhooks.records import ReadPart
 
@@ -101,7 +102,7 @@ class Shares:
                 if not away:
                     log.warning("notifier cannot renew its leases", reason=str(e))
                 away = True
-            await asyncio.sleep(self._lease_s * _RENEW_S / LEASE_S)
+            await next_tick(self._lease_s * _RENEW_S / LEASE_S)
 
     async def renew(self) -> None:
         """Look once who lives, and own this notifier's share. Raises Unavailable."""

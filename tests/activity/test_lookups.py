@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 
 from engine.activity.blocks import block_of
 from engine.activity.lookups import Lookups
-from engine.activity.records import ActivityEntry, MessageKey
+from engine.activity.records import ActivityEntry, MessageKey, RecentRows
 from engine.errors import Unavailable
 from engine.records import ActivityRow
 from engine.redis_keys import activity_key
 from engine.shards import shard_of
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stream_id import StreamId
 from tests.activity.world import SHARDS, World, blob_of, make_row, new_world
 
@@ -137,7 +139,7 @@ async def test_the_store_is_not_asked_of_a_message_whose_acceptance_waits_in_the
     key = activity_key(shard_of(1000, SHARDS))
     [[first, second]] = await filled(world, 1)
     for row in young:
-        await world.redis.xadd(key, {b"b": blob_of([row])})
+        await world.redis.xadd(key, {b"b": blob_of([row])}, id=f"{row.at_us // 1000}-*")
     old, new = await asyncio.gather(lookups.rows_of(key_of(first)), lookups.rows_of(key_of(young[0])))
     assert store.asked == [1]
     assert (sorted(old.rows, key=lambda row: row.at_us), old.complete) == ([first, second], True)
@@ -145,8 +147,74 @@ async def test_the_store_is_not_asked_of_a_message_whose_acceptance_waits_in_the
     await lookups.rows_of(key_of(young[1]))
     assert store.asked == [1]
     await world.redis.xtrim(key, maxlen=2, approximate=False)
-    assert (await lookups.rows_of(key_of(young[2]))).rows == young[1:]
+    # What has just left the stream is known from before.
+    assert (await lookups.rows_of(key_of(young[2]))).rows == young
     assert store.asked == [1, 1], "its acceptance is not in the stream any more"
+
+
+class LateStream(RedisActivityStream):
+    """Is not looked at before `may_be_read` is set."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, SHARDS)
+        self.may_be_read = asyncio.Event()
+        self.may_be_read.set()
+
+    async def recent_rows_of(self, *args: Any, **kwargs: Any) -> dict[MessageKey, RecentRows]:
+        await self.may_be_read.wait()
+        return await super().recent_rows_of(*args, **kwargs)
+
+
+class OvertakenStore(CountingStore):
+    """Has answered when `archive`, if it is given, archives something; then the stream may be looked at."""
+
+    archive: Callable[[], Awaitable[None]] | None = None
+
+    def __init__(self, url: str, stream: LateStream) -> None:
+        super().__init__(url)
+        self._stream = stream
+
+    async def rows_of(
+        self, messages: Sequence[MessageKey], timeout_s: float | None = None
+    ) -> dict[MessageKey, list[ActivityRow]]:
+        found = await super().rows_of(messages, timeout_s)
+        if self.archive:
+            await self.archive()
+            self._stream.may_be_read.set()
+        return found
+
+
+@pytest.mark.parametrize(("all_leave", "queries"), [(False, 1), (True, 2)])
+async def test_what_is_archived_between_the_answers_of_the_store_and_of_the_stream_is_found(
+    world: World, all_leave: bool, queries: int
+) -> None:
+    [[first, second]] = await filled(world, 1)
+    key = activity_key(shard_of(first.organisation_id, SHARDS))
+    behind = (await world.redis.xadd(key, {b"b": blob_of([make_row(30)])})).decode()
+    stream = LateStream(world.redis_url)
+    store = OvertakenStore(world.clickhouse_url, stream)
+    lookups = Lookups(stream, store, SHARDS, 10)
+
+    async def archive() -> None:
+        entry = ActivityEntry(shard=0, id=StreamId(2, 0), blob=blob_of([second]))
+        await world.store.insert(block_of([entry])[0], "second")
+        await world.redis.xtrim(key, maxlen=0 if all_leave else 1, approximate=False)
+        assert all_leave or (await world.redis.xrange(key))[0][0].decode() == behind
+
+    try:
+        # From then on it is known what the stream has.
+        assert len((await lookups.rows_of(key_of(first))).rows) == 2
+        store.asked.clear()
+        stream.may_be_read.clear()
+        store.archive = archive
+        found = await asyncio.wait_for(lookups.rows_of(key_of(first)), 60)
+        assert sorted(found.rows, key=lambda row: row.at_us) == [first, second]
+        assert found.complete
+        assert len(store.asked) == queries
+    finally:
+        await lookups.close()
+        await stream.close()
+        await store.close()
 
 
 async def test_without_the_store_the_stream_says_what_it_has(world: World) -> None:

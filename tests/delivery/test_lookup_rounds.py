@@ -11,7 +11,7 @@ import pytest
 from engine.activity.lookups import Lookups
 from engine.activity.records import ActivityEntry, MessageKey, RecentRows
 from engine.records import ActivityRow
-from engine.stores.redis.kept_tail import KeptTail
+from engine.stores.redis.kept_tail import KeptOctets, KeptTail
 from engine.stream_id import StreamId
 from tests.delivery.turns import VirtualTime
 
@@ -23,8 +23,11 @@ class Stores:
         self.query_s = query_s
         self.asked: list[int] = []
 
+    def begin_of(self, shard: int) -> Sequence[ActivityEntry]:
+        return ()
+
     async def recent_rows_of(
-        self, shard: int, messages: Sequence[MessageKey]
+        self, shard: int, messages: Sequence[MessageKey], before: Sequence[ActivityEntry]
     ) -> dict[MessageKey, RecentRows]:
         return {key: RecentRows(rows=[], complete=True) for key in messages}
 
@@ -96,7 +99,7 @@ def test_what_is_kept_of_a_stream_is_dropped_when_nobody_asks() -> None:
             entries = [ActivityEntry(shard=0, id=StreamId(n, 0), blob=b"x") for n in range(1, 4)]
             return entries[:1], [entry for entry in entries if entry.id >= start]
 
-        tail = KeptTail(look, 5)
+        tail = KeptTail(look, 5, KeptOctets())
         for pause_s in (0.5, 0.5, 1.5, 0.0):
             virtual.start(tail.since(StreamId(0, 0)))
             virtual.pass_s(pause_s + 0.01)

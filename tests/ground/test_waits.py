@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.waits import happens, next_tick
+from engine.waits import happens, next_tick, until_tick_ms
 from tests.delivery.turns import VirtualTime
 
 
@@ -25,6 +25,23 @@ def test_what_is_periodic_wakes_a_process_at_the_same_instants() -> None:
         virtual.pass_s(10.0, turns_max=21)
         assert len(instants) > 90
         assert len(set(instants)) == 40
+
+
+def test_a_read_that_waits_in_redis_ends_just_before_what_is_periodic_comes() -> None:
+    with VirtualTime() as virtual:
+        ends: list[float] = []
+
+        async def read() -> None:
+            while True:
+                await asyncio.sleep(until_tick_ms(0.5) / 1000)
+                ends.append(virtual.clock.now)
+
+        for begins_s in (0.05, 0.13, 0.38):
+            virtual.start(read())
+            virtual.pass_s(begins_s)
+        virtual.pass_s(10.0)
+        assert len(ends) > 50
+        assert all(0 < -end_s % 0.5 < 0.01 for end_s in ends)
 
 
 def test_a_timer_that_rings_a_little_early_does_not_make_two_of_one_tick() -> None:

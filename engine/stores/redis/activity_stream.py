@@ -33,7 +33,7 @@ from engine.redis_keys import (
     archiver_lock_key,
 )
 from engine.stores.redis import archiver_steps as steps
-from engine.stores.redis.kept_tail import KeptTail
+from engine.stores.redis.kept_tail import KeptOctets, KeptTail
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.shard_shares import ShardShares
 from engine.stores.redis.tail_search import TailSearch
@@ -69,7 +69,11 @@ class RedisActivityStream:
         # How long a lease lasts, milliseconds, as it was last asked for.
         self._ttl_ms = 10_000
         # By shard, for look-ups.
-        self._tails = [KeptTail(partial(first_and_page, self._link, s), SEARCH_PAGE) for s in range(shards)]
+        together = KeptOctets()
+        self._tails = [
+            KeptTail(partial(first_and_page, self._link, shard), SEARCH_PAGE, together)
+            for shard in range(shards)
+        ]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -134,9 +138,11 @@ class RedisActivityStream:
         """The entries of the plan's ranges, in order; each page has the call's deadline."""
         found: list[ActivityEntry] = []
         for part in plan.ranges:
+            start = str(part.first)
             async with self._answering():
-                async for page in self._pages(part.shard, part.first, part.last, _PLAN_PAGE):
+                while page := await self._page(part.shard, start, str(part.last), _PLAN_PAGE):
                     found += page
+                    start = f"({page[-1].id}"
         return found
 
     async def finish(self, plan: BlockPlan, unreadable: Sequence[ActivityEntry]) -> bool:
@@ -172,26 +178,41 @@ class RedisActivityStream:
             for shard in range(self._shards)
         ]
 
+    def begin_of(self, shard: int) -> Sequence[ActivityEntry]:
+        """What the shard's stream began with at the last look-up, if that was a moment ago, without a gap."""
+        return self._tails[shard].begin
+
     async def recent_rows_of(
-        self, shard: int, messages: Sequence[MessageKey], entries_max: int = 10_000
+        self,
+        shard: int,
+        messages: Sequence[MessageKey],
+        entries_max: int = 10_000,
+        before: Sequence[ActivityEntry] = (),
     ) -> dict[MessageKey, RecentRows]:
         """The rows of messages of one shard that are not archived yet, found in one pass.
 
         Looks for each in at most `entries_max` entries, within one call's deadline; `complete` is False
         when there are more. While the archiver keeps up, a shard has about one block of entries. Of a
         message whose acceptance waits there nothing is archived: its rows are `whole`.
+
+        `before`: what `begin_of` gave. As long as its last entry is in the stream, nothing behind that has
+        left it, and the rest is in `before`: then what is found has no gap.
         """
         search = TailSearch(messages, unpacked, entries_max)
         page_size = min(SEARCH_PAGE, entries_max)
         # All entries from `begins` on; None: they are too many to be kept.
         begins: StreamId | None = None
         kept: list[ActivityEntry] | None = None
+        gapless = False
         async with self._answering():
             while search.start is not None:
                 # It may go back to the begin of the stream, and look once more.
                 if begins is None or (kept is not None and search.start < begins):
                     begins = search.start
                     kept = await self._tails[shard].since(begins)
+                    gapless = bool(before and begins <= before[0].id and _follows(kept, before))
+                    if kept and gapless:
+                        kept = [*before[: bisect_left(before, kept[0].id, key=attrgetter("id"))], *kept]
                 if kept is None:
                     page = await self._page(shard, str(search.start), "+", page_size)
                 else:
@@ -200,20 +221,10 @@ class RedisActivityStream:
                 search.take(page, last=len(page) < page_size)
             # Asked last: what was taken from the stream before, while it was read, is behind this.
             left = await self._page(shard, "-", "+", 1) if search.has_begun else []
-        return search.found_by(left[0].id) if left else search.found
-
-    async def _pages(
-        self, shard: int, first: StreamId, last: StreamId, page_size: int
-    ) -> AsyncIterator[list[ActivityEntry]]:
-        """The entries from `first` to `last`, in pages of at most `page_size`."""
-        start = str(first)
-        while True:
-            page = await self._page(shard, start, str(last), page_size)
-            if page:
-                yield page
-                start = f"({page[-1].id}"
-            if len(page) < page_size:
-                return
+        found = search.found_by(left[0].id) if left else search.found
+        if gapless:
+            found = {key: msgspec.structs.replace(rows, gapless=True) for key, rows in found.items()}
+        return found
 
     async def _page(self, shard: int, start: str, end: str, page_size: int) -> list[ActivityEntry]:
         """The first entries of a range, at most `page_size`; `start` and `end` are arguments of XRANGE."""
@@ -232,6 +243,11 @@ class RedisActivityStream:
             raise Unavailable(f"Redis refuses a step of the archive: {e}.") from e
         except TimeoutError as e:
             raise Unavailable(f"Redis does not answer: no answer within {self._timeout_s:g} s.") from e
+
+
+def _follows(kept: Sequence[ActivityEntry] | None, before: Sequence[ActivityEntry]) -> bool:
+    """Whether the stream, which has `kept` now, still has the last entry of what it had before."""
+    return kept is not None and len(kept) > 0 and kept[0].id <= before[-1].id
 
 
 async def first_and_page(

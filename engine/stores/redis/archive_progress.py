@@ -14,7 +14,7 @@ from engine.errors import Unavailable
 from engine.records import ActivityRow
 from engine.redis_keys import activity_key
 from engine.stores.redis.activity_stream import SEARCH_PAGE, first_and_page, unpacked
-from engine.stores.redis.kept_tail import KeptTail
+from engine.stores.redis.kept_tail import KeptOctets, KeptTail
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.tail_search import rows_between
 from engine.stores.redis.wire import ReplyError
@@ -26,7 +26,10 @@ class RedisArchiveProgress:
 
     def __init__(self, link: RedisLink, shards: int) -> None:
         self._link = link
-        self._tails = [KeptTail(partial(first_and_page, link, s), SEARCH_PAGE) for s in range(shards)]
+        together = KeptOctets()
+        self._tails = [
+            KeptTail(partial(first_and_page, link, shard), SEARCH_PAGE, together) for shard in range(shards)
+        ]
 
     async def oldest_ms(self, shard: int) -> int | None:
         """When the first entry of a shard's stream was recorded, milliseconds; None when it is empty."""

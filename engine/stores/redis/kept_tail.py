@@ -7,7 +7,8 @@ has is missing.
 
     Redis away, or no answer    as without it; what is kept stays as it was
     Redis lost data             what it has no more is forgotten with the next look-up
-    the archiver is far behind  the tail exceeds `BYTES_MAX`: nothing is kept, each look-up reads for itself
+    the archiver is far behind  the tails exceed `BYTES_MAX`: the last one is not kept, each look-up reads for
+                                itself
     nobody looks up anything    what is kept is dropped after `KEPT_S`
 """
 
@@ -19,10 +20,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from operator import attrgetter
 
 from engine.activity.records import ActivityEntry
-from engine.stream_id import StreamId
+from engine.stream_id import STREAM_START, StreamId
 
-# Octets kept of one shard at most, and for how long after the last look-up, seconds.
-BYTES_MAX = 8 << 20
+# Octets kept of all shards at most, and for how long after the last look-up, seconds. A second of 60,000
+# messages in batches has 12 MB.
+BYTES_MAX = 32 << 20
 KEPT_S = 1.0
 
 _id = attrgetter("id")
@@ -30,19 +32,33 @@ _id = attrgetter("id")
 Look = Callable[[StreamId], Awaitable[tuple[Sequence[ActivityEntry], Sequence[ActivityEntry]]]]
 
 
+class KeptOctets:
+    """What the tails of all shards of a process have together, in octets."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+
 class KeptTail:
     """Of one shard."""
 
-    def __init__(self, look: Look, page_size: int) -> None:
+    def __init__(self, look: Look, page_size: int, together: KeptOctets) -> None:
         """`look` reads a page of at most `page_size` entries."""
         self._look = look
         self._page_size = page_size
+        self._together = together
         # All entries of the stream from `_from` on, as it was at the last look; None: nothing is kept.
         self._entries: list[ActivityEntry] = []
         self._from: StreamId | None = None
         self._octets = 0
         self._looking = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def begin(self) -> Sequence[ActivityEntry]:
+        """What the stream began with when it was last looked at, in order, without a gap: all of it, unless
+        that look-up failed on its way. None when it is not kept."""
+        return self._entries if self._from == STREAM_START else []
 
     async def since(self, start: StreamId) -> list[ActivityEntry] | None:
         """All entries from `start` on, in order; None when they are too many to be kept.
@@ -66,6 +82,9 @@ class KeptTail:
         or nothing is kept any more. `begins`: from where on entries are kept."""
         last = self._entries[-1].id if self._entries else None
         first, page = await self._look(last or begins)
+        if self._from is None:
+            # That took so long that what was kept has been dropped.
+            return False
         size = len(page)
         if last and first and first[0].id <= last:
             if page and page[0].id == last:
@@ -74,13 +93,21 @@ class KeptTail:
                 # The last one is gone, and not those before it: Redis lost data, and may number anew.
                 self._forget(begins)
                 return False
+        if not first or first[0].id >= begins:
+            # There is nothing before it.
+            self._from = STREAM_START
         gone = bisect_left(self._entries, first[0].id, key=_id) if first else len(self._entries)
-        self._octets += sum(len(entry.blob) for entry in page)
-        self._octets -= sum(len(entry.blob) for entry in self._entries[:gone])
+        self._count(sum(len(entry.blob) for entry in page))
+        self._count(-sum(len(entry.blob) for entry in self._entries[:gone]))
         self._entries = [*self._entries[gone:], *page]
-        if self._octets > BYTES_MAX:
+        if self._together.now > BYTES_MAX:
             self._forget(None)
         return self._from is not None and size < self._page_size
 
+    def _count(self, octets: int) -> None:
+        self._octets += octets
+        self._together.now += octets
+
     def _forget(self, start: StreamId | None) -> None:
-        self._entries, self._from, self._octets = [], start, 0
+        self._count(-self._octets)
+        self._entries, self._from = [], start

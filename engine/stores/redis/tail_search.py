@@ -2,7 +2,8 @@
 
 Each message is looked for from its acceptance on, to the end of the stream. (A scheduled one may be canceled
 before its time.) A message that is delivered and charged has had its last event that says anything new, so
-the search for it ends there. Nobody is looked for in more than `entries_max` entries.
+the search for it ends there. Nobody is looked for in more than `entries_max` entries, nor beyond the page
+with which 32 MB are exceeded: entries of batches are so large that a search would hold up Redis otherwise.
 
 When Redis' clock was set back, the ids of new entries go on from the highest that there was, and a message
 that was accepted since may have a later time than all of them. So a message with no entry behind its
@@ -25,6 +26,7 @@ from engine.lifecycle import EVENTS
 from engine.records import ActivityRow
 from engine.stream_id import STREAM_START, StreamId
 
+_OCTETS_MAX = 32 << 20
 # How far Redis' clock may be ahead of the one that accepted a message, milliseconds.
 _CLOCK_SLACK_MS = 2000
 # One of these is the first event of every message.
@@ -80,6 +82,7 @@ class TailSearch:
         self._decode = decode
         self._entries_max = entries_max
         self._open = [_Wanted(key) for key in messages]
+        self._octets = 0
         self._found: dict[MessageKey, RecentRows] = {}
         # Of those that are found as far as the stream has them: the entry with the acceptance.
         self._begun: dict[MessageKey, StreamId] = {}
@@ -88,6 +91,7 @@ class TailSearch:
 
     def take(self, page: Sequence[ActivityEntry], *, last: bool) -> None:
         """Look through a page; `last`: the stream has no more."""
+        self._octets += sum(len(entry.blob) for entry in page)
         for entry in page:
             wanted = [w for w in self._open if w.start <= entry.id]
             for w in wanted:
@@ -104,7 +108,7 @@ class TailSearch:
                 self._found[w.key] = RecentRows(rows=w.rows, complete=True)
                 if w.begun is not None:
                     self._begun[w.key] = w.begun
-            elif w.looked_at >= self._entries_max:
+            elif w.looked_at >= self._entries_max or self._octets > _OCTETS_MAX:
                 self._found[w.key] = RecentRows(rows=w.rows, complete=False)
         self._open = [w for w in self._open if w.key not in self._found]
         behind = page[-1].id.next if page and not again else STREAM_START

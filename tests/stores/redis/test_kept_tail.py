@@ -10,7 +10,7 @@ import pytest
 from engine.activity.records import ActivityEntry
 from engine.redis_keys import activity_key
 from engine.stores.redis import kept_tail
-from engine.stores.redis.kept_tail import KeptTail
+from engine.stores.redis.kept_tail import KeptOctets, KeptTail
 from engine.stores.redis.link import RedisLink
 from engine.stream_id import StreamId
 from tests.conftest import own_database
@@ -50,7 +50,7 @@ class Stream:
 @pytest.mark.parametrize("seed", range(4))
 async def test_it_gives_all_that_the_stream_has_whatever_came_and_went(link: RedisLink, seed: int) -> None:
     rng, stream = Random(seed), Stream(link)
-    tail = KeptTail(stream.look, _PAGE)
+    tail = KeptTail(stream.look, _PAGE, KeptOctets())
     at_ms = 1000
     for _ in range(60):
         for _ in range(rng.choice((0, 0, 1, 3, 12))):
@@ -71,7 +71,7 @@ async def test_it_gives_all_that_the_stream_has_whatever_came_and_went(link: Red
 
 async def test_the_next_look_up_reads_only_what_was_added(link: RedisLink) -> None:
     stream = Stream(link)
-    tail = KeptTail(stream.look, _PAGE)
+    tail = KeptTail(stream.look, _PAGE, KeptOctets())
     await link.batch([("XADD", _KEY, f"{n}-1", "b", b"x") for n in range(1, 102)])
     assert len(await tail.since(StreamId(0, 0)) or ()) == 101
     assert stream.read < 101 * 5 / 4 + 2
@@ -84,9 +84,35 @@ async def test_the_next_look_up_reads_only_what_was_added(link: RedisLink) -> No
 async def test_a_tail_that_is_too_large_is_not_kept(link: RedisLink, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_tail, "BYTES_MAX", 100)
     stream = Stream(link)
-    tail = KeptTail(stream.look, _PAGE)
+    tail = KeptTail(stream.look, _PAGE, KeptOctets())
     await link.batch([("XADD", _KEY, f"{n}-1", "b", b"x" * 10) for n in range(1, 40)])
     assert await tail.since(StreamId(0, 0)) is None
     assert stream.read < 20
     await link.call("XTRIM", _KEY, "MAXLEN", "=", 3)
     assert await tail.since(StreamId(0, 0)) == await stream.all(StreamId(0, 0))
+
+
+async def test_several_tails_have_their_bound_together(
+    link: RedisLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_tail, "BYTES_MAX", 100)
+    together = KeptOctets()
+    small, large = (KeptTail(Stream(link).look, _PAGE, together) for _ in range(2))
+    await link.batch([("XADD", _KEY, f"{n}-1", "b", b"x" * 10) for n in range(1, 7)])
+    assert len(await small.since(StreamId(0, 0)) or ()) == 6
+    assert await large.since(StreamId(0, 0)) is None
+    assert (len(small.begin), len(large.begin), together.now) == (6, 0, 60)
+    await link.call("XTRIM", _KEY, "MAXLEN", "=", 4)
+    assert len(await small.since(StreamId(0, 0)) or ()) == 4
+    assert len(await large.since(StreamId(0, 0)) or ()) == 4
+    assert together.now == 80
+
+
+async def test_a_tail_that_was_read_from_its_midst_says_nothing_of_the_begin(link: RedisLink) -> None:
+    tail = KeptTail(Stream(link).look, _PAGE, KeptOctets())
+    await link.batch([("XADD", _KEY, f"{n}-1", "b", b"x") for n in range(1, 20)])
+    await tail.since(StreamId(10, 0))
+    assert tail.begin == []
+    await link.call("XTRIM", _KEY, "MAXLEN", "=", 7)
+    await tail.since(StreamId(10, 0))
+    assert [entry.id.ms for entry in tail.begin] == list(range(13, 20))

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.activity.records import ActivityEntry, MessageKey, RecentRows
 from engine.records import ActivityRow
+from engine.stores.redis import tail_search
 from engine.stores.redis.tail_search import TailSearch
 from engine.stream_id import StreamId
 from tests.activity.world import T0, blob_of, make_row
@@ -64,6 +66,15 @@ def test_a_message_that_is_delivered_and_charged_is_looked_for_no_further() -> N
     # Its `sent` is still to come: without it the charge would be shown as held.
     _, pages = found_in([stream[0], stream[2], *stream[3:]], [key_of(message(0))])
     assert pages > 10
+
+
+def test_a_search_reads_no_further_than_so_many_octets_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = [entry(n, message(n)) for n in range(100)]
+    size = len(stream[0].blob)
+    monkeypatch.setattr(tail_search, "_OCTETS_MAX", 10 * size)
+    found, pages = found_in(stream, [key_of(message(5)), key_of(message(99))], page=4)
+    assert pages == 3
+    assert [(len(rows.rows), rows.complete) for rows in found.values()] == [(1, False), (0, False)]
 
 
 def test_a_message_that_is_scheduled_for_later_may_have_events_before_its_time() -> None:
