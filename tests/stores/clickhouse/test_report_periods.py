@@ -340,7 +340,7 @@ async def test_a_window_that_was_counted_is_not_counted_by_one_that_was_frozen(
     [after] = await archiver.periods.series()
     assert after.until_ms == archiver.now_ms + 50_000
     # Also when so many others came between that nobody knows its token any more.
-    await world.query("ALTER TABLE report_periods MODIFY SETTING non_replicated_deduplication_window = 1")
+    await world.query("ALTER TABLE report_series MODIFY SETTING non_replicated_deduplication_window = 1")
     await archiver.periods.roll(after, archiver.now_ms + 51_000)
     await archiver.periods.roll(series, archiver.now_ms + 50_000)
     await assert_all_agree(reader, activity, 10)
@@ -469,7 +469,7 @@ async def test_counts_of_the_previous_version_are_made_anew_and_it_does_not_take
         await assert_all_agree(reader, activity, 10)
         await archiver.rounds.make()
         await assert_all_agree(reader, activity, 10)
-        for table, rows in (("report_days", 1), ("report_periods", 1)):
+        for table, rows in (("report_days", 1), ("report_series", 1)):
             assert (await world.query(f"SELECT count() >= {rows} FROM {table}")) == [(1,)]
         # What it looks at before it reads `report_days`: from which month on that is whole.
         assert await world.query("SELECT max(from_month) > 210000 FROM report_day_filled") == [(1,)]
