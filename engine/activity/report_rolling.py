@@ -85,6 +85,13 @@ class Progress(msgspec.Struct):
 
     # Zones that have no counts yet, and which part of them is made, from 0 to 1.
     filling: dict[str, float] = msgspec.field(default_factory=dict)
+    # Rows of the streams before this time are counted in all zones that have counts, milliseconds since 1970;
+    # 0: none has, or another process counts.
+    until_ms: int = 0
+
+    def clear(self) -> None:
+        """Note that this process does not count, or not yet."""
+        self.filling, self.until_ms = {}, 0
 
 
 class ReportPeriods(Protocol):
@@ -98,6 +105,9 @@ class ReportPeriods(Protocol):
 
     async def series(self) -> list[Series]:
         """All series, in no order."""
+
+    async def tidy(self) -> None:
+        """Remove what fillings left behind that were stopped. One that goes on elsewhere fails."""
 
     async def begin(self, zone: str, from_ms: int) -> None:
         """Begin a series. Safe to repeat."""
@@ -127,10 +137,12 @@ async def roll_reports(
     active: Callable[[], bool],
     now_us: Callable[[], int],
     every_s: float = EVERY_S,
+    progress: Progress | None = None,
 ) -> None:
     """Count until `draining` is set. `active`: whether this process is the one that does; `now_us`: the time
-    of Redis, microseconds."""
-    rounds = ReportRounds(periods, stream, lambda: active() and not draining.is_set(), now_us)
+    of Redis, microseconds; `progress` is kept up to date."""
+    progress = Progress() if progress is None else progress
+    rounds = ReportRounds(periods, stream, lambda: active() and not draining.is_set(), now_us, progress)
     backoff = Backoff(every_s, 10 * every_s)
     while not draining.is_set():
         pause_s = every_s
@@ -138,6 +150,8 @@ async def roll_reports(
             if active():
                 await rounds.make()
                 backoff.reset()
+            else:
+                progress.clear()
         except (Unavailable, ConfigError) as e:
             log.warning("events cannot be counted by day; reports take longer", reason=str(e))
             pause_s = backoff.next()
@@ -178,6 +192,7 @@ class ReportRounds:
         for each in series:
             if each not in used:
                 await self._periods.drop(each)
+        await self._periods.tidy()
         if all(each.zone != "UTC" for each in used):
             await self._periods.begin("UTC", settled_ms)
         await self._roll()
@@ -223,6 +238,7 @@ class ReportRounds:
     async def _roll(self) -> None:
         """Have the series that are filled count what is archived."""
         settled_ms = await self._settled_ms()
+        ends = []
         for series in await self._periods.series():
             try:
                 while series.filled and series.until_ms < settled_ms and self._active():
@@ -234,6 +250,9 @@ class ReportRounds:
                     "events cannot be counted by the days of a time zone",
                     time_zone=series.zone, reason=str(e),
                 )  # fmt: skip
+            if series.filled:
+                ends.append(series.until_ms)
+        self._progress.until_ms = min(ends, default=0)
 
     async def _settled_ms(self) -> int:
         """A time of the streams before which everything is archived, milliseconds since 1970."""

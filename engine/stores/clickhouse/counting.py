@@ -1,7 +1,7 @@
 """What the adapters that count the activity share: long statements, and tables that are made beside those
 that reports read and then take the place of a partition as a whole.
 
-Killed in the middle: such a table stays and nobody reads it. The next filling drops it.
+Killed in the middle: such a table stays and nobody reads it, until it is dropped by its name.
 """
 
 from __future__ import annotations

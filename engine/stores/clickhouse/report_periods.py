@@ -114,6 +114,10 @@ class ClickHouseReportPeriods(ClickHouseCounting):
             for zone, from_ms, filled, until_ms in await self._query(SERIES_SQL)
         ]
 
+    async def tidy(self) -> None:
+        """Drop the tables of fillings that were stopped. One that goes on elsewhere fails."""
+        await self._drop_leftovers(_STAGING)
+
     async def begin(self, zone: str, from_ms: int) -> None:
         """Begin a series: its first window begins at `from_ms`, milliseconds since 1970. Safe to repeat."""
         await self._run(insert_sql(TABLE) + NOTE_SQL, {"zone": zone, "from": from_ms, "filled": 0})
@@ -139,9 +143,8 @@ class ClickHouseReportPeriods(ClickHouseCounting):
         """Count all rows of before the series of UTC, which must all be archived; yields after each step
         which part is done.
 
-        Killed, or closed in the middle: nothing of them is counted, and the next filling drops the tables.
+        Killed, or closed in the middle: nothing of them is counted, and `tidy` drops the tables.
         """
-        await self._drop_leftovers(_STAGING)
         staging = f"{_STAGING}{uuid.uuid4().hex}"
         parameters: dict[str, Any] = {"zone": series.zone, "from": series.from_ms}
         await self._run(f"CREATE TABLE {staging} AS {TABLE}")
@@ -159,10 +162,9 @@ class ClickHouseReportPeriods(ClickHouseCounting):
         """Begin and fill the series of a zone from that of UTC, which must be filled; yields after each step
         which part is done.
 
-        Killed, or closed in the middle: the series is there and not filled, and the next filling drops the
-        tables. Dropped meanwhile, that of UTC: nothing is done.
+        Killed, or closed in the middle: the series is there and not filled, and `tidy` drops the tables.
+        Dropped meanwhile, that of UTC: nothing is done.
         """
-        await self._drop_leftovers(_STAGING)
         staging = f"{_STAGING}{uuid.uuid4().hex}"
         source = f"{staging}_source"
         await self._run(f"CREATE TABLE {source} AS {TABLE}")

@@ -192,7 +192,8 @@ def by_periods(query: ReportQuery, series: Series, utc: Series, days: Days) -> T
     if not ends:
         parts = [whole]
     elif series == utc:
-        parts = [_Part(series, whole.periods + of_ends, whole.times + ends)]
+        times = [(min(query.from_s, days.first_s), max(query.until_s, days.last_s))]
+        parts = [_Part(series, whole.periods + of_ends, times)]
     else:
         parts = [whole, _Part(utc, of_ends, ends)]
     parameters: dict[str, Any] = {"zone": query.time_zone, **_filtered(query)}
@@ -232,8 +233,8 @@ def _whole(query: ReportQuery, days: Days, more: int) -> list[str]:
     if "day" in query.group_by or month >= until:
         return [_between(DAY + more, (first - _EPOCH).days, (last - _EPOCH).days)]
     numbers = [(d - _EPOCH).days for d in (first, month, until, last)]
-    kinds = (DAY, MONTH, DAY)
-    return [_between(kind + more, *ends) for kind, ends in zip(kinds, pairwise(numbers), strict=True)]
+    kinds = zip((DAY, MONTH, DAY), pairwise(numbers), strict=True)
+    return [_between(kind + more, *ends) for kind, ends in kinds if ends[0] < ends[1]]
 
 
 def _between(period: int, begin: int, end: int) -> str:

@@ -8,8 +8,9 @@ keep inserts and look-ups from the processors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -74,9 +75,11 @@ class ClickHouseReports(ClickHouseAdapter):
         complete, found = await self._read(query)
         named = [name for name in query.group_by if name != "status"]
         width = len(named)
+        # When a day since 1970 begins; each is asked for by several events.
+        begins = cache(lambda day: midnight(_EPOCH + timedelta(day), zone))
         sums = [
             EventSum(
-                group=_group(named, row[:width], zone),
+                group=_group(named, row[:width], begins),
                 event=row[width],
                 events=int(row[width + 1]),
                 segments=int(row[width + 2]),
@@ -176,11 +179,12 @@ def chosen_of(query: ReportQuery, series: Sequence[Series], now_s: float) -> tup
     return (whole, utc) if whole and utc else None
 
 
-def _group(named: Sequence[Group], values: Sequence[Any], zone: ZoneInfo) -> tuple[str | int, ...]:
-    """The values of a group; a day as the second since 1970 at which it begins."""
+def _group(
+    named: Sequence[Group], values: Sequence[Any], begins: Callable[[int], int]
+) -> tuple[str | int, ...]:
+    """The values of a group; a day as what `begins` says of it."""
     return tuple(
-        midnight(_EPOCH + timedelta(int(value)), zone) if name == "day" else value
-        for name, value in zip(named, values, strict=True)
+        begins(int(value)) if name == "day" else value for name, value in zip(named, values, strict=True)
     )
 
 

@@ -46,15 +46,20 @@ def summed_sql(column: str) -> str:
     """Columns of a statement in SQL that adds up `column`, maps of classes and how many times are in each."""
     return (
         f"sumMap(mapKeys({column}), mapValues({column})) AS all_{column}, "
-        f"arrayCumSum(all_{column}.2) AS below_{column}"
+        f"arrayCumSum(all_{column}.2) AS below_{column}, below_{column}[-1] AS count_{column}"
     )
 
 
 def quantiles_sql(column: str, parts: Sequence[float]) -> str:
     """Quantiles in SQL of what has the columns of `summed_sql`, microseconds, in the order of `parts`, as an
     Array(Float64); NaN when nothing was counted."""
+    # One by one, with a number in each lambda: what a lambda takes from outside is copied for each element.
+    return f"[{', '.join(_quantile_sql(column, part) for part in parts)}]"
+
+
+def _quantile_sql(column: str, part: float) -> str:
     classes, counts, below = f"all_{column}.1", f"all_{column}.2", f"below_{column}"
-    wanted = f"[{', '.join(map(str, parts))}]"
-    places = f"arrayMap(p -> arrayFirstIndex(n -> n >= p * {below}[-1], {below}), {wanted})"
-    inside = f"(p * {below}[-1] - {below}[i] + {counts}[i]) / {counts}[i]"
-    return f"arrayMap((p, i) -> exp2(({classes}[i] + {inside}) / {_WIDTH}), {wanted}, {places})"
+    wanted = f"{part} * count_{column}"
+    place = f"arrayFirstIndex(n -> n >= {wanted}, {below})"
+    inside = f"({wanted} - {below}[{place}] + {counts}[{place}]) / {counts}[{place}]"
+    return f"exp2(({classes}[{place}] + {inside}) / {_WIDTH})"
