@@ -7,6 +7,8 @@ whole days is put together (`by_periods`):
     what is left at both ends            from the series of UTC, which has quarters of an hour
     what came since the series' end      event by event
 
+By hour, or by day in a zone that has no series, all of it comes from the quarters of an hour.
+
 A series may go on, or be dropped, between the moment at which it is asked how far it goes and the reading. So
 the rows of its windows say how far they go, and the report is read again when that is not what was asked for.
 """
@@ -132,8 +134,8 @@ def zone_of(query: ReportQuery) -> str:
 
 
 def is_long(query: ReportQuery) -> bool:
-    """Whether a report has several days, and shows neither shorter times nor what is not counted."""
-    finer = {"minute", "hour", "reference"} & set(query.group_by) or query.campaign
+    """Whether a report has several days, and shows neither minutes nor what is not counted."""
+    finer = {"minute", "reference"} & set(query.group_by) or query.campaign
     return not finer and query.until_s - query.from_s >= DAYS_MIN * _DAY_S
 
 
@@ -182,20 +184,22 @@ class _Part(NamedTuple):
     times: list[tuple[int, int]]
 
 
-def by_periods(query: ReportQuery, series: Series, utc: Series, days: Days) -> Together:
-    """The statement of a report that is put together. `days`: in the zone of the series."""
+def by_periods(query: ReportQuery, series: Series | None, utc: Series, days: Days) -> Together:
+    """The statement of a report that is put together. `series`: None: all is read by quarters; `days`: in its
+    zone."""
     more = MEMBERS if _by_members(query) else 0
-    whole = _Part(series, _whole(query, days, more), [(days.first_s, days.last_s)])
-    ends = [(query.from_s, days.first_s), (days.last_s, query.until_s)]
-    ends = [(begin, end) for begin, end in ends if begin < end]
-    of_ends = [_between(QUARTER + more, begin // QUARTER_S, end // QUARTER_S) for begin, end in ends]
-    if not ends:
-        parts = [whole]
-    elif series == utc:
+    ends = [(query.from_s, query.until_s)]
+    parts = []
+    if series is not None:
+        parts.append(_Part(series, _whole(query, days, more), [(days.first_s, days.last_s)]))
+        ends = [(query.from_s, days.first_s), (days.last_s, query.until_s)]
+        ends = [(begin, end) for begin, end in ends if begin < end]
+    if ends:
+        quarters = [_between(QUARTER + more, begin // QUARTER_S, end // QUARTER_S) for begin, end in ends]
+        parts.append(_Part(utc, quarters, ends))
+    if len(parts) > 1 and series == utc:
         times = [(min(query.from_s, days.first_s), max(query.until_s, days.last_s))]
-        parts = [_Part(series, whole.periods + of_ends, times)]
-    else:
-        parts = [whole, _Part(utc, of_ends, ends)]
+        parts = [_Part(utc, parts[0].periods + parts[1].periods, times)]
     parameters: dict[str, Any] = {"zone": query.time_zone, **_filtered(query)}
     for place, part in enumerate(parts):
         parameters |= {f"series{place}": part.series.zone, f"begun{place}": part.series.from_ms}
@@ -250,10 +254,10 @@ def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:
     where = " AND ".join([whose, f"({' OR '.join(part.periods)})", *_filters(query)])
     groups = _groups(query, "")
     for i, name in enumerate(name for name in query.group_by if name != "status"):
-        if name == "day":
-            quarter = f"fromUnixTimestamp(toUInt32(begins * {QUARTER_S}))"
-            is_quarter = f"period IN ({QUARTER}, {QUARTER + MEMBERS})"
-            groups[i] = f"if({is_quarter}, toUInt32(toDate({quarter}, {{zone:String}})), begins)"
+        if name in _TIMES:
+            groups[i] = _TIMES[name].format(time=f"fromUnixTimestamp(toUInt32(begins * {QUARTER_S}))")
+            if name == "day":
+                groups[i] = f"if(period IN ({QUARTER}, {QUARTER + MEMBERS}), {groups[i]}, begins)"
         elif name == "organisation" and _by_members(query):
             groups[i] = "member"
     measures = ["sum(events) AS n", "sum(segments) AS parts", "sum(units) AS held"]

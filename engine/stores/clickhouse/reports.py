@@ -109,8 +109,9 @@ class ClickHouseReports(ClickHouseAdapter):
             now_s, series = await self._series()
             if (chosen := chosen_of(query, series, now_s)) is None:
                 break
-            days = days_of(query, ZoneInfo(chosen[0].zone), now_s + _CLOCKS_S)
-            together = by_periods(query, *chosen, days)
+            whole, utc = chosen
+            days = days_of(query, ZoneInfo((whole or utc).zone), now_s + _CLOCKS_S)
+            together = by_periods(query, whole, utc, days)
             found = await self._query(together.sql, together.parameters)
             # Rows without an event say how far each series is counted.
             more = len(together.until_ms)
@@ -164,19 +165,23 @@ class ClickHouseReports(ClickHouseAdapter):
         return rows
 
 
-def chosen_of(query: ReportQuery, series: Sequence[Series], now_s: float) -> tuple[Series, Series] | None:
-    """The series that a report is read from: the latest of its own time zone, or else of UTC if it shows no
-    days; and the latest of UTC, for its ends. None: there are none. `now_s`: the time, seconds since 1970."""
-    if not is_long(query):
-        return None
+def chosen_of(
+    query: ReportQuery, series: Sequence[Series], now_s: float
+) -> tuple[Series | None, Series] | None:
+    """The series that the whole days of a report are read from: the latest of its own zone, or else of UTC if it
+    shows no days; None: it is read by quarters. And the latest of UTC, which has these. None: there are none.
+    `now_s`: the time, seconds since 1970."""
     latest = {
         each.zone: each
         for each in sorted(series, key=lambda s: s.from_ms)
         if now_s * 1000 - each.until_ms < _BEHIND_MS
     }
     utc = latest.get("UTC")
-    whole = latest.get(zone_of(query), None if "day" in query.group_by else utc)
-    return (whole, utc) if whole and utc else None
+    if utc is None or not is_long(query):
+        return None
+    if "hour" in query.group_by:
+        return None, utc
+    return latest.get(zone_of(query), None if "day" in query.group_by else utc), utc
 
 
 def _group(

@@ -124,6 +124,10 @@ def value(row: ActivityRow, name: Group, zone: ZoneInfo) -> Any:
     if name == "day":
         day = datetime.fromtimestamp(row.accepted_at_us / 1_000_000, zone).date()
         return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp())
+    if name == "hour":
+        at_s = row.accepted_at_us // 1_000_000
+        at = datetime.fromtimestamp(at_s, zone)
+        return at_s - 60 * at.minute - at.second
     of: dict[str, Any] = {
         "queue": row.queue, "provider": row.provider, "organisation": row.organisation_id,
         "country": NAMED[row.to],
@@ -143,7 +147,7 @@ def queries() -> list[ReportQuery]:
     groups: tuple[tuple[Group, ...], ...] = (
         (), ("status",), ("day",), ("day", "status"), ("organisation",), ("organisation", "queue"),
         ("country", "provider"), ("status", "country"), ("organisation", "day"), ("provider", "day", "queue"),
-        ("organisation", "status"),
+        ("organisation", "status"), ("hour",), ("country", "hour"),
     )  # fmt: skip
     filters: tuple[dict[str, Any], ...] = (
         {}, {}, {"organisation_id": 2}, {"organisation_id": 1, "queue": "normal"}, {"provider": "a"},
