@@ -168,7 +168,7 @@ class ClickHouseReports(ClickHouseAdapter):
 def chosen_of(
     query: ReportQuery, series: Sequence[Series], now_s: float
 ) -> tuple[Series | None, Series] | None:
-    """The series that the whole days of a report are read from: the latest of its own zone, or else of UTC if it
+    """The series that the whole days of a report are read from: the latest of its zone, or else of UTC if it
     shows no days; None: it is read by quarters. And the latest of UTC, which has these. None: there are none.
     `now_s`: the time, seconds since 1970."""
     latest = {
