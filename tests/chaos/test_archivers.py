@@ -67,7 +67,7 @@ async def _assert_counted_once(world: World) -> None:
     )
     [all_] = await world.query("SELECT sum(events), sum(units) FROM report_minutes")
     kinds = [(1, 0), (1, 1), (2, 0), (2, 1), (4, 1), (5, 1)]
-    of_utc = [("UTC", period, together) for period, together in ((3, 0), (3, 1), (6, 1))]
+    of_utc = [("UTC", period, together) for period, together in ((3, 0), (3, 1), (6, 1), (7, 1))]
     assert sorted(found) == sorted(
         (*kind, *all_) for kind in [*((z, *k) for z in asked for k in kinds), *of_utc]
     )

@@ -14,7 +14,9 @@ TABLE = "report_series"
 DAY, MONTH, QUARTER = 1, 2, 3
 # What is added to that of a period in which all are counted by organisation and event alone.
 MEMBERS = 3
-QUARTER_S = 900
+# The one that there is of all by organisation and event alone; with each quarter of an hour.
+HOUR_MEMBERS = 7
+QUARTER_S, HOUR_S = 900, 3600
 _COLUMNS = (
     "zone, from_ms, filled, period, organisation_id, begins, member, queue, country, provider, event, "
     "events, segments, units, answers, ages, until_ms"
@@ -43,13 +45,14 @@ def _added_to(*periods: int) -> str:
         MONTH: "toUInt32(toStartOfMonth(day))",
         QUARTER: f"toUInt32(intDiv(at_s, {QUARTER_S}))",
     }
-    return "[{}]".format(
-        ", ".join(
-            f"({period}, org, {begins[period]}, 0), ({period}, 0, {begins[period]}, 0), "
-            f"({period + MEMBERS}, 0, {begins[period]}, org)"
-            for period in periods
-        )
-    )
+    added = [
+        f"({period}, org, {begins[period]}, 0), ({period}, 0, {begins[period]}, 0), "
+        f"({period + MEMBERS}, 0, {begins[period]}, org)"
+        for period in periods
+    ]
+    if QUARTER in periods:
+        added.append(f"({HOUR_MEMBERS}, 0, toUInt32(intDiv(at_s, {HOUR_S})), org)")
+    return f"[{', '.join(added)}]"
 
 
 def counted_sql(source: str, filled: int, *periods: int) -> str:
@@ -162,4 +165,7 @@ MADE_SQL = f"""
 SELECT begins, {_SUMS.format(n="events", parts="segments", held="units")} FROM MADE
 WHERE period = {DAY} AND organisation_id > 0 GROUP BY begins"""  # noqa: S608 - our own names
 # The day (UTC) of what was made.
-DAY_MADE_SQL = f"if(period IN ({QUARTER}, {QUARTER + MEMBERS}), intDiv(begins, 96), begins)"
+DAY_MADE_SQL = (
+    f"multiIf(period IN ({QUARTER}, {QUARTER + MEMBERS}), intDiv(begins, 96), "
+    f"period = {HOUR_MEMBERS}, intDiv(begins, 24), begins)"
+)

@@ -24,6 +24,8 @@ from engine.activity.report_rolling import Series
 from engine.activity.reports import COUNTED, Group, ReportQuery
 from engine.stores.clickhouse.report_period_sql import (
     DAY,
+    HOUR_MEMBERS,
+    HOUR_S,
     MEMBERS,
     MONTH,
     QUARTER,
@@ -195,8 +197,7 @@ def by_periods(query: ReportQuery, series: Series | None, utc: Series, days: Day
         ends = [(query.from_s, days.first_s), (days.last_s, query.until_s)]
         ends = [(begin, end) for begin, end in ends if begin < end]
     if ends:
-        quarters = [_between(QUARTER + more, begin // QUARTER_S, end // QUARTER_S) for begin, end in ends]
-        parts.append(_Part(utc, quarters, ends))
+        parts.append(_Part(utc, [period for end in ends for period in _quarters(query, *end, more)], ends))
     if len(parts) > 1 and series == utc:
         times = [(min(query.from_s, days.first_s), max(query.until_s, days.last_s))]
         parts = [_Part(utc, parts[0].periods + parts[1].periods, times)]
@@ -239,6 +240,19 @@ def _whole(query: ReportQuery, days: Days, more: int) -> list[str]:
     numbers = [(d - _EPOCH).days for d in (first, month, until, last)]
     kinds = zip((DAY, MONTH, DAY), pairwise(numbers), strict=True)
     return [_between(kind + more, *ends) for kind, ends in kinds if ends[0] < ends[1]]
+
+
+def _quarters(query: ReportQuery, begin_s: int, end_s: int, more: int) -> list[str]:
+    """The periods of a part of a report that is not of whole days: quarters of an hour, and hours in the
+    middle where there are such."""
+    begin, end = begin_s // QUARTER_S, end_s // QUARTER_S
+    hours = (-(-begin_s // HOUR_S), end_s // HOUR_S)
+    # In some zones an hour of UTC is in two days.
+    if not more or {"hour", "day"} & set(query.group_by) or hours[0] >= hours[1]:
+        return [_between(QUARTER + more, begin, end)]
+    edges = [(begin, hours[0] * HOUR_S // QUARTER_S), (hours[1] * HOUR_S // QUARTER_S, end)]
+    quarters = [_between(QUARTER + more, *edge) for edge in edges if edge[0] < edge[1]]
+    return [_between(HOUR_MEMBERS, *hours), *quarters]
 
 
 def _between(period: int, begin: int, end: int) -> str:

@@ -53,13 +53,9 @@ def summed_sql(column: str) -> str:
 def quantiles_sql(column: str, parts: Sequence[float]) -> str:
     """Quantiles in SQL of what has the columns of `summed_sql`, microseconds, in the order of `parts`, as an
     Array(Float64); NaN when nothing was counted."""
-    # One by one, with a number in each lambda: what a lambda takes from outside is copied for each element.
-    return f"[{', '.join(_quantile_sql(column, part) for part in parts)}]"
-
-
-def _quantile_sql(column: str, part: float) -> str:
     classes, counts, below = f"all_{column}.1", f"all_{column}.2", f"below_{column}"
-    wanted = f"{part} * count_{column}"
-    place = f"arrayFirstIndex(n -> n >= {wanted}, {below})"
-    inside = f"({wanted} - {below}[{place}] + {counts}[{place}]) / {counts}[{place}]"
-    return f"exp2(({classes}[{place}] + {inside}) / {_WIDTH})"
+    wanted = f"[{', '.join(f'{part} * count_{column}' for part in parts)}]"
+    # What a lambda takes from outside is copied for each element: of the inner one that is a number.
+    places = f"arrayMap(t -> arrayFirstIndex(n -> n >= t, {below}), {wanted})"
+    inside = f"(t - {below}[i] + {counts}[i]) / {counts}[i]"
+    return f"arrayMap((t, i) -> exp2(({classes}[i] + {inside}) / {_WIDTH}), {wanted}, {places})"

@@ -163,6 +163,7 @@ def queries() -> list[ReportQuery]:
                 (midnight(day, zone), (NOW_S // 900 + 1) * 900),
                 (begin // 900 * 900, max(end, begin + 4 * DAY_S) // 900 * 900),
                 ((NOW_S - 20 * DAY_S) // 900 * 900, (NOW_S - 3 * DAY_S) // 900 * 900),
+                (midnight(day, zone) + 12 * 3600, midnight(day + timedelta(60), zone) + 12 * 3600),
             ]
             for from_s, until_s in times:
                 found.append(

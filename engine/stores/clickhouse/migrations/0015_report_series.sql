@@ -13,13 +13,14 @@ CREATE TABLE IF NOT EXISTS report_series
     from_ms         UInt64,
     filled          UInt8,
     -- 0: says until when all rows are counted. 1: a day. 2: a month. 3: a quarter of an hour, which UTC alone has, for
-    -- all zones. 4, 5, 6: the same, of all organisations, by organisation and event only.
+    -- all zones. 4, 5, 6: the same, of all organisations, by organisation and event only. 7: such ones by the hour, of
+    -- UTC alone.
     period          UInt8,
     -- 0: all together.
     organisation_id Int64 CODEC(Delta, ZSTD(1)),
-    -- Of days and months the days since 1970, of quarters the quarters of an hour since then.
+    -- Of days and months the days since 1970, of quarters and hours those since then.
     begins          UInt32 CODEC(Delta, ZSTD(1)),
-    -- The organisation in periods 4, 5 and 6, where `organisation_id` is 0: so all of one time are together.
+    -- The organisation in periods 4 to 7, where `organisation_id` is 0: so all of one time are together.
     member          Int64 CODEC(Delta, ZSTD(1)),
     queue           LowCardinality(String),
     country         UInt16,
