@@ -7,16 +7,20 @@ Takes some minutes. ClickHouse makes the counts that reports read itself, as the
 sent and delivered. The counts are merged, as those of past months are. Each report is read five times, as the
 API reads it: the least time counts, and the mean of the CPU of ClickHouse.
 
-`year`: counts by day and month of UTC and of another zone, from `--events` events over the whole year. Of
-the largest organisation they are as many, and have as many classes of times, as those of a thousand million
+`year`: the series of UTC and of another zone, from `--events` events over the whole year. Of the largest
+organisation they are as many by day, and have as many classes of times, as those of a thousand million
 events; they only count less. Of the middle one there are fewer than there would be: `full` is how many times
-as many there may be at most, and the time grows by less. Beside them `activity` has a part of the year's
-events (`--rows`), and those of two minutes that are not counted yet.
+as many there may be at most, and the time grows by less. By the quarter of an hour, the days at the ends of
+the reports are as full as those of a thousand million events are. Beside them `activity` has a part of the
+year's events (`--rows`), and those of two minutes that are not counted yet.
 
 `weeks`: counts by the quarter of an hour, which days of time zones are read from that are not counted. They
 are the first weeks of a year with a thousand million events, as far as `--events` reach, and are as full. The
-time of the whole year is extrapolated: the part beyond that of no counts grows as the time does. The server's
-folder is removed at the end."""
+time of the whole year is extrapolated: the part beyond that of no counts grows as the time does.
+
+`filling`: what it takes to fill the series of UTC from those counts, and that of another zone from UTC, and
+the longest of the steps. For a year that grows as the number of counts by the quarter of an hour does. The
+server's folder is removed at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +40,16 @@ import msgspec
 import uvloop
 
 from engine.activity.reports import Group, ReportQuery
-from engine.stores.clickhouse.report_period_sql import MONTHS_SQL, NOTE_SQL, insert_sql
+from engine.stores.clickhouse.report_period_sql import (
+    DAY,
+    MONTHS_SQL,
+    NOTE_SQL,
+    QUARTER,
+    TABLE,
+    counted_sql,
+    insert_sql,
+)  # fmt: skip
+from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from engine.stores.clickhouse.reports import ClickHouseReports
 from engine.stores.clickhouse.time_classes import class_sql
 from engine.stores.migrate import migrate_clickhouse
@@ -79,20 +92,19 @@ SELECT 0, org, toStartOfFifteenMinutes(accepted) AS time, queue, country, provid
     sum(2), quantilesTDigestIfState(0.5, 0.95, 0.99)(answer, toUInt8(place = 1)),
     quantilesTDigestIfState(0.5, 0.95, 0.99)(age, toUInt8(place > 0))
 FROM ({_EVENTS}) GROUP BY org, time, queue, country, provider, event"""
-_PERIODS = [
-    f"""
-    {insert_sql("report_periods")}
-    SELECT {{zone:String}}, {{from:UInt64}}, 1, {period}, {organisation} AS of, {begins} AS begin, queue,
-        country, provider, event, count(), sum(1), sum(2),
-        sumMapIf(map({class_sql("answer")}, toUInt64(1)), place = 1),
-        sumMapIf(map({class_sql("age")}, toUInt64(1)), place > 0), 0
-    FROM ({_EVENTS}) GROUP BY of, begin, queue, country, provider, event"""
-    for period, organisation, begins in (
-        (1, "org", "toUInt32(toDate(accepted, {zone:String}))"),
-        (1, "0", "toUInt32(toDate(accepted, {zone:String}))"),
-        (3, "0", "intDiv(toUnixTimestamp(accepted), 900)"),
-    )
-]
+_COUNTED = f"""
+    SELECT org, toUInt32(toStartOfFifteenMinutes(accepted)) AS at_s,
+        toDate(accepted, {{zone:String}}) AS day, queue, country, provider, event,
+        count() AS n, sum(1) AS parts, sum(2) AS held,
+        sumMapIf(map({class_sql("answer")}, toUInt64(1)), place = 1) AS of_answers,
+        sumMapIf(map({class_sql("age")}, toUInt64(1)), place > 0) AS of_ages
+    FROM ({_EVENTS}) GROUP BY org, at_s, day, queue, country, provider, event"""
+# By zone, what the series has beside months.
+_SERIES = {
+    "UTC": insert_sql(TABLE) + counted_sql(_COUNTED, 1, DAY, QUARTER),
+    "Asia/Tehran": insert_sql(TABLE) + counted_sql(_COUNTED, 1, DAY),
+}
+_FULL = insert_sql(TABLE) + counted_sql(_COUNTED, 1, QUARTER)
 _ACTIVITY = f"""
 INSERT INTO activity (at, organisation_id, message_id, accepted_at, event, queue, to, segments, units,
     provider, latency_us, stream_ms)
@@ -100,8 +112,9 @@ SELECT accepted + intDiv(age, 1000000), org, toString(generateUUIDv7()), accepte
     concat('+', toString(country), '12345678'), 1, 2, provider, answer,
     toUnixTimestamp(accepted) * 1000 + intDiv(age, 1000) + {{later:Int64}}
 FROM ({_EVENTS})"""
-# Beside UTC.
-_ZONE = "Asia/Tehran"
+# Reports of a year begin so many days after its begin; the days at their ends are as full as they would be.
+_BEGINS = {"": 0.0, ", from noon": 0.5, ", from noon of the 15th": 14.5}
+_SPAN_DAYS = 400
 # How far the counts by day are behind at most, seconds.
 _LATER_S = 120
 
@@ -137,16 +150,20 @@ def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
     run(client, _QUARTERS, events, _YEAR_S * events / _YEAR_EVENTS)
     # Reports end before it, so that the time since when rows are read one by one is that of the archiver.
     begun_ms = int(time.time() * 1000)
-    for zone in ("UTC", _ZONE):
-        for statement in _PERIODS:
-            run(client, statement, events, _YEAR_S, zone=zone, **{"from": begun_ms})
+    span_s = _SPAN_DAYS * _DAY_S
+    for zone, statement in _SERIES.items():
+        of: dict[str, Any] = {"zone": zone, "from": begun_ms}
+        run(client, statement, events * _SPAN_DAYS // _YEAR_DAYS, span_s, **of)
         for filled in (0, 1):
-            client.command(
-                insert_sql("report_periods") + NOTE_SQL,
-                parameters={"zone": zone, "from": begun_ms, "filled": filled},
-            )
-    client.command(insert_sql("report_periods") + MONTHS_SQL.replace("MADE", "report_periods"))
-    for table in ("report_quarters", "report_periods"):
+            client.command(insert_sql(TABLE) + NOTE_SQL, parameters={**of, "filled": filled})
+    for begin in sorted({int(begin) for begin in _BEGINS.values()}):
+        for first, count in ((begin, 1), (begin + _YEAR_DAYS - 1, 2)):
+            run(
+                client, _FULL, _YEAR_EVENTS * count // _YEAR_DAYS, count * _DAY_S,
+                zone="UTC", from_s=_FROM_S + first * _DAY_S, **{"from": begun_ms},
+            )  # fmt: skip
+    client.command(insert_sql(TABLE) + MONTHS_SQL.replace("MADE", TABLE))
+    for table in ("report_quarters", TABLE):
         client.command(f"OPTIMIZE TABLE {table} FINAL")
     # Its views would count it as well.
     for view in ("activity_to_report", "activity_to_outstanding", "activity_to_outstanding_messages"):
@@ -164,7 +181,7 @@ def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
     )
     found = client.query(
         "SELECT table, sum(rows), sum(bytes_on_disk), sum(marks) FROM system.parts WHERE active AND "
-        "database = currentDatabase() AND table IN ('report_quarters', 'report_periods', 'activity') "
+        "database = currentDatabase() AND table IN ('report_quarters', 'report_series', 'activity') "
         "GROUP BY table"
     ).result_rows
     sizes = {
@@ -202,20 +219,20 @@ async def year(reports: ClickHouseReports, client: Any, server: int) -> dict[str
     for size, (organisation, share) in organisations().items():
         of = f"organisation_id = {organisation or 0:d}"
         [(counts,)] = client.query(
-            f"SELECT count() FROM report_periods WHERE zone = 'UTC' AND period = 1 AND {of}"
+            f"SELECT count() FROM report_series WHERE zone = 'UTC' AND period = 1 AND {of}"
         ).result_rows
         about = {"events": round(_YEAR_EVENTS * share), "counts": counts}
         about["full"] = round(_YEAR_DAYS * _GROUPS / counts, 2)
         result[size] = about
-        for zone in ("UTC", _ZONE):
+        for zone in _SERIES:
             result[size][zone] = {}
             for name, group_by in _REPORTS.items():
                 if organisation is not None and "organisation" in group_by:
                     continue
-                for period, from_s in (("", _FROM_S), (", from noon", _FROM_S + 43_200)):
-                    midnight_s = from_s - (12_600 if zone == _ZONE else 0)
+                for period, days in _BEGINS.items():
+                    from_s = _FROM_S + int(days * _DAY_S) - (12_600 if zone == "Asia/Tehran" else 0)
                     query = ReportQuery(
-                        from_s=midnight_s, until_s=midnight_s + _YEAR_S, group_by=group_by,
+                        from_s=from_s, until_s=from_s + _YEAR_S, group_by=group_by,
                         organisation_id=organisation, time_zone=zone,
                     )  # fmt: skip
                     result[size][zone][name + period] = await least_ms(reports, query, server)
@@ -240,12 +257,37 @@ async def weeks(reports: ClickHouseReports, events: int, server: int) -> dict[st
     return result
 
 
+async def filling(url: str, client: Any, events: int) -> dict[str, Any]:
+    """What it takes to fill a series of UTC, and one of another zone."""
+    periods, result = ClickHouseReportPeriods(url), {}
+    [utc] = [each for each in await periods.series() if each.zone == "UTC"]
+    [(quarters,)] = client.query("SELECT count() FROM report_quarters").result_rows
+    of_year = quarters * _YEAR_EVENTS // events
+    later = msgspec.structs.replace(utc, from_ms=utc.from_ms + 1)
+    counted = f"SELECT count() FROM {TABLE} WHERE zone = 'UTC' AND period = {QUARTER} AND organisation_id > 0"
+    for name, steps in (("Asia/Kolkata", periods.derive("Asia/Kolkata", utc)), ("UTC", periods.fill(later))):
+        # Of UTC before the other series of it is there.
+        rows = quarters if name == "UTC" else client.query(counted).result_rows[0][0]
+        began = last = time.monotonic()
+        longest_s = 0.0
+        async for _ in steps:
+            longest_s, last = max(longest_s, time.monotonic() - last), time.monotonic()
+        seconds = time.monotonic() - began
+        result[name] = {
+            "counts_of_quarters": rows, "s": round(seconds, 1), "longest_step_s": round(longest_s, 2),
+            "counts_of_quarters_in_a_year": of_year, "s_of_year": round(seconds / rows * of_year),
+        }  # fmt: skip
+    await periods.close()
+    return result
+
+
 async def measure(url: str, client: Any, events: int, server: int) -> dict[str, Any]:
     """All figures, by name."""
     reports = ClickHouseReports(url, timeout_s=120.0)
     result = {
         "year": await year(reports, client, server),
         "weeks": await weeks(reports, events, server),
+        "filling": await filling(url, client, events),
     }
     await reports.close()
     return result

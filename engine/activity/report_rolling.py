@@ -2,11 +2,12 @@
 
 Counting as each row is archived would cost each insert as much as the activity itself. So an archiver counts
 once a minute what has been archived since, and a report adds what came after. A zone has counts when a
-report was asked for in its days; UTC has them always.
+report was asked for in its days. UTC has them always, and by the quarter of an hour too: the parts of days
+at both ends of a report are read from these, in every zone.
 
 What is counted of a zone is a series. It has two parts: all rows of the streams before `from_ms`, made once
-as a whole (`fill`), and those after it, window by window (`roll`). Only rows before which nothing waits in
-the streams are counted, so that none comes late.
+as a whole (`fill`; `derive` for another zone than UTC), and those after it, window by window (`roll`). Only
+rows before which nothing waits in the streams are counted, so that none comes late.
 
 One process does this, the archiver that has shard 0. What happens when it is stopped, and another goes on:
 
@@ -14,6 +15,9 @@ One process does this, the archiver that has shard 0. What happens when it is st
   begin   the series is there or is not       a second series of the zone begins; the later one is used, the
                                               other dropped
   fill    nothing of it is counted, or all    it replaces the same by the same
+  derive  the series is there or is not,      it fills a series of its own, or the same by the same; one that
+          and not filled: it is dropped and   was dropped meanwhile has no end, and is dropped once more
+          another one begun
   roll    the window is counted or is not,    the store compares where the window begins with how far all is
           and says itself that it is          counted, and keeps one of two that come at once
   drop    its later part is gone, or both:    dropped once more
@@ -21,6 +25,8 @@ One process does this, the archiver that has shard 0. What happens when it is st
 
   ClickHouse away   the next round goes on; reports read what is counted so far, and what came after it
   never answered    the next round looks how far all is counted
+  a zone fails      the others are counted all the same; it is tried again after a minute, and then ever more
+                    rarely, once an hour at least
   the clock of      rows may come to the streams before the end of a series. Set back by less than
   Redis set back    `MARGIN_MS` none does; by more, the next round sees it and drops the series. It begins
                     anew, and reports read the counts by quarters meanwhile
@@ -55,6 +61,8 @@ ZONES_MAX = 12
 # of Redis is set back by more, the next round finds it so much before the end of a series, and begins anew.
 MARGIN_MS = 150_000
 _BACK_MS = 60_000
+# The longest pause after a zone could not be filled, seconds.
+_FAILED_MAX_S = 3600.0
 # A window is so long at most, when much is to be caught up, milliseconds.
 _WINDOW_MS = 3_600_000
 
@@ -72,6 +80,20 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     until_ms: int
 
 
+class Progress(msgspec.Struct):
+    """How far the counting is, for whoever shows it."""
+
+    # Zones that have no counts yet, and which part of them is made, from 0 to 1.
+    filling: dict[str, float] = msgspec.field(default_factory=dict)
+    # Rows of the streams before this time are counted in all zones that have counts, milliseconds since 1970;
+    # 0: none has, or another process counts.
+    until_ms: int = 0
+
+    def clear(self) -> None:
+        """Note that this process does not count, or not yet."""
+        self.filling, self.until_ms = {}, 0
+
+
 class ReportPeriods(Protocol):
     """Where the series are. Every call raises Unavailable, and ConfigError when an operator must act."""
 
@@ -84,12 +106,20 @@ class ReportPeriods(Protocol):
     async def series(self) -> list[Series]:
         """All series, in no order."""
 
+    async def tidy(self) -> None:
+        """Remove what fillings left behind that were stopped. One that goes on elsewhere fails."""
+
     async def begin(self, zone: str, from_ms: int) -> None:
         """Begin a series. Safe to repeat."""
 
-    def fill(self, series: Series) -> AsyncGenerator[None, None]:
-        """Count all rows of the streams before the series: they must all be archived. Yields from time to
-        time. Nothing is counted before it ends by itself, then everything is."""
+    def fill(self, series: Series) -> AsyncGenerator[float, None]:
+        """Count all rows of the streams before the series, which is of UTC: they must all be archived. Yields
+        from time to time which part is done, from 0 to 1. Nothing is counted before it ends by itself, then
+        everything is."""
+
+    def derive(self, zone: str, utc: Series) -> AsyncGenerator[float, None]:
+        """Begin and fill a series of a zone with what is counted of UTC. As `fill`; nothing is done when that
+        is dropped meanwhile."""
 
     async def roll(self, series: Series, until_ms: int) -> None:
         """Count the rows of the streams from where the series ends to `until_ms`: they must all be archived.
@@ -107,10 +137,12 @@ async def roll_reports(
     active: Callable[[], bool],
     now_us: Callable[[], int],
     every_s: float = EVERY_S,
+    progress: Progress | None = None,
 ) -> None:
     """Count until `draining` is set. `active`: whether this process is the one that does; `now_us`: the time
-    of Redis, microseconds."""
-    rounds = ReportRounds(periods, stream, lambda: active() and not draining.is_set(), now_us)
+    of Redis, microseconds; `progress` is kept up to date."""
+    progress = Progress() if progress is None else progress
+    rounds = ReportRounds(periods, stream, lambda: active() and not draining.is_set(), now_us, progress)
     backoff = Backoff(every_s, 10 * every_s)
     while not draining.is_set():
         pause_s = every_s
@@ -118,6 +150,8 @@ async def roll_reports(
             if active():
                 await rounds.make()
                 backoff.reset()
+            else:
+                progress.clear()
         except (Unavailable, ConfigError) as e:
             log.warning("events cannot be counted by day; reports take longer", reason=str(e))
             pause_s = backoff.next()
@@ -134,55 +168,91 @@ class ReportRounds:
         stream: ActivityStream,
         active: Callable[[], bool],
         now_us: Callable[[], int],
+        progress: Progress | None = None,
     ) -> None:
-        """`active`: whether to go on. `now_us`: the time of Redis, microseconds."""
+        """`active`: whether to go on. `now_us`: the time of Redis, microseconds. `progress` is kept up to
+        date."""
         self._periods = periods
         self._stream = stream
         self._active = active
         self._now_us = now_us
+        self._progress = Progress() if progress is None else progress
+        # Zones that could not be filled: their pauses, and when each is tried again, microseconds.
+        self._failed: dict[str, tuple[Backoff, int]] = {}
 
     async def make(self) -> None:
         """One round: every series of a wanted zone counts all that is archived. Raises Unavailable,
-        ConfigError."""
+        ConfigError; not of what concerns one zone alone, which does not stop the others."""
         if not await self._periods.ready():
             return
         zones = ["UTC", *(await self._periods.zones())[:ZONES_MAX]]
-        series = await self._periods.series()
-        used = in_use(series, zones)
         settled_ms = await self._settled_ms()
+        series = await self._periods.series()
+        used = [s for s in in_use(series, zones) if s.until_ms <= settled_ms + _BACK_MS]
         for each in series:
-            if each not in used or each.until_ms > settled_ms + _BACK_MS:
+            if each not in used:
                 await self._periods.drop(each)
-        for zone in zones:
-            if all(each.zone != zone or each.until_ms > settled_ms + _BACK_MS for each in used):
-                await self._periods.begin(zone, settled_ms)
+        await self._periods.tidy()
+        if all(each.zone != "UTC" for each in used):
+            await self._periods.begin("UTC", settled_ms)
         await self._roll()
-        for each in in_use(await self._periods.series(), zones):
-            if not each.filled:
-                await self._fill(each)
+        used = in_use(await self._periods.series(), zones)
+        self._progress.filling = {zone: 0.0 for zone in zones if not _filled(used, zone)}
+        if begun := next((each for each in used if not each.filled), None):
+            await self._go_through("UTC", self._periods.fill(begun))
+            used = in_use(await self._periods.series(), zones)
+        if utc := _filled(used, "UTC"):
+            for zone in zones:
+                if not _filled(used, zone) and self._active():
+                    await self._derive(zone, utc)
 
-    async def _fill(self, series: Series) -> None:
+    async def _derive(self, zone: str, utc: Series) -> None:
+        """Fill the series of a zone from that of UTC, unless it failed lately; when it fails, log why."""
+        backoff, due_us = self._failed.get(zone, (Backoff(EVERY_S, _FAILED_MAX_S), 0))
+        if self._now_us() < due_us:
+            return
+        try:
+            await self._go_through(zone, self._periods.derive(zone, utc))
+        except (Unavailable, ConfigError) as e:
+            self._failed[zone] = (backoff, self._now_us() + int(backoff.next() * 1_000_000))
+            log.warning("events cannot be counted by the days of a time zone", time_zone=zone, reason=str(e))
+        else:
+            self._failed.pop(zone, None)
+
+    async def _go_through(self, zone: str, filling: AsyncGenerator[float, None]) -> None:
         """Fill a series; the others go on meanwhile."""
-        log.info("events are counted by the days of a time zone", time_zone=series.zone)
+        log.info("events are counted by the days of a time zone", time_zone=zone)
         rolled_us = self._now_us()
-        async with contextlib.aclosing(self._periods.fill(series)) as filling:
-            async for _ in filling:
+        async with contextlib.aclosing(filling):
+            async for part in filling:
+                self._progress.filling[zone] = part
                 if not self._active():
                     return
                 if self._now_us() - rolled_us >= EVERY_S * 1_000_000:
                     await self._roll()
                     rolled_us = self._now_us()
-        log.info("events have been counted by the days of a time zone", time_zone=series.zone)
+        self._progress.filling.pop(zone, None)
+        log.info("events have been counted by the days of a time zone", time_zone=zone)
         await self._roll()
 
     async def _roll(self) -> None:
         """Have the series that are filled count what is archived."""
         settled_ms = await self._settled_ms()
+        ends = []
         for series in await self._periods.series():
-            while series.filled and series.until_ms < settled_ms and self._active():
-                until_ms = min(settled_ms, series.until_ms + _WINDOW_MS)
-                await self._periods.roll(series, until_ms)
-                series = msgspec.structs.replace(series, until_ms=until_ms)
+            try:
+                while series.filled and series.until_ms < settled_ms and self._active():
+                    until_ms = min(settled_ms, series.until_ms + _WINDOW_MS)
+                    await self._periods.roll(series, until_ms)
+                    series = msgspec.structs.replace(series, until_ms=until_ms)
+            except (Unavailable, ConfigError) as e:
+                log.warning(
+                    "events cannot be counted by the days of a time zone",
+                    time_zone=series.zone, reason=str(e),
+                )  # fmt: skip
+            if series.filled:
+                ends.append(series.until_ms)
+        self._progress.until_ms = min(ends, default=0)
 
     async def _settled_ms(self) -> int:
         """A time of the streams before which everything is archived, milliseconds since 1970."""
@@ -193,11 +263,17 @@ class ReportRounds:
 
 
 def in_use(series: Sequence[Series], zones: Sequence[str]) -> list[Series]:
-    """Of each zone that is wanted the latest series that is filled, and the latest of all."""
+    """Of each zone that is wanted the latest series that is filled; of UTC also a later one, which is to be
+    filled and to follow it."""
     used = []
     for zone in zones:
         # One without an end is half dropped.
         of_zone = sorted((s for s in series if s.zone == zone and s.until_ms), key=lambda s: s.from_ms)
-        filled = [s for s in of_zone if s.filled]
-        used += [*filled[-1:], *(s for s in of_zone[-1:] if not s.filled)]
+        used += [s for s in of_zone if s.filled][-1:]
+        if zone == "UTC":
+            used += [s for s in of_zone[-1:] if not s.filled]
     return used
+
+
+def _filled(series: Sequence[Series], zone: str) -> Series | None:
+    return next((each for each in series if each.zone == zone and each.filled), None)

@@ -62,6 +62,7 @@ _ENDS: dict[str, Status] = {
 _LINES: tuple[Status, ...] = (
     "accepted", "sent", "outcome_unknown", "canceled", "expired", "failed", "undelivered", "delivered",
 )  # fmt: skip
+_ENDED: tuple[Status, ...] = tuple(status for status in _LINES if status != "accepted")
 
 
 class ReportQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,16 +171,27 @@ class _Counts:
 
     def __init__(self) -> None:
         self.sums: dict[str, EventSum] = {}
+        self._ended: dict[_Measure, dict[Status, int]] = {}
 
     def of(self, measure: _Measure, *events: str) -> int:
         """How much of the events together."""
-        return sum(getattr(self.sums[event], measure) for event in events if event in self.sums)
+        much = 0
+        for event in events:
+            if (found := self.sums.get(event)) is not None:
+                much += getattr(found, measure)
+        return much
 
     def ended(self, measure: _Measure) -> dict[Status, int]:
-        """By status, but for `accepted`: how much of messages that have it."""
-        of: dict[Status, int] = {status: 0 for status in _LINES if status != "accepted"}
+        """By status, but for `accepted`: how much of messages that have it. Once all sums are there."""
+        if measure not in self._ended:
+            self._ended[measure] = self._end(measure)
+        return self._ended[measure]
+
+    def _end(self, measure: _Measure) -> dict[Status, int]:
+        of: dict[Status, int] = dict.fromkeys(_ENDED, 0)
         for event, status in _ENDS.items():
-            of[status] += self.of(measure, event)
+            if (found := self.sums.get(event)) is not None:
+                of[status] += getattr(found, measure)
         of["delivered"], of["undelivered"] = self.of(measure, "delivered"), self.of(measure, "undelivered")
         # What is sent again holds no units: they stay with the first attempt.
         again = 0 if measure == "units" else self.of(measure, RESENT)

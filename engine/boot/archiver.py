@@ -18,7 +18,7 @@ from engine.activity.archiver import Archiver
 from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.ports import ActivityStream
 from engine.activity.report_filling import fill_reports
-from engine.activity.report_rolling import roll_reports
+from engine.activity.report_rolling import Progress, roll_reports
 from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
 from engine.boot.inbox import assemble_inbox
@@ -132,17 +132,34 @@ async def archive_and_match(
             group.create_task(archiver.run(life.draining))
             group.create_task(matcher.run(life.draining))
             group.create_task(inbox.run(life.draining))
-            group.create_task(_count_reports(config, activity, archiver, life, now_us))
+            group.create_task(_count_reports(config, activity, archiver, life, now_us, meter))
 
 
 async def _count_reports(
-    config: Config, stream: ActivityStream, archiver: Archiver, life: Heartbeat, now_us: Callable[[], int]
+    config: Config,
+    stream: ActivityStream,
+    archiver: Archiver,
+    life: Heartbeat,
+    now_us: Callable[[], int],
+    meter: Meter,
 ) -> None:
+    progress = Progress()
+
+    def active() -> bool:
+        return 0 in archiver.shards
+
+    def show() -> None:
+        if progress.until_ms:
+            meter.gauge("smsengine_reports_behind_seconds", now_us() / 1_000_000 - progress.until_ms / 1000)
+        for zone, part in progress.filling.items():
+            meter.gauge("smsengine_reports_filled_ratio", part, time_zone=zone)
+
+    meter.gauges(show)
     async with AsyncExitStack() as stack:
         fill = closed_by(stack, ClickHouseReportFill(config.clickhouse.url))
         periods = closed_by(stack, ClickHouseReportPeriods(config.clickhouse.url))
-        for counting in (partial(fill_reports, fill), partial(roll_reports, periods)):
-            await counting(stream, life.draining, active=lambda: 0 in archiver.shards, now_us=now_us)
+        await fill_reports(fill, stream, life.draining, active=active, now_us=now_us)
+        await roll_reports(periods, stream, life.draining, active=active, now_us=now_us, progress=progress)
 
 
 def _show(meter: Meter, rounds: Rounds, config: Config) -> None:

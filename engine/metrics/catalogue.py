@@ -209,6 +209,15 @@ _ACTIVITY = (
     _gauge(
         "activity_oldest_age_seconds", "Age of the oldest entry of activity that is not in ClickHouse yet"
     ),
+    _gauge(
+        "reports_behind_seconds",
+        "How old the newest events are that are counted for long reports; these add what came after",
+    ),
+    _gauge(
+        "reports_filled_ratio",
+        "Time zones that are not counted yet, whose long reports are slower: the part that is, from 0 to 1",
+        "time_zone",
+    ),
 )
 
 _WEBHOOKS = (

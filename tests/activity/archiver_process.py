@@ -2,7 +2,8 @@
 
 `python -m tests.activity.archiver_process REDIS_URL CLICKHOUSE_URL OWNER POINT`
 POINT is METHOD:before, METHOD:after, or `none`. It prints `at POINT` there and goes on
-when a line comes on stdin; it prints `active` when it has a shard first.
+when a line comes on stdin; it prints `active` when it has a shard first. With `counting` it stops nowhere,
+and counts for the reports as the role does, many times a second what is hardly older than that.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from engine.activity import report_rolling
 from engine.activity.archiver import Archiver
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from engine.stores.redis.activity_stream import RedisActivityStream
 from tests.activity.world import QUICK, SHARDS, until
 
@@ -53,6 +57,19 @@ async def tell(archiver: Archiver) -> None:
     say("active")
 
 
+async def count(
+    archiver: Archiver, clickhouse_url: str, stream: RedisActivityStream, draining: asyncio.Event
+) -> None:
+    # All clocks are those of one machine.
+    report_rolling.MARGIN_MS = 200
+    periods = ClickHouseReportPeriods(clickhouse_url)
+    await report_rolling.roll_reports(
+        periods, stream, draining, active=lambda: 0 in archiver.shards,
+        now_us=lambda: time.time_ns() // 1000, every_s=0.05,
+    )  # fmt: skip
+    await periods.close()
+
+
 async def main(redis_url: str, clickhouse_url: str, owner: str, point: str) -> None:
     loop = asyncio.get_running_loop()
     passed = False
@@ -71,6 +88,8 @@ async def main(redis_url: str, clickhouse_url: str, owner: str, point: str) -> N
 
     async with asyncio.TaskGroup() as group:
         telling = group.create_task(tell(archiver))
+        if point == "counting":
+            group.create_task(count(archiver, clickhouse_url, stream, draining))
         await archiver.run(draining)
         telling.cancel()
     await stream.close()

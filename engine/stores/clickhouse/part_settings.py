@@ -43,7 +43,7 @@ _WANTED: Mapping[str, Mapping[str, str]] = {
     "activity": _ALL,
     "report_minutes": _ALL,
     "report_quarters": _ALL,
-    "report_periods": {**_PACKED, **_PLAIN},
+    "report_series": {**_PACKED, **_PLAIN},
     "outstanding_messages": _ALL,
     "outstanding": {**_PACKED, **_PLAIN},
     "kept_messages": {**_PACKED, **_PLAIN},

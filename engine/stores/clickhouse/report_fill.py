@@ -9,25 +9,13 @@ them.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from typing import Any
 
-from engine.stores.clickhouse.adapter import ClickHouseAdapter
-from engine.stores.clickhouse.client import answering
+from engine.stores.clickhouse.counting import ClickHouseCounting
 
-# A day of rows may take so long, seconds.
-_DAY_S = 3600.0
-_DAY = 86_400
-_SETTINGS = {
-    "async_insert": 0,
-    "wait_end_of_query": 1,
-    "max_threads": 2,
-    # Beyond so many bytes ClickHouse groups on its disk.
-    "max_bytes_before_external_group_by": 400_000_000,
-}
+_DAY_S = 86_400
 
 
-class ClickHouseReportFill(ClickHouseAdapter):
+class ClickHouseReportFill(ClickHouseCounting):
     """The port `ReportFill`, of the counts by minute and by the quarter of an hour.
 
     Every call raises Unavailable, and ConfigError when an operator must act.
@@ -35,10 +23,6 @@ class ClickHouseReportFill(ClickHouseAdapter):
 
     # Tables: from when on the view counts, and what is filled; and how the names begin of those of before.
     _start, _filled, _staging = "report_start", "report_filled", "report_filling_"
-
-    def __init__(self, url: str) -> None:
-        """Raises ConfigError for a malformed URL."""
-        super().__init__(url, _DAY_S)
 
     async def due_ms(self) -> int:
         """Rows of the streams before this time, milliseconds since 1970, are to be counted; 0: none are."""
@@ -51,7 +35,7 @@ class ClickHouseReportFill(ClickHouseAdapter):
 
         They must all be in the table. Killed or never answered: nothing of a month was counted, or all.
         """
-        await self._drop_leftovers()
+        await self._drop_leftovers(self._staging)
         staging = f"{self._staging}{uuid.uuid4().hex}"
         for month in await self._months():
             await self._fill_month(month, staging)
@@ -70,7 +54,7 @@ class ClickHouseReportFill(ClickHouseAdapter):
             "SELECT toUnixTimestamp(toStartOfDay(min(accepted_at))), toUnixTimestamp(max(accepted_at)) "  # noqa: S608 - a number
             f"FROM activity WHERE toYYYYMM(accepted_at) = {month:d}"
         )
-        return range(first, last + 1, _DAY)
+        return range(first, last + 1, _DAY_S)
 
     async def _fill_month(self, month: int, staging: str) -> None:
         minutes, quarters = f"{staging}_minutes", f"{staging}_quarters"
@@ -80,7 +64,7 @@ class ClickHouseReportFill(ClickHouseAdapter):
         for day in await self._days(month):
             await self._run(
                 f"INSERT INTO {minutes} SELECT * FROM ({counted}) WHERE filled = 1 "  # noqa: S608 - the view's own text
-                f"AND minute >= fromUnixTimestamp({day:d}) AND minute < fromUnixTimestamp({day + _DAY:d}) "
+                f"AND minute >= fromUnixTimestamp({day:d}) AND minute < fromUnixTimestamp({day + _DAY_S:d}) "
                 f"AND toYYYYMM(minute) = {month:d}"
             )
         await self._run(f"INSERT INTO {quarters} {summed.replace('report_minutes', minutes)}")
@@ -94,23 +78,3 @@ class ClickHouseReportFill(ClickHouseAdapter):
             f"SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = '{view}'"  # noqa: S608 - our own names
         )
         return str(text)
-
-    async def _drop_leftovers(self) -> None:
-        found = await self._query(
-            "SELECT name FROM system.tables "  # noqa: S608 - our own name
-            f"WHERE database = currentDatabase() AND startsWith(name, '{self._staging}')"
-        )
-        for (name,) in found:
-            await self._run(f"DROP TABLE IF EXISTS {name}")
-
-    async def _query(self, sql: str) -> Sequence[Sequence[Any]]:
-        client = await self._connected()
-        async with answering(self._url, _DAY_S):
-            found = await client.query(sql)
-        rows: Sequence[Sequence[Any]] = found.result_rows
-        return rows
-
-    async def _run(self, sql: str) -> None:
-        client = await self._connected()
-        async with answering(self._url, _DAY_S):
-            await client.command(sql, settings=_SETTINGS)

@@ -4,31 +4,43 @@ A report is read from counts by minute or by quarter, or event by event (`statem
 whole days is put together (`by_periods`):
 
     whole months and days                from a series of the counts by day and month of a time zone
-    what is left at both ends            from counts by quarter: all together from the series too
+    what is left at both ends            from the series of UTC, which has quarters of an hour
     what came since the series' end      event by event
 
-The series may go on, or be dropped, between the moment at which it is asked how far it goes and the reading.
-So the rows of its windows say how far they go, and the report is read again when that is not what was asked
-for.
+By hour, or by day in a zone that has no series, all of it comes from the quarters of an hour.
+
+A series may go on, or be dropped, between the moment at which it is asked how far it goes and the reading. So
+the rows of its windows say how far they go, and the report is read again when that is not what was asked for.
 """
 
 from __future__ import annotations
 
 from datetime import date, datetime, time, timedelta, tzinfo
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from engine.activity.countries import numbers_of
 from engine.activity.report_rolling import Series
 from engine.activity.reports import COUNTED, Group, ReportQuery
-from engine.stores.clickhouse.report_period_sql import TIMES_SQL
-from engine.stores.clickhouse.time_classes import classes_sql, quantiles_sql, summed_sql
+from engine.stores.clickhouse.report_period_sql import (
+    DAY,
+    HOUR_MEMBERS,
+    HOUR_S,
+    MEMBERS,
+    MONTH,
+    QUARTER,
+    QUARTER_S,
+    TABLE,
+    TIMES_SQL,
+)  # fmt: skip
+from engine.stores.clickhouse.time_classes import quantiles_sql, summed_sql
 
 # More groups than this are not shown.
 GROUPS_MAX = 10_000
 _ROWS_MAX = (GROUPS_MAX + 1) * (len(COUNTED) + 1) + 1
 # A report of so many whole days is put together.
 DAYS_MIN = 3
-_DAY_S, _QUARTER_S = 86_400, 900
+_DAY_S = 86_400
 # The quantiles of times that are shown.
 _PARTS = (0.5, 0.95, 0.99)
 _EPOCH = date(1970, 1, 1)
@@ -124,12 +136,12 @@ def zone_of(query: ReportQuery) -> str:
 
 
 def is_long(query: ReportQuery) -> bool:
-    """Whether a report has several days, and shows neither shorter times nor what is not counted."""
-    finer = {"minute", "hour", "reference"} & set(query.group_by) or query.campaign
+    """Whether a report has several days, and shows neither minutes nor what is not counted."""
+    finer = {"minute", "reference"} & set(query.group_by) or query.campaign
     return not finer and query.until_s - query.from_s >= DAYS_MIN * _DAY_S
 
 
-class _Days(NamedTuple):
+class Days(NamedTuple):
     """The whole days of a report: the first, and the one after the last; and when these begin, seconds since
     1970."""
 
@@ -139,7 +151,7 @@ class _Days(NamedTuple):
     last_s: int
 
 
-def days_of(query: ReportQuery, zone: tzinfo, now_s: float) -> _Days:
+def days_of(query: ReportQuery, zone: tzinfo, now_s: float) -> Days:
     """The whole days of a report in a time zone. The day in which it ends is whole as well when the end is
     not before `now_s`, seconds since 1970: nothing was accepted since."""
     first = datetime.fromtimestamp(query.from_s, zone).date()
@@ -148,7 +160,7 @@ def days_of(query: ReportQuery, zone: tzinfo, now_s: float) -> _Days:
     last = datetime.fromtimestamp(query.until_s, zone).date()
     if query.until_s >= now_s and midnight(last, zone) < query.until_s:
         last += timedelta(1)
-    return _Days(first, last, midnight(first, zone), midnight(last, zone))
+    return Days(first, last, midnight(first, zone), midnight(last, zone))
 
 
 def midnight(day: date, zone: tzinfo) -> int:
@@ -156,124 +168,162 @@ def midnight(day: date, zone: tzinfo) -> int:
     return int(datetime.combine(day, time(), zone).timestamp())
 
 
-def by_periods(query: ReportQuery, series: Series, days: _Days) -> tuple[str, dict[str, Any]]:
-    """The SQL of a report that is put together, and its parameters: a row for each group and event, and after
-    its numbers how far the series is counted; one row without an event has that as well.
+class Together(NamedTuple):
+    """A report that is put together: its SQL gives a row for each group and event, and after its numbers how
+    far each series is counted; one row without an event has that as well."""
 
-    `days`: in the zone of the series.
-    """
-    together = query.organisation_id is None and "organisation" not in query.group_by
-    parameters: dict[str, Any] = {
-        "zone": query.time_zone, "series": series.zone, "begun": series.from_ms, "counted": series.until_ms,
-        "first": (days.first - _EPOCH).days,
-        "last": (days.last - _EPOCH).days, **_filtered(query),
-    }  # fmt: skip
-    ends = [(query.from_s, days.first_s), (days.last_s, query.until_s)]
-    ends = [(begin, end) for begin, end in ends if begin < end]
-    parts = [_of_series(query, days, together, ends)]
-    if ends and not together:
-        parts.append(_of_quarters(query, ends))
-    begin, end = (days.first_s, days.last_s)
-    if together:
-        begin, end = min(begin, query.from_s), max(end, query.until_s)
-    parts.append(_of_later(query))
-    parameters |= {"from": begin, "until": end}
+    sql: str
+    parameters: dict[str, Any]
+    # How far each series was counted, in the order of the columns.
+    until_ms: tuple[int, ...]
+
+
+class _Part(NamedTuple):
+    """What is read of one series: its periods in SQL, and the times of acceptance, seconds since 1970."""
+
+    series: Series
+    periods: list[str]
+    times: list[tuple[int, int]]
+
+
+def by_periods(query: ReportQuery, series: Series | None, utc: Series, days: Days) -> Together:
+    """The statement of a report that is put together. `series`: None: all is read by quarters; `days`: in its
+    zone."""
+    more = MEMBERS if _by_members(query) else 0
+    ends = [(query.from_s, query.until_s)]
+    parts = []
+    if series is not None:
+        parts.append(_Part(series, _whole(query, days, more), [(days.first_s, days.last_s)]))
+        ends = [(query.from_s, days.first_s), (days.last_s, query.until_s)]
+        ends = [(begin, end) for begin, end in ends if begin < end]
+    if ends:
+        parts.append(_Part(utc, [period for end in ends for period in _quarters(query, *end, more)], ends))
+    if len(parts) > 1 and series == utc:
+        times = [(min(query.from_s, days.first_s), max(query.until_s, days.last_s))]
+        parts = [_Part(utc, parts[0].periods + parts[1].periods, times)]
+    parameters: dict[str, Any] = {"zone": query.time_zone, **_filtered(query)}
+    for place, part in enumerate(parts):
+        parameters |= {f"series{place}": part.series.zone, f"begun{place}": part.series.from_ms}
+    counted = [f"counted{place}" for place in range(len(parts))]
+    selects = [_of_series(query, part, place, len(parts)) for place, part in enumerate(parts)]
+    selects.append(_of_later(query, parts))
     groups = _numbered(len(_groups(query, "")) + 1)
     columns = ["of_answers", "of_ages"] if "status" not in query.group_by else []
-    summed = ["sum(n) AS n", "sum(parts) AS parts", "sum(held) AS held", "max(counted) AS counted"]
-    summed += map(summed_sql, columns)
-    measures = ["n", "parts", "held", *(quantiles_sql(column, _PARTS) for column in columns), "counted"]
+    summed = ["sum(n) AS n", "sum(parts) AS parts", "sum(held) AS held"]
+    summed += [f"max({column}) AS {column}" for column in counted] + list(map(summed_sql, columns))
+    measures = ["n", "parts", "held", *(quantiles_sql(column, _PARTS) for column in columns), *counted]
     sql = (
         f"SELECT {groups}, {', '.join(measures)} FROM ("  # noqa: S608 - our own names; values are parameters
-        f"SELECT {groups}, {', '.join(summed)} FROM ({' UNION ALL '.join(parts)}) "
+        f"SELECT {groups}, {', '.join(summed)} FROM ({' UNION ALL '.join(selects)}) "
         f"GROUP BY {groups} LIMIT {_ROWS_MAX})"
     )
-    return sql, parameters
+    return Together(sql, parameters, tuple(part.series.until_ms for part in parts))
 
 
-def _of_series(query: ReportQuery, days: _Days, together: bool, ends: list[tuple[int, int]]) -> str:
-    """What a series has of a report."""
+def _by_members(query: ReportQuery) -> bool:
+    """Whether a report says no more than how many of what each organisation has."""
+    return (
+        query.organisation_id is None
+        and "organisation" in query.group_by
+        and not set(query.group_by) & {"queue", "country", "provider"}
+        and not (query.queue or query.country or query.provider)
+    )
+
+
+def _whole(query: ReportQuery, days: Days, more: int) -> list[str]:
+    """The periods of the whole days of a report; `more`: what is added to their numbers."""
     first, last = days.first, days.last
-    periods = [_between(1, (first - _EPOCH).days, (last - _EPOCH).days)]
     month = (first.replace(day=1) + timedelta(31)).replace(day=1) if first.day > 1 else first
     until = last.replace(day=1)
-    if "day" not in query.group_by and month < until:
-        numbers = [(d - _EPOCH).days for d in (first, month, until, last)]
-        periods = [
-            _between(1, *numbers[:2]), _between(2, *numbers[1:3]), _between(1, *numbers[2:])
-        ]  # fmt: skip
-    if together:
-        periods += [_between(3, begin // _QUARTER_S, end // _QUARTER_S) for begin, end in ends]
-    whose = "organisation_id = {organisation:Int64}"
-    if query.organisation_id is None:
-        whose = "organisation_id = 0" if together else "organisation_id > 0"
-    where = " AND ".join([whose, f"({' OR '.join(periods)})", *_filters(query)])
-    groups = _groups(query, "")
-    for i, name in enumerate(name for name in query.group_by if name != "status"):
-        if name == "day":
-            quarter = "fromUnixTimestamp(toUInt32(begins * 900))"
-            groups[i] = f"if(period = 3, toUInt32(toDate({quarter}, {{zone:String}})), begins)"
-    measures = ["sum(events) AS n", "sum(segments) AS parts", "sum(units) AS held"]
-    return _select(
-        query, [*groups, "event"], [*measures, "sumMap(answers) AS of_answers", "sumMap(ages) AS of_ages"],
-        "report_periods",
-        f"zone = {{series:String}} AND from_ms = {{begun:UInt64}} AND (period = 0 OR ({where}))",
-        "max(until_ms)",
-    )  # fmt: skip
+    if "day" in query.group_by or month >= until:
+        return [_between(DAY + more, (first - _EPOCH).days, (last - _EPOCH).days)]
+    numbers = [(d - _EPOCH).days for d in (first, month, until, last)]
+    kinds = zip((DAY, MONTH, DAY), pairwise(numbers), strict=True)
+    return [_between(kind + more, *ends) for kind, ends in kinds if ends[0] < ends[1]]
+
+
+def _quarters(query: ReportQuery, begin_s: int, end_s: int, more: int) -> list[str]:
+    """The periods of a part of a report that is not of whole days: quarters of an hour, and hours in the
+    middle where there are such."""
+    begin, end = begin_s // QUARTER_S, end_s // QUARTER_S
+    hours = (-(-begin_s // HOUR_S), end_s // HOUR_S)
+    # In some zones an hour of UTC is in two days.
+    if not more or {"hour", "day"} & set(query.group_by) or hours[0] >= hours[1]:
+        return [_between(QUARTER + more, begin, end)]
+    edges = [(begin, hours[0] * HOUR_S // QUARTER_S), (hours[1] * HOUR_S // QUARTER_S, end)]
+    quarters = [_between(QUARTER + more, *edge) for edge in edges if edge[0] < edge[1]]
+    return [_between(HOUR_MEMBERS, *hours), *quarters]
 
 
 def _between(period: int, begin: int, end: int) -> str:
     return f"(period = {period} AND begins >= {begin} AND begins < {end})"
 
 
-def _of_quarters(query: ReportQuery, ends: list[tuple[int, int]]) -> str:
-    """What is left at the ends of a report."""
-    times = " OR ".join(
-        f"(quarter >= fromUnixTimestamp({begin}) AND quarter < fromUnixTimestamp({end}))"
-        for begin, end in ends
-    )
-    measures = ["sum(report_quarters.events) AS n", "sum(report_quarters.segments) AS parts"]
-    measures += ["sum(report_quarters.units) AS held"]
-    measures += [f"{classes_sql('answer_us', 'n')} AS of_answers", f"{classes_sql('age_us', 'n')} AS of_ages"]
-    whose = [] if query.organisation_id is None else ["organisation_id = {organisation:Int64}"]
-    where = " AND ".join([*whose, f"({times})", *_filters(query)])
-    return _select(query, [*_groups(query, "quarter"), "event"], measures, "report_quarters", where)
+def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:
+    """What a series has of a report; it is the one of that place among so many."""
+    whose = "organisation_id = {organisation:Int64}"
+    if query.organisation_id is None:
+        each = "organisation" in query.group_by and not _by_members(query)
+        whose = "organisation_id > 0" if each else "organisation_id = 0"
+    where = " AND ".join([whose, f"({' OR '.join(part.periods)})", *_filters(query)])
+    groups = _groups(query, "")
+    for i, name in enumerate(name for name in query.group_by if name != "status"):
+        if name in _TIMES:
+            groups[i] = _TIMES[name].format(time=f"fromUnixTimestamp(toUInt32(begins * {QUARTER_S}))")
+            if name == "day":
+                groups[i] = f"if(period IN ({QUARTER}, {QUARTER + MEMBERS}), {groups[i]}, begins)"
+        elif name == "organisation" and _by_members(query):
+            groups[i] = "member"
+    measures = ["sum(events) AS n", "sum(segments) AS parts", "sum(units) AS held"]
+    counted = ["max(until_ms)" if i == place else "toUInt64(0)" for i in range(places)]
+    return _select(
+        query, [*groups, "event"], [*measures, "sumMap(answers) AS of_answers", "sumMap(ages) AS of_ages"],
+        TABLE,
+        f"zone = {{series{place}:String}} AND from_ms = {{begun{place}:UInt64}} "
+        f"AND (period = 0 OR ({where}))",
+        counted,
+    )  # fmt: skip
 
 
-def _of_later(query: ReportQuery) -> str:
-    """What came since the end of the series."""
+def _of_later(query: ReportQuery, parts: list[_Part]) -> str:
+    """What came since the end of each series."""
     measures = ["count() AS n", "sum(toUInt64(report_events.segments)) AS parts"]
     measures += ["sum(toUInt64(report_events.units)) AS held"]
     measures += [f"{TIMES_SQL[0]} AS of_answers", f"{TIMES_SQL[1]} AS of_ages"]
-    whose = [] if query.organisation_id is None else ["organisation_id = {organisation:Int64}"]
-    where = " AND ".join(
-        [
-            *whose,
-            "stream_ms >= {counted:UInt64}",
-            "accepted_at >= fromUnixTimestamp({from:UInt32})",
-            "accepted_at < fromUnixTimestamp({until:UInt32})",
-            *_filters(query),
-        ]
-    )
-    return _select(query, [*_groups(query, "accepted_at"), "event"], measures, "report_events", where)
+    later = [
+        f"(stream_ms >= {part.series.until_ms:d} AND {_accepted(begin, end)})"
+        for part in parts
+        for begin, end in part.times
+    ]
+    # The index of the place in the stream, and the partitions, are found by these alone.
+    all_times = [time for part in parts for time in part.times]
+    where = [
+        f"stream_ms >= {min(part.series.until_ms for part in parts):d}",
+        _accepted(min(begin for begin, _ in all_times), max(end for _, end in all_times)),
+        f"({' OR '.join(later)})",
+        *_filters(query),
+    ]
+    if query.organisation_id is not None:
+        where.insert(0, "organisation_id = {organisation:Int64}")
+    return _select(
+        query, [*_groups(query, "accepted_at"), "event"], measures, "report_events", " AND ".join(where),
+        ["toUInt64(0)"] * len(parts),
+    )  # fmt: skip
+
+
+def _accepted(begin: int, end: int) -> str:
+    return f"accepted_at >= fromUnixTimestamp({begin:d}) AND accepted_at < fromUnixTimestamp({end:d})"
 
 
 def _select(
-    query: ReportQuery,
-    groups: list[str],
-    measures: list[str],
-    table: str,
-    where: str,
-    counted: str = "toUInt64(0)",
+    query: ReportQuery, groups: list[str], measures: list[str], table: str, where: str, counted: list[str]
 ) -> str:
     """A part of a report that is put together. By status no times are shown, so they are not read."""
     if "status" in query.group_by:
         measures = measures[:3]
-    columns = ", ".join(f"{column} AS g{i}" for i, column in enumerate(groups))
-    return (
-        f"SELECT {', '.join([columns, *measures])}, {counted} AS counted FROM {table} "  # noqa: S608 - our own names; values are parameters
-        f"WHERE {where} GROUP BY {_numbered(len(groups))}"
-    )
+    columns = [f"{column} AS g{i}" for i, column in enumerate(groups)]
+    columns += [*measures, *(f"{column} AS counted{i}" for i, column in enumerate(counted))]
+    return f"SELECT {', '.join(columns)} FROM {table} WHERE {where} GROUP BY {_numbered(len(groups))}"  # noqa: S608 - our own names; values are parameters
 
 
 def _groups(query: ReportQuery, time: str) -> list[str]:

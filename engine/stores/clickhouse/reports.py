@@ -8,8 +8,9 @@ keep inserts and look-ups from the processors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,6 +21,7 @@ from engine.activity.reports import EventSum, Group, Report, ReportQuery, rows_o
 from engine.errors import ConfigError, Refusal, Unavailable
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
 from engine.stores.clickhouse.client import answering
+from engine.stores.clickhouse.report_period_sql import SERIES_SQL
 from engine.stores.clickhouse.report_statements import (
     GROUPS_MAX,
     by_periods,
@@ -49,9 +51,7 @@ _EPOCH = date(1970, 1, 1)
 # Whether all rows that were archived before the views stood are counted.
 _COMPLETE = "SELECT (SELECT max(from_ms) FROM report_start) <= (SELECT max(until_ms) FROM report_filled)"
 # The series, whether they are filled, and the time of the server.
-_SERIES = """
-SELECT zone, from_ms, max(filled), maxIf(until_ms, filled = 0), toUnixTimestamp(now())
-FROM report_periods WHERE period = 0 GROUP BY zone, from_ms"""
+_SERIES = SERIES_SQL.replace("\nFROM", ", toUnixTimestamp(now())\nFROM")
 _NOTE = "INSERT INTO report_zones VALUES ({zone:String}, today(), today())"
 # The note is on the disk before it is answered, and one of many at the same time is enough.
 _NOTE_SETTINGS = {"async_insert": 0, "wait_end_of_query": 1}
@@ -75,9 +75,11 @@ class ClickHouseReports(ClickHouseAdapter):
         complete, found = await self._read(query)
         named = [name for name in query.group_by if name != "status"]
         width = len(named)
+        # When a day since 1970 begins; each is asked for by several events.
+        begins = cache(lambda day: midnight(_EPOCH + timedelta(day), zone))
         sums = [
             EventSum(
-                group=_group(named, row[:width], zone),
+                group=_group(named, row[:width], begins),
                 event=row[width],
                 events=int(row[width + 1]),
                 segments=int(row[width + 2]),
@@ -107,12 +109,16 @@ class ClickHouseReports(ClickHouseAdapter):
             now_s, series = await self._series()
             if (chosen := chosen_of(query, series, now_s)) is None:
                 break
-            days = days_of(query, ZoneInfo(chosen.zone), now_s + _CLOCKS_S)
-            found = await self._query(*by_periods(query, chosen, days))
-            # Rows without an event say how far the series is counted.
-            if max((int(row[-1]) for row in found), default=0) == chosen.until_ms:
+            whole, utc = chosen
+            days = days_of(query, ZoneInfo((whole or utc).zone), now_s + _CLOCKS_S)
+            together = by_periods(query, whole, utc, days)
+            found = await self._query(together.sql, together.parameters)
+            # Rows without an event say how far each series is counted.
+            more = len(together.until_ms)
+            counted = [max((int(row[i - more]) for row in found), default=0) for i in range(more)]
+            if tuple(counted) == together.until_ms:
                 width = len([name for name in query.group_by if name != "status"])
-                return self._complete, [row[:-1] for row in found if row[width]]
+                return self._complete, [row[:-more] for row in found if row[width]]
         return self._complete, list(await self._query(*statement(query)))
 
     async def _series(self) -> tuple[int, list[Series]]:
@@ -159,23 +165,31 @@ class ClickHouseReports(ClickHouseAdapter):
         return rows
 
 
-def chosen_of(query: ReportQuery, series: Sequence[Series], now_s: float) -> Series | None:
-    """The series that a report is read from: the latest of its own time zone, or else of UTC if it shows no
-    days; None: neither. `now_s`: the time, seconds since 1970."""
-    if not is_long(query):
+def chosen_of(
+    query: ReportQuery, series: Sequence[Series], now_s: float
+) -> tuple[Series | None, Series] | None:
+    """The series that the whole days of a report are read from: the latest of its zone, or else of UTC if it
+    shows no days; None: it is read by quarters. And the latest of UTC, which has these. None: there are none.
+    `now_s`: the time, seconds since 1970."""
+    latest = {
+        each.zone: each
+        for each in sorted(series, key=lambda s: s.from_ms)
+        if now_s * 1000 - each.until_ms < _BEHIND_MS
+    }
+    utc = latest.get("UTC")
+    if utc is None or not is_long(query):
         return None
-    for zone in (zone_of(query), *(() if "day" in query.group_by else ("UTC",))):
-        of_zone = [s for s in series if s.zone == zone and now_s * 1000 - s.until_ms < _BEHIND_MS]
-        if of_zone:
-            return max(of_zone, key=lambda s: s.from_ms)
-    return None
+    if "hour" in query.group_by:
+        return None, utc
+    return latest.get(zone_of(query), None if "day" in query.group_by else utc), utc
 
 
-def _group(named: Sequence[Group], values: Sequence[Any], zone: ZoneInfo) -> tuple[str | int, ...]:
-    """The values of a group; a day as the second since 1970 at which it begins."""
+def _group(
+    named: Sequence[Group], values: Sequence[Any], begins: Callable[[int], int]
+) -> tuple[str | int, ...]:
+    """The values of a group; a day as what `begins` says of it."""
     return tuple(
-        midnight(_EPOCH + timedelta(int(value)), zone) if name == "day" else value
-        for name, value in zip(named, values, strict=True)
+        begins(int(value)) if name == "day" else value for name, value in zip(named, values, strict=True)
     )
 
 

@@ -24,7 +24,7 @@ _WRITTEN: dict[str, Mapping[str, Any]] = {
     "kept_messages": {**INSERT_SETTINGS, "insert_deduplication_token": "check"},
     "receipts_unmatched": UNMATCHED_SETTINGS,
     "inbound_messages": INBOUND_SETTINGS,
-    "report_periods": {**WINDOW_SETTINGS, "insert_deduplication_token": "check"},
+    "report_series": {**WINDOW_SETTINGS, "insert_deduplication_token": "check"},
     "report_zones": {},
 }
 

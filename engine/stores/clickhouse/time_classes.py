@@ -46,7 +46,7 @@ def summed_sql(column: str) -> str:
     """Columns of a statement in SQL that adds up `column`, maps of classes and how many times are in each."""
     return (
         f"sumMap(mapKeys({column}), mapValues({column})) AS all_{column}, "
-        f"arrayCumSum(all_{column}.2) AS below_{column}"
+        f"arrayCumSum(all_{column}.2) AS below_{column}, below_{column}[-1] AS count_{column}"
     )
 
 
@@ -54,7 +54,8 @@ def quantiles_sql(column: str, parts: Sequence[float]) -> str:
     """Quantiles in SQL of what has the columns of `summed_sql`, microseconds, in the order of `parts`, as an
     Array(Float64); NaN when nothing was counted."""
     classes, counts, below = f"all_{column}.1", f"all_{column}.2", f"below_{column}"
-    wanted = f"[{', '.join(map(str, parts))}]"
-    places = f"arrayMap(p -> arrayFirstIndex(n -> n >= p * {below}[-1], {below}), {wanted})"
-    inside = f"(p * {below}[-1] - {below}[i] + {counts}[i]) / {counts}[i]"
-    return f"arrayMap((p, i) -> exp2(({classes}[i] + {inside}) / {_WIDTH}), {wanted}, {places})"
+    wanted = f"[{', '.join(f'{part} * count_{column}' for part in parts)}]"
+    # What a lambda takes from outside is copied for each element: of the inner one that is a number.
+    places = f"arrayMap(t -> arrayFirstIndex(n -> n >= t, {below}), {wanted})"
+    inside = f"(t - {below}[i] + {counts}[i]) / {counts}[i]"
+    return f"arrayMap((t, i) -> exp2(({classes}[i] + {inside}) / {_WIDTH}), {wanted}, {places})"
