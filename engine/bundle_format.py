@@ -5,8 +5,8 @@ number of its last message as the queue counts (8 octets), and a *record* of eac
 where nobody has looked), its size (4 octets; all in network order), and the message as it would lie in an
 entry of its own (`engine.message_format`). So a payload says itself whether it is a message or a bundle, and
 which, wherever it lies, and one message that cannot be read does not hide the others. Records are also what
-waits in lists. So queue.lua puts bundles together from what comes in and from lists, and takes them apart,
-without a look into the messages.
+waits in lists. So functions/queue puts bundles together from what comes in and from lists, and takes them
+apart, without a look into the messages.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def queue_key(shard: int, queue: Queue) -> bytes:
 
 @cache
 def wait_key(shard: int, queue: Queue) -> bytes:
-    """Hash: what waits behind the queue's stream, a list for each organisation (see queue.lua)."""
+    """Hash: what waits behind the queue's stream, a list for each organisation (see functions/queue)."""
     return b"wait:{%d}:%s" % (shard, queue.encode())
 
 
@@ -68,7 +68,7 @@ def archiver_lock_key(shard: int) -> bytes:
 
 @cache
 def limits_key(shard: int) -> bytes:
-    """Hash: the limits of organisations that are in force, and their buckets (see `limit` in queue.lua)."""
+    """Hash: the limits of organisations that are in force, and their buckets (`limit` in functions/queue)."""
     return b"limits:{%d}" % shard
 
 

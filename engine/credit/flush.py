@@ -3,7 +3,7 @@
 Submissions and notes gather, and `next_flush` takes them as one numbered flush. Only one flush is
 under way, and it does not change until its outcome is known. When its answer was lost, it is sent
 again under the same number: Redis answers the stored outcome if it was applied, and applies it
-otherwise (see `admit` in queue.lua).
+otherwise (see `admit` in functions/queue).
 
 When the clients of the flush under way have given up, it is *withdrawn*: from then on it is sent without its
 submissions, under the same number. One of the two is applied, the other never will be, and the answer says

@@ -45,7 +45,7 @@ class UsageEntry(msgspec.Struct, frozen=True):
     fence    empty: nothing of the holder's epoch comes after this
 
     The entries of a stream are a chain. `follows` is the link of the entry before. `link` is the
-    digest of `follows`, the entry's id and its fields (`append` in queue.lua). So two entries with
+    digest of `follows`, the entry's id and its fields (`append` in functions/queue). So two entries with
     the same link have the same history. `follows` is "" in the first entry, and both are "" in
     entries of an older version.
     """

@@ -5,9 +5,9 @@ Redis.
 
 rate_max     A bucket of tokens that holds one second of the rate, and at least one message. A request of
              more messages than that needs a full bucket, and overdraws it. The bucket is in Redis, where each
-             flush draws what it admits and is told what is left (`draw` in queue.lua). In between, a process
-             counts what it has under way itself. So on average the rate is exact, whatever the number of
-             processes; for a moment each of them may take in one flush beyond it.
+             flush draws what it admits and is told what is left (`draw` in functions/queue). In between, a
+             process counts what it has under way itself. So on average the rate is exact, whatever the
+             number of processes; for a moment each of them may take in one flush beyond it.
 backlog_max  A flush is told how much its organisations have waiting. One that has half of its limit is
              *watched*: what waits of it is looked up again and again (`engine.limits.watch`), and what this
              process takes in meanwhile is added. So the limit may be passed by what all processes take in

@@ -313,7 +313,7 @@ class StatusReader:
 
 
 def _organisation(row: Sequence[Any], moved_of_all: int, now_ms: int) -> OrganisationBacklog:
-    """One row of `backlog` in queue.lua; `moved_of_all`: segments that left all backlogs lately."""
+    """One row of `backlog` in functions/queue; `moved_of_all`: segments that left all backlogs lately."""
     organisation_id, messages, segments, oldest_us, moved, weight, paused = row
     return OrganisationBacklog(
         organisation_id,
@@ -329,7 +329,7 @@ def _organisation(row: Sequence[Any], moved_of_all: int, now_ms: int) -> Organis
 
 
 def _backlog(queue: Queue, shard: int) -> Command:
-    """Reply as `backlog` in queue.lua says."""
+    """Reply as `backlog` in functions/queue says."""
     touched = (*keys.line_keys(shard, queue), keys.limits_key(shard))
     return ("FCALL_RO", versioned("backlog"), len(touched), *touched, _ORGANISATIONS_MAX)
 

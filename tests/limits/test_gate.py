@@ -31,7 +31,7 @@ def waiting(messages: int, moved: int = 0, segments: int = 0, *, paused: bool = 
 
 
 class Bucket:
-    """What `draw` in queue.lua does."""
+    """What `draw` in functions/queue does."""
 
     def __init__(self, clock: Clock, rate: float) -> None:
         self.clock, self.rate = clock, rate

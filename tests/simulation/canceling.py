@@ -1,4 +1,4 @@
-"""`cancel` of queue.lua in Python, and random calls of it."""
+"""`cancel` of functions/queue in Python, and random calls of it."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class Canceling(LineFunctions):
 
 
 def _place_of(payload: bytes) -> tuple[bytes, bytes]:
-    """(number, id) of a payload, as `id_in` of queue.lua has them."""
+    """(number, id) of a payload, as `id_in` of functions/queue has them."""
     message_id = _unpack(payload)[0].encode()
     begin = payload.index(message_id)
     head = payload[:begin] + bytes(5 - begin)

@@ -70,7 +70,7 @@ class FairLoad:
         # When the next message expires; and those that no turn brought into the ready stream.
         self.expiry: Callable[[], int] = lambda: 2
         self._skipped: set[str] = set()
-        # The largest mark that was ever told; until then the one of queue.lua.
+        # The largest mark that was ever told; until then the one of functions/queue.
         self.mark_max = MARK
         self.broken: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The line of a queue as queue.lua keeps it, on the simulated data.
+"""The line of a queue as functions/queue keeps it, on the simulated data.
 
 A list is here what it stands for, [(segments, payload) …], without its chunks. What a step decides stands
 in small methods, so that a mutation can spoil exactly one decision.

@@ -1,4 +1,4 @@
-"""The ready stream of a queue as queue.lua keeps it, with its bundles, on the simulated data."""
+"""The ready stream of a queue as functions/queue keeps it, with its bundles, on the simulated data."""
 
 from __future__ import annotations
 

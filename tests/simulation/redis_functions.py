@@ -1,4 +1,4 @@
-"""`queue.lua` and `inbox.lua` in Python: the same atomic steps, on the simulated data.
+"""`functions/queue` and `inbox.lua` in Python: the same atomic steps, on the simulated data.
 
 Written from the Lua line by line; `test_model.py` holds both against each other. What a
 step decides stands in small methods, so that a mutation can spoil exactly one decision.

@@ -76,7 +76,7 @@ _EVENTS = _Source(
     "kind IN ('sent', 'delivered'))",
 )  # fmt: skip
 _AGAIN = "if(kind = 'retrying' AND provider_message_id != '', 'resent', toString(kind))"
-# As `wanted_in` in queue.lua has it.
+# As `wanted_in` in functions/queue has it.
 _IN_CAMPAIGN = (
     "startsWith(reference, {campaign:String}) "
     "AND match(substring(reference, length({campaign:String}) + 1, 1), '^([-_/:. ]|$)')"

@@ -23,7 +23,7 @@ def same_entry(entries: Sequence[Entry], at: int) -> bool:
 
 def add_captured(units: dict[int, list[int]], entries: Sequence[Entry], rows: Sequence[bytes]) -> list[int]:
     """Add the units of each of these messages of one entry, which are captured, to the first sum of its
-    organisation; what each settlement alone would be, as for `settle` in queue.lua."""
+    organisation; what each settlement alone would be, as for `settle` in functions/queue."""
 
 def captured_alone(
     units: dict[int, list[int]], entries: Sequence[Entry], rows: Sequence[bytes]

@@ -24,7 +24,7 @@ cdef enum:
     # Octets before a message in a bundle.
     HEADER = 6
     # Messages that may go to a list together are of one organisation, and one, or of so many octets: `append_new` in
-    # queue.lua puts a run into one chunk.
+    # functions/queue puts a run into one chunk.
     RUN = 1000
     # Fields of a message, and of its row without the text.
     MESSAGE_FIELDS = 15

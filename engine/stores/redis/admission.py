@@ -1,6 +1,6 @@
-"""The holder's side of the shards in Redis: `register`, `admit`, `beat` and `fence` in queue.lua.
+"""The holder's side of the shards in Redis: `register`, `admit`, `beat` and `fence` in functions/queue.
 
-Every step may be repeated after `Unavailable`; queue.lua says of each what a repetition does.
+Every step may be repeated after `Unavailable`; functions/queue says of each what a repetition does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command `admit` of queue.lua. No I/O.
+"""The command `admit` of functions/queue. No I/O.
 
 Submissions without an Idempotency-Key are all let in, so those that follow each other go as one *portion*:
 their messages in bundles, their units by organisation, their rows in one array. A submission with a key is a
@@ -29,8 +29,8 @@ def admit(
     *,
     texts: bool = False,
 ) -> Command:
-    """Apply a flush of the holder `name`; the reply is that of `admit` in queue.lua. `bundle_max`: how many
-    messages may be written in one entry. `texts`: whether the texts are recorded."""
+    """Apply a flush of the holder `name`; the reply is that of `admit` in functions/queue. `bundle_max`: how
+    many messages may be written in one entry. `texts`: whether the texts are recorded."""
     s = flush.shard
     touched: list[Argument] = [
         keys.holder_key(s, name),
@@ -84,5 +84,5 @@ def _drawn(flush: Flush) -> list[Argument]:
 
 
 def _kept(submission: Submission) -> bytes:
-    """What is kept under the key of a submission: see `first_use` in queue.lua."""
+    """What is kept under the key of a submission: see `first_use` in functions/queue."""
     return b"%c%b%b" % (len(submission.fingerprint), submission.fingerprint, submission.answer)

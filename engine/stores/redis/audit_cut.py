@@ -31,7 +31,7 @@ _sums = msgspec.msgpack.Decoder(list[tuple[int, str, int]])
 
 
 class Instant(msgspec.Struct, frozen=True):
-    """The reply of `cut` in queue.lua for one shard."""
+    """The reply of `cut` in functions/queue for one shard."""
 
     cut: ShardCut
     # Whether its usage goes on from the position of the books.

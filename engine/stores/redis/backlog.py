@@ -23,7 +23,7 @@ _AHEAD_MAX, _BEHIND_MAX = 4.0, 2.0
 # large where that is less. Redis does more for a message in a smaller stream, whose bundles and turns are
 # smaller.
 _PART_MIN, _PART, _LARGER = 24, 128, 2.5
-# So many messages a step moves to a ready stream (MOVED_MAX in queue.lua).
+# So many messages a step moves to a ready stream (MOVED_MAX in functions/queue).
 _MOVED_MAX = 256
 
 

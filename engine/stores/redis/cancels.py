@@ -1,4 +1,4 @@
-"""Messages that are canceled where they wait in Redis: `cancel` in queue.lua.
+"""Messages that are canceled where they wait in Redis: `cancel` in functions/queue.
 
 Each step is atomic. It takes a message out of the ready stream, the due set or its organisation's list, with
 its units, or it leaves it alone. A worker is given only what is in the stream, so a message is canceled or
@@ -148,7 +148,7 @@ class RedisCancels:
 def cancel_campaign(
     shard: int, organisation_id: int, campaign: str, place: CampaignPlace, now_us: int
 ) -> Command:
-    """Cancel what of a campaign waits at a place; reply: see `cancel_campaign` in queue.lua."""
+    """Cancel what of a campaign waits at a place; reply: see `cancel_campaign` in functions/queue."""
     touched = _touched(shard, place.queue)
     return (
         "FCALL", versioned("cancel_campaign"), len(touched), *touched,
@@ -168,7 +168,7 @@ def _following(place: CampaignPlace, at: tuple[str, ...]) -> CampaignPlace | Non
 
 
 def _touched(shard: int, queue: Queue) -> tuple[bytes, ...]:
-    """The keys of `cancel` in queue.lua."""
+    """The keys of `cancel` in functions/queue."""
     return (
         *keys.line_keys(shard, queue), keys.due_key(shard, queue), keys.activity_key(shard),
         keys.usage_key(shard), keys.usage_head_key(shard), keys.held_key(shard), keys.held_by_key(shard),
@@ -186,7 +186,7 @@ def cancel(
     places: int,
     due_at_us: Sequence[int],
 ) -> Command:
-    """Cancel what is found in one step; reply: see `cancel` in queue.lua. `chunk`: None for the likely
+    """Cancel what is found in one step; reply: see `cancel` in functions/queue. `chunk`: None for the likely
     one."""
     queue = range_.queue
     touched = _touched(shard, queue)

@@ -1,4 +1,4 @@
-"""The dead letters in Redis: `replay` and `drop` in queue.lua.
+"""The dead letters in Redis: `replay` and `drop` in functions/queue.
 
 Replay and drop are one atomic step each, which begins with taking the dead letter away. Who comes second, be
 it the same call again, another operator or the other verb, finds none and does nothing.

@@ -25,7 +25,7 @@ class HeldEntries:
 
     @property
     def suspected(self) -> bool:
-        """Whether a suspect is among them, see `take_over` in queue.lua."""
+        """Whether a suspect is among them, see `take_over` in functions/queue."""
         return bool(self._suspects)
 
     def take(self, entries: Sequence[Entry]) -> list[Entry]:

@@ -1,7 +1,7 @@
 """What requests with an Idempotency-Key were answered, in Redis: for calls that do not submit messages.
 
-A key is kept as `first_use` in queue.lua keeps it for messages, so one key is good for one request, whatever
-it is. Before the call the key is noted without an answer, and with it afterwards.
+A key is kept as `first_use` in functions/queue keeps it for messages, so one key is good for one request,
+whatever it is. Before the call the key is noted without an answer, and with it afterwards.
 
     killed in between                  the key has no answer: the same request is carried out again, which all
                                        these calls bear

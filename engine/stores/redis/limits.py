@@ -1,6 +1,6 @@
-"""The limits of organisations in Redis: `limit` and `backlogs` in queue.lua.
+"""The limits of organisations in Redis: `limit` and `backlogs` in functions/queue.
 
-Every step may be repeated after `Unavailable`; queue.lua says of each what a repetition does.
+Every step may be repeated after `Unavailable`; functions/queue says of each what a repetition does.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ batches. Wire format: RESP2, https://redis.io/docs/latest/develop/reference/prot
 Under failure. A connection that breaks, times out or answers out of order is dropped
 as a whole, and every batch in flight on it raises `Unavailable`. The outcome of such a batch
 is unknown: some or all of its commands may have been applied. So every command sent here must be
-safe to send again; the functions in `queue.lua` are. The next call connects anew.
+safe to send again; the functions in `functions/queue` are. The next call connects anew.
 
 Every call ends within its own time, `timeout_s`. Waiting for a connection, for room in the
 write buffer and for the answer are all part of it. A connection may die at any moment:

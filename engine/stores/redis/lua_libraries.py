@@ -1,4 +1,7 @@
-"""The engine's functions in Redis: the files `functions/*.lua`, each a library, under names of their version.
+"""The engine's functions in Redis: libraries in Lua, under names of their version.
+
+A library is a file `functions/*.lua`, or a folder `functions/*/`, whose files are one text in the order of
+their names: what is local in one is known in those after it.
 
 A version is a digest of all the files. It stands in the name of every library and of every function
 (`settle_1f2e3d4c`), so the functions of several versions of the engine stand beside each other, and
@@ -17,9 +20,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-_FILES = sorted((Path(__file__).parent / "functions").glob("*.lua"))
+_FOLDER = Path(__file__).parent / "functions"
+
+
+def _sources() -> list[bytes]:
+    """The text of each library, in the order of their names."""
+    files = {file.stem: [file] for file in _FOLDER.glob("*.lua")}
+    for file in sorted(_FOLDER.glob("*/*.lua")):
+        files.setdefault(file.parent.name, []).append(file)
+    return [b"".join(file.read_bytes() for file in files[name]) for name in sorted(files)]
+
+
+_SOURCES = _sources()
 # Eight digits of hex: it only has to differ from the few versions that ever meet in one Redis.
-VERSION = hashlib.sha256(b"\0".join(file.read_bytes() for file in _FILES)).hexdigest()[:8]
+VERSION = hashlib.sha256(b"\0".join(_SOURCES)).hexdigest()[:8]
 # The names of all versions, as a pattern. The first versions had no digest in their names.
 PATTERN = "sms*"
 _OWN = ("smsengine", "smsengine_inbox", "smsreceipts", "smspacing", "smsinbound")
@@ -40,14 +54,14 @@ def versioned(function: str) -> str:
 
 
 def libraries() -> list[Library]:
-    """The libraries of this version. The first line of each file is `#!lua name=NAME`."""
-    return [_library(file.read_bytes()) for file in _FILES]
+    """The libraries of this version. The first line of each text is `#!lua name=NAME`."""
+    return [_library(source) for source in _SOURCES]
 
 
 def _library(source: bytes) -> Library:
     first, rest = source.split(b"\n", 1)
     name = versioned(first.partition(b"name=")[2].decode())
-    # In the first line of the rest, so that the lines of an error are those of the file.
+    # In the first line of the rest, so that the lines of an error are those of the text.
     return Library(name, b"#!lua name=%b\nlocal VERSION = '_%b' %b" % (name.encode(), VERSION.encode(), rest))
 
 

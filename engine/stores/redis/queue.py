@@ -2,7 +2,7 @@
 
 Every entry that a worker has been given is in the stream's pending list under the
 worker's name until its messages are settled. Redis keeps that list, so it survives this process.
-Which messages of a bundle are settled is noted beside it (`settle` in queue.lua).
+Which messages of a bundle are settled is noted beside it (`settle` in functions/queue).
 What happens when an answer does not come, or this process dies or freezes:
 
 read       The entries are pending under our name, but we have never seen them. The next
@@ -50,7 +50,7 @@ from engine.stores.redis.wire import ReplyError
 _PAGE = 500
 # How long an entry that could not be read waits for somebody who can, seconds.
 UNREAD_S = 30.0
-# How many unread messages each stream shall hold, as long as nobody says; as in queue.lua.
+# How many unread messages each stream shall hold, as long as nobody says; as in functions/queue.
 MARK = 128
 # A mark that no stream reaches, so that nothing goes to a list.
 _NO_LISTS = 1 << 30
@@ -231,7 +231,7 @@ class QueueStreams:
         """Take over up to `limit` entries of dead workers, and of living ones idle for `min_idle_ms`.
 
         Among them are our own lost ones. At most one suspect is in hand at a time, see `take_over`
-        in queue.lua. The messages of bundles are not taken: each becomes an entry for whoever reads it.
+        in functions/queue. The messages of bundles are not taken: each becomes an entry for whoever reads it.
         """
         try:
             (found,) = await self._all([wire.pending_in(self.queue, self._name, self._shards)])

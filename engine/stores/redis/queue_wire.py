@@ -27,7 +27,7 @@ from engine.stores.redis.link import Command
 from engine.stores.redis.lua_libraries import versioned
 
 # An entry as a stream holds it: (id, payload, how often its message was delivered, of a bundle: which of its
-# messages are settled, see queue.lua; the bundle out of which its message was taken).
+# messages are settled, see functions/queue; the bundle out of which its message was taken).
 RawEntry = tuple[bytes, bytes, int, bytes, bytes]
 # Bits of what `pending_in` answers.
 OWN, OTHERS = 1, 2
@@ -167,7 +167,7 @@ def take_over(queue: Queue, name: str, shard: int, min_idle_ms: int, limit: int,
     """Take over entries of other workers; reply [[[id, fields, deliveries] …], suspects passed over, messages
     taken out of bundles].
 
-    See `take_over` in queue.lua.
+    See `take_over` in functions/queue.
     """
     keys = (*line_keys(shard, queue), holders_key(shard))
     return (

@@ -1,4 +1,4 @@
-"""The command `settle` of queue.lua. No I/O.
+"""The command `settle` of functions/queue. No I/O.
 
 Settlements of one bundle go together. What Redis does when all of them count, which is nearly always, is
 added up here; for the other cases it is told what each settlement alone would be.
@@ -163,8 +163,8 @@ def settle(
     unread: bool = False,
 ) -> Command:
     """Settle messages of one shard in one call; reply [how many counted, the weight that waits behind the
-    stream now] (see `settle` and `finish` in queue.lua). Of several settlements of one message the first
-    counts.
+    stream now] (see `settle` and `finish` in functions/queue). Of several settlements of one message the
+    first counts.
 
     `sent`: bundles, `alone`: entries of one message, none of them in `some`. `unread`: messages that no
     worker has been given, instead of those that one has been given.
@@ -272,7 +272,7 @@ class _Sums:
         return captured_alone(self.units, *alone)
 
     def add(self, messages: dict[int, Settled]) -> list[int]:
-        """Add settlements of one entry; what each of them alone would be, as for `settle` in queue.lua."""
+        """Add settlements of one entry; what each alone would be, as for `settle` in functions/queue."""
         details: list[int] = []
         for place, of in messages.items():
             captured = released = put = 0

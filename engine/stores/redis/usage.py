@@ -135,13 +135,13 @@ class RedisUsage(BooksNotes):
         return [(s, name.decode()) for s, names in zip(self._shards, replies, strict=True) for name in names]
 
     async def fence(self, holders: Sequence[tuple[int, str]]) -> None:
-        """Fence holders, given as (shard, name): see `fence` in queue.lua."""
+        """Fence holders, given as (shard, name): see `fence` in functions/queue."""
         await steps(self._link, [fence_command(shard, name) for shard, name in holders])
 
     async def prepare(self) -> None:
         """Load the functions, and make `credit:{s}:held:by` where an older version kept no such hash.
 
-        Reads every message of such a shard once: see `tally` in queue.lua.
+        Reads every message of such a shard once: see `tally` in functions/queue.
         """
         await load_functions(self._link)
         for s in self._shards:
@@ -174,7 +174,7 @@ class RedisUsage(BooksNotes):
         """Close a shard: `seal`, read the usage that the books have not applied, `close`.
 
         `generation` is the new one, `books` the one in the books, and `mark` how far they have applied
-        it. Returns by organisation what is left (see `close` in queue.lua). Raises Unavailable when
+        it. Returns by organisation what is left (see `close` in functions/queue). Raises Unavailable when
         the shard is not in `life` any more. Killed in between: the shard stays sealed, and the next
         ledger closes it.
         """
@@ -197,7 +197,7 @@ class RedisUsage(BooksNotes):
         return {organisation: RemainingUnits(held, news) for organisation, held, news in left}
 
     async def _seal(self, life: ShardLife, generation: str, books: str, mark: StreamMark) -> Any:
-        """Where the usage begins that the books have not applied: see `seal` in queue.lua.
+        """Where the usage begins that the books have not applied: see `seal` in functions/queue.
 
         Raises Unavailable, also when holders come and go so fast that they cannot be named.
         """
@@ -226,7 +226,7 @@ class RedisUsage(BooksNotes):
         return reply
 
     async def begin(self, generations: Mapping[int, str], run: str) -> None:
-        """Let shards admit under their generations: see `begin` in queue.lua.
+        """Let shards admit under their generations: see `begin` in functions/queue.
 
         Raises Unavailable when one was closed for another generation, or when `run` is not the
         present run of Redis; the others may have begun.
@@ -243,7 +243,7 @@ class RedisUsage(BooksNotes):
 
 
 def _held_keys(shard: int) -> list[bytes]:
-    """The keys of `tally` in queue.lua: the held units, in sum and by organisation, then every place of
+    """The keys of `tally` in functions/queue: the held units, in sum and by organisation, then every place of
     messages."""
     places = (keys.queue_key, keys.due_key, keys.dead_key, keys.wait_key)
     return [
@@ -277,7 +277,7 @@ def add_usage(sums: dict[int, list[int]], entry: UsageEntry) -> None:
 def usage_entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
     """An entry as Redis gives it: `fields` are k, kind, h, holder, e, epoch, d, data, p, link before it.
 
-    `append` in queue.lua writes them in this order; an older version wrote no p. The entry's own link
+    `append` in functions/queue writes them in this order; an older version wrote no p. The entry's own link
     is the SHA-1 that `append` computes.
     """
     _, kind, _, holder, _, epoch, _, data, *chained = fields
@@ -347,7 +347,7 @@ def _note(text: bytes | None) -> BookedNote | None:
 
 
 def _run_id(info: Any) -> str:
-    """The id of the server process from the reply of INFO; queue.lua reads the same one."""
+    """The id of the server process from the reply of INFO; functions/queue reads the same one."""
     if isinstance(info, ReplyError):
         raise Broken(f"Redis refused a step of the ledger: {info}")
     found = re.search(rb"run_id:(\w+)", info)

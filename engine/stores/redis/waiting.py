@@ -29,6 +29,6 @@ async def waiting(link: RedisLink, queues: Sequence[Queue], shards: int) -> dict
 
 
 def _backlog(queue: Queue, shard: int) -> Command:
-    """Reply as `backlog` in queue.lua says; of one organisation, because none is not to be had."""
+    """Reply as `backlog` in functions/queue says; of one organisation, because none is not to be had."""
     touched = (*keys.line_keys(shard, queue), keys.limits_key(shard))
     return ("FCALL_RO", versioned("backlog"), len(touched), *touched, 1)

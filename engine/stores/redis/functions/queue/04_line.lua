@@ -1,0 +1,224 @@
+-- The line of a queue of one shard: the ready stream, which workers read, and behind it a backlog for each
+-- organisation. docs/queue.md has the rule, its source, and what follows from it.
+--
+-- An entry goes to the ready stream as long as nobody waits behind that and it holds less than its mark of
+-- messages that no worker has been given. Otherwise the organisation's messages wait in a list of its own,
+-- and it takes its turn at a virtual start time (start-time fair queueing): the time of the turn before,
+-- plus the segments that it was served since divided by its weight, and no earlier than the virtual time now.
+-- The messages of an organisation that is paused wait in its list, and it has no turn.
+--   sms    the ready stream. An entry has one message or a bundle of several, in the field `m`. When its message
+--          was given to a worker in a bundle before, the field `d` says how often, and `i` has the id of that.
+--   wait   hash:  messages         how many messages wait in all lists
+--                 bundled          how many more messages than entries the ready stream holds: the messages that
+--                                  are not settled, less 1 for each entry
+--                 number           of the last message that was made ready; see `add_entry`
+--                 part:<number>    of the bundle whose last message has the number: which of its messages are
+--                                  settled, a character each, '.' for not settled, 'x' for settled; none: none
+--                 time             the virtual time: the start time of the last message that was moved
+--                 mark             how many messages the ready stream shall hold, as a worker said last
+--                 parked           how many messages wait in lists of paused organisations; `messages` is without
+--                 paused, limited  how many organisations are paused, and how many have a field `limits:`
+--                 limits:<organisation>   its weight, with ' paused' behind it when it is paused; none: weight 1
+--                 extra            the weights of those that have a turn, less 1 for each of them
+--                 moved            segments that left lists by their turn, MessagePack: see `moved_in`
+--                 <organisation>   its list, MessagePack: {first chunk, last chunk, bytes taken of the first,
+--                                  bytes of the last, messages, segments, and segments moved as in `moved`};
+--                                  see `kept_of`
+--                 <organisation>:<n>   a chunk: messages one behind another, each with its segments and its
+--                                  size before it
+--   turns  sorted set: each organisation with a list, by the start time of its next message
+--   ahead  sorted set: each organisation without a list that was served ahead of the virtual time, by the
+--          start time of its next message
+-- A *busy period* begins when the ready stream is full. It ends when nobody waits and the stream has room.
+-- Nothing of the times is remembered after it.
+local MARK = 128
+-- A chunk is closed when it has so many bytes: the second, when turns take few messages of a list. The larger, the
+-- less memory a message takes; the smaller, the less is read for a turn.
+local CHUNK = 4000
+local CHUNK_SMALL = 1000
+-- The turns of all that wait come to so many marks, segments, or to one message each, whichever is more: about a
+-- tenth of a second of what providers take. So a step touches few lists, and one turn is a small part of what its
+-- organisation is served in ten seconds. No turn is more than such a part of the mark.
+local ROUND = 4
+local TURNS_MIN = 4
+-- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
+local MOVED_MAX = 256
+-- What is moved is counted in windows of so many seconds.
+local WINDOW = 10
+-- A bundle has at most so many octets, and at most such a part of the mark, so that what is fair is decided late.
+local BUNDLE_OCTETS = 32768
+local BUNDLES = 4
+-- The number of the first message that is made ready is one more. Ids that others made end in smaller ones.
+local FIRST = 1099511627776
+
+-- Bundles: see engine/bundle_format.py. A *record* is a message as a part of a bundle or of a chunk: its segments,
+-- its size, and itself.
+local BUNDLE_HEAD = '\193\001'
+
+local function record_of(segments, payload)
+  return struct_pack('>HI4', segments, #payload) .. payload
+end
+
+-- How many messages the payload of an entry is, and whether it is a bundle.
+local function count_of(payload)
+  if sub(payload, 1, 2) ~= BUNDLE_HEAD or #payload < 13 then return 1, false end
+  local count = struct_unpack('>H', payload, 3)
+  return count, true
+end
+
+-- The messages that the payload of an entry is, and whether it is a bundle.
+local function payloads_of(payload)
+  if sub(payload, 1, 2) ~= BUNDLE_HEAD or #payload < 13 then return {payload}, false end
+  local found, at = {}, 13
+  while at + 5 <= #payload do
+    local _, size, from = struct_unpack('>HI4', payload, at)
+    found[#found + 1] = sub(payload, from, from + size - 1)
+    at = from + size
+  end
+  return found, true
+end
+
+-- Where the record behind `count` records ends that begin at `at`, and their segments. It stops behind the record
+-- with which they have `segments_max`. Returns the end, their number and their segments.
+local function walk(records, at, count, segments_max)
+  local sum, walked = 0, 0
+  repeat
+    local segments, size, from = struct_unpack('>HI4', records, at)
+    at, sum, walked = from + size, sum + segments, walked + 1
+  until walked == count or sum >= segments_max or at > #records
+  return at, walked, sum
+end
+
+-- The field that says of a bundle which of its messages are settled. Its number is in the bundle, and at the end
+-- of the id of its entry.
+local function note_name(number)
+  return 'part:' .. number
+end
+
+local function note_of(id)
+  return note_name(match(id, '%d+$'))
+end
+
+local function note_in(payload)
+  local number = struct_unpack('>I8', payload, 5)
+  return note_name(format('%.0f', number))
+end
+
+-- Call `read` with each message of an entry that is not settled. `wait`: the hash of its line, if it has one.
+local function each_open(wait, payload, read)
+  local payloads, is_bundle = payloads_of(payload)
+  local note = is_bundle and wait and call('HGET', wait, note_in(payload))
+  for place, message in ipairs(payloads) do
+    if not note or sub(note, place, place) == '.' then read(message) end
+  end
+end
+
+-- Set how many messages a bundle may have now.
+local function size_bundles(line)
+  line.bundle = max(1, min(line.bundle_max, floor(line.mark / BUNDLES)))
+end
+
+-- The line whose keys begin at `keys[first]`: sms, wait, turns, ahead. `bundle_max`: how many messages the
+-- caller lets be written in one entry. `gone`: chunks that have become empty.
+local function line_of(keys, first, bundle_max)
+  local known = call(
+    'HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra', 'bundled', 'number', 'moved')
+  local line = {
+    sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
+    messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), mark = tonumber(known[3] or MARK),
+    paused = tonumber(known[4] or 0), limited = tonumber(known[5] or 0), extra = tonumber(known[6] or 0),
+    busy = known[2] ~= false, lists = {}, order = {}, parked = {},
+    bundled = tonumber(known[7] or 0), number = tonumber(known[8] or FIRST),
+    bundle_max = tonumber(bundle_max or 1),
+    records = {''}, open = 0, octets = 0, gone = {}, moved = 0, window = known[9],
+  }
+  -- What of this the hash is known to have: nothing in the first step of a busy period.
+  line.known = known[2] and {messages = line.messages, time = line.time, extra = line.extra} or {}
+  size_bundles(line)
+  return line
+end
+
+local function limits_name(organisation)
+  return 'limits:' .. organisation
+end
+
+-- The weight of an organisation, and whether it is paused, from its field `limits:`.
+local function read_limits(limits)
+  if not limits then return 1, false end
+  return tonumber(match(limits, '^%S+')), string.find(limits, ' ', 1, true) ~= nil
+end
+
+-- A window, {when it began, segments moved in it, in the one before}, with `segments` that were moved in the one that
+-- begins at `begins`.
+local function moved_in(began, now, before, segments, begins)
+  if began == begins then return began, now + segments, before end
+  return begins, segments, began == begins - WINDOW and now or 0
+end
+
+-- The segments that were moved in about the last WINDOW seconds.
+local function moved_lately(window, at_s)
+  local began = at_s - at_s % WINDOW
+  local now, before = 0, 0
+  if window[1] == began then
+    now, before = window[2], window[3]
+  elseif window[1] == began - WINDOW then
+    before = window[2]
+  end
+  return floor(now + before * (1 - (at_s - began) / WINDOW) + 0.5)
+end
+
+-- The consumer group of a stream, {name, consumers, pending, last-delivered-id ...}; nil when there is none.
+local function group_of(sms)
+  local groups = redis.pcall('XINFO', 'GROUPS', sms)
+  for _, group in ipairs(groups.err and {} or groups) do
+    local of = {}
+    for i = 1, #group, 2 do of[group[i]] = group[i + 1] end
+    if of['name'] == GROUP then return of end
+  end
+end
+
+-- How many messages of the ready stream no worker has been given, those that are about to be written included.
+-- The last entry that a worker was given says it, because its id ends in the number of its last message.
+-- Where an older version wrote that entry, bundles in hand count as if they were not. Where messages were
+-- ended unread, or an older version wrote unread entries, it is at least the entries, and at most all messages
+-- but one for each entry in hand.
+local function count_unread(line)
+  local entries, group = call('XLEN', line.sms), group_of(line.sms)
+  local unread = entries - (group and group['pending'] or 0)
+  if unread <= 0 then return line.open end
+  local most = unread + line.bundled
+  local number = group and tonumber(match(group['last-delivered-id'], '%d+$')) or 0
+  if number >= FIRST then most = min(most, line.number - number) end
+  return max(unread, most) + line.open
+end
+
+-- How many more messages the ready stream takes; too few, until `count_in_hand`. It is counted when it is
+-- first asked for, because most steps find nobody waiting and never ask.
+local function room_of(line)
+  if not line.room then
+    line.room = line.mark - call('XLEN', line.sms) - line.bundled - line.open
+  end
+  return line.room
+end
+
+-- Set the mark of the ready stream, as a worker says.
+local function aim(line, mark)
+  if line.mark == tonumber(mark) then return end
+  if line.room then line.room = line.room + mark - line.mark end
+  line.mark = tonumber(mark)
+  size_bundles(line)
+  call('HSET', line.wait, 'mark', mark)
+end
+
+-- What workers have been given does not count against the mark.
+local function count_in_hand(line)
+  if line.counted then return end
+  line.counted = true
+  line.room = line.mark - count_unread(line)
+end
+
+-- Whether the ready stream holds less than its mark.
+local function has_room(line)
+  if room_of(line) <= 0 then count_in_hand(line) end
+  return line.room > 0
+end

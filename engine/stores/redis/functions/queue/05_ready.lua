@@ -1,0 +1,65 @@
+-- Write an entry of one message, or of several: a table of their records, with room for the head before them.
+-- `given`: how often its message was given to a worker before, in the entry `from`. The id ends in the number of its
+-- last message. Numbers count up, so the clock may go back.
+local function add_entry(line, content, count, given, from)
+  local function add(ms, number)
+    line.number = number
+    local id, payload = format('%.0f-%.0f', ms, number), content
+    if count > 1 then
+      content[1] = BUNDLE_HEAD .. struct_pack('>HI8', count, number)
+      payload = concat(content)
+    end
+    if given then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', given, 'i', from) end
+    return redis.pcall('XADD', line.sms, id, 'm', payload)
+  end
+  line.now = line.now or now_ms()
+  local before = line.number
+  local id = add(line.now, before + count)
+  if type(id) == 'table' then
+    local last = stream_of(line.sms)['last-generated-id']
+    if not last then error(id) end
+    local ms, number = match(last, '^(%d+)-(%d+)$')
+    line.now = max(line.now, tonumber(ms))
+    id = add(line.now, max(before, tonumber(number)) + count)
+    if type(id) == 'table' then error(id) end
+  end
+  line.bundled = line.bundled + count - 1
+  line.changed = true
+end
+
+-- Write the bundle that was begun.
+local function close_bundle(line)
+  if line.open == 0 then return end
+  local records, count = line.records, line.open
+  line.records, line.open, line.octets = {''}, 0, 0
+  add_entry(line, count == 1 and sub(records[2], 7) or records, count)
+end
+
+-- Put `count` messages into the bundle that was begun, or into the next one.
+local function bundle(line, records, count)
+  if line.open + count > line.bundle or line.octets + #records > BUNDLE_OCTETS then close_bundle(line) end
+  line.records[#line.records + 1] = records
+  line.open, line.octets = line.open + count, line.octets + #records
+  if line.room then line.room = line.room - count end
+end
+
+local function make_ready(line, segments, payload)
+  bundle(line, record_of(segments, payload), 1)
+end
+
+-- Make `count` messages ready, one record behind another.
+local function make_all_ready(line, records, count)
+  if count <= line.bundle then return bundle(line, records, count) end
+  local at = 1
+  while at <= #records do
+    local behind, some = walk(records, at, line.bundle, math.huge)
+    bundle(line, sub(records, at, behind - 1), some)
+    at = behind
+  end
+end
+
+-- Write what has become of the ready stream.
+local function keep_ready(line)
+  close_bundle(line)
+  if line.changed then call('HSET', line.wait, 'bundled', line.bundled, 'number', line.number) end
+end

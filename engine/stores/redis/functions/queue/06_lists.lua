@@ -1,0 +1,275 @@
+-- What the hash has of the limits of organisations, in their order.
+local function limits_of(line, organisations)
+  local names = {}
+  if line.limited == 0 then return names end
+  for i, organisation in ipairs(organisations) do names[i] = limits_name(organisation) end
+  return values_of(line.wait, names)
+end
+
+-- What the hash keeps of a list is a MessagePack array in which each number has four octets. So it is read and written
+-- in one go, and older versions, which write the shortest form, read it too.
+-- Each number is written together with the octet before it, 206: that is a quarter of the time of writing them apart.
+local KEPT = '>BI5I5I5I5I5I5I5I5I5'
+local FOUR = 206 * 4294967296
+local KEPT_LIST = '>xxI4xI4xI4xI4xI4xI4'
+local KEPT_WINDOW = '>xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxI4xI4xI4'
+local KEPT_ALL = '>xxI4xI4xI4xI4xI4xI4xI4xI4xI4'
+local KEPT_SIZE = 46
+
+-- The first six numbers of a list.
+local function read_kept(kept)
+  if not kept then return 1, 0, 0, 0, 0, 0 end
+  if #kept == KEPT_SIZE then return struct_unpack(KEPT_LIST, kept) end
+  return unpack(cmsgpack.unpack(kept), 1, 6)
+end
+
+-- `kept` and `limits`: what the hash has of the list and of its limits, when that was read before.
+local function list_of(line, organisation, kept, limits)
+  local list = line.lists[organisation]
+  if not list then
+    if kept == nil and line.limited > 0 then
+      kept, limits = unpack(call('HMGET', line.wait, organisation, limits_name(organisation)))
+    elseif kept == nil then
+      kept = call('HGET', line.wait, organisation)
+    end
+    local first, last, taken, tail, messages, segments = read_kept(kept)
+    list = {
+      organisation = organisation, first = first, last = last, taken = taken, tail = tail, messages = messages,
+      segments = segments, kept = kept, waited = kept ~= false, changed = false, moved = 0, start = false,
+      chunk = false, new = false, weight = 1, paused = false,
+    }
+    if limits then list.weight, list.paused = read_limits(limits) end
+    line.lists[organisation] = list
+    local order = list.paused and line.parked or line.order
+    order[#order + 1] = list
+  end
+  return list
+end
+
+local function pack_kept(first, last, taken, tail, messages, segments, began, now, before)
+  return struct_pack(
+    KEPT, 153, FOUR + first, FOUR + last, FOUR + taken, FOUR + tail, FOUR + messages, FOUR + segments, FOUR + began,
+    FOUR + now, FOUR + before)
+end
+
+-- What the hash keeps of a list. `begins`: of the window in which messages were moved by its turns, in this step.
+local function kept_of(list, begins)
+  local began, now, before
+  if list.kept and #list.kept == KEPT_SIZE then
+    began, now, before = struct_unpack(KEPT_WINDOW, list.kept)
+  else
+    local of = list.kept and cmsgpack.unpack(list.kept) or {}
+    began, now, before = of[7] or 0, of[8] or 0, of[9] or 0
+  end
+  if list.moved > 0 then began, now, before = moved_in(began, now, before, list.moved, begins) end
+  return pack_kept(list.first, list.last, list.taken, list.tail, list.messages, list.segments, began, now, before)
+end
+
+-- Change a count of the hash; 0 is no field.
+local function count_in(wait, field, by)
+  if by ~= 0 and call('HINCRBY', wait, field, by) == 0 then call('HDEL', wait, field) end
+end
+
+-- Note that `count` messages came to a list, or left it.
+local function count_waiting(line, list, count, segments)
+  list.messages, list.segments, list.changed = list.messages + count, list.segments + segments, true
+  if list.paused then
+    line.came = (line.came or 0) + count
+  else
+    line.messages = line.messages + count
+  end
+end
+
+-- The start time of the next message of an organisation without a turn.
+local function next_start(line, organisation)
+  return max(line.time, tonumber(call('ZSCORE', line.ahead, organisation) or 0))
+end
+
+-- Whether a message goes to the ready stream at once, whoever it belongs to. (Who is paused is not looked at.)
+local function is_open(line)
+  return line.messages == 0 and has_room(line)
+end
+
+-- Whether who a message belongs to does not matter.
+local function is_open_to_all(line)
+  return line.paused == 0 and is_open(line)
+end
+
+-- Let a message into the line, as a record. `finish` has to follow.
+-- An organisation without a list whose turn is now is served at once, although the ready stream is full:
+-- it would be the next one anyway. So it waits for others no longer than the ready stream is.
+local function enter(line, organisation, segments, record)
+  local list = line.lists[organisation]
+  local paused = false
+  if line.paused > 0 then
+    list = list or list_of(line, organisation)
+    paused = list.paused
+  end
+  if not paused then
+    if is_open(line) then return bundle(line, record, 1) end
+    line.busy = true
+  end
+  list = list or list_of(line, organisation)
+  if list.messages == 0 and not paused then
+    list.start = list.start or next_start(line, organisation)
+    if list.start <= line.time then
+      list.start = list.start + segments / list.weight
+      return bundle(line, record, 1)
+    end
+  end
+  list.new = list.new or {}
+  list.new[#list.new + 1] = record
+  count_waiting(line, list, 1, segments)
+end
+
+-- Let a run of messages of an organisation into the line: `count`, with so many segments, from `at` in `records` on.
+-- Once it has a list, all that is left goes there.
+local function enter_run(line, organisation, count, segments, records, at, behind)
+  while at < behind do
+    local list = line.lists[organisation]
+    if list and list.messages > 0 and (list.paused or not is_open(line)) then
+      local new = list.new or {}
+      list.new, new[#new + 1] = new, sub(records, at, behind - 1)
+      return count_waiting(line, list, count, segments)
+    end
+    local own, size, from = struct_unpack('>HI4', records, at)
+    enter(line, organisation, own, sub(records, at, from + size - 1))
+    at, count, segments = from + size, count - 1, segments - own
+  end
+end
+
+-- Let `count` messages into the line, one record behind another. `index`, MessagePack, of each run of them that may
+-- go to a list together: the organisation, how many messages, segments and octets; the next one, and so on.
+local function enter_all(line, count, index, records)
+  if is_open_to_all(line) then
+    if line.room < count then count_in_hand(line) end
+    if line.room >= count then return make_all_ready(line, records, count) end
+  end
+  local of, at, unknown, n = cmsgpack.unpack(index), 1, {}, 0
+  for i = 1, #of, 4 do
+    local organisation = of[i]
+    if organisation ~= unknown[n] and not line.lists[organisation] then
+      n = n + 1
+      unknown[n] = organisation
+    end
+  end
+  if n > 1 then
+    local kept, limits = call('HMGET', line.wait, unpack(unknown)), limits_of(line, unknown)
+    local ahead = call('ZMSCORE', line.ahead, unpack(unknown))
+    for i, organisation in ipairs(unknown) do
+      local list = list_of(line, organisation, kept[i], limits[i])
+      if list.messages == 0 and not list.paused then list.start = max(line.time, tonumber(ahead[i] or 0)) end
+    end
+  end
+  for i = 1, #of, 4 do
+    local behind = at + of[i + 3]
+    enter_run(line, of[i], of[i + 1], of[i + 2], records, at, behind)
+    at = behind
+  end
+end
+
+-- The ends of the names of chunks, by their numbers, as far as they were made: most lists have few.
+local SUFFIXES = {}
+
+local function suffix_of(n)
+  local suffix = SUFFIXES[n] or format(':%.0f', n)
+  if n <= 1000 then SUFFIXES[n] = suffix end
+  return suffix
+end
+
+local function chunk_name(list, n)
+  return list.organisation .. suffix_of(n)
+end
+
+-- Append two values to an array.
+local function put(into, a, b)
+  local n = #into
+  into[n + 1], into[n + 2] = a, b
+end
+
+-- How many organisations have a turn, as it was counted when it was first asked for, and those that `finish` has begun.
+local function waiting_of(line)
+  line.waiting = line.waiting or call('ZCARD', line.turns)
+  return line.waiting
+end
+
+-- The segments of one turn; a turn has a message at least. Where few wait, the turns are as if TURNS_MIN did.
+local function slice_of(line)
+  return line.mark / max(TURNS_MIN, waiting_of(line) / ROUND)
+end
+
+-- The most octets of a chunk that is written now.
+local function chunk_octets(line)
+  return slice_of(line) >= 8 and CHUNK or CHUNK_SMALL
+end
+
+-- Note that the last chunk of a list is to be written: `runs` behind what is there. A list of one chunk is not read again
+-- in this step.
+local function put_chunk(fields, list, chunk, runs)
+  chunk = chunk == '' and runs or chunk .. runs
+  put(fields, chunk_name(list, list.last), chunk)
+  if list.first == list.last then list.chunk = chunk end
+end
+
+-- Write the messages that came to lists behind those that are there. `order`: the lists to look at.
+local function append_new(line, order)
+  local lists, names, fields = {}, {}, {}
+  for _, list in ipairs(order) do
+    if list.new then lists[#lists + 1] = list end
+  end
+  if not lists[1] then return end
+  -- Chunks in which there is room are read, while they are small: each message that comes alone writes its chunk anew.
+  local chunk_max, numbers = chunk_octets(line), {}
+  for i, list in ipairs(lists) do
+    if list.last >= list.first and list.tail + #list.new[1] <= CHUNK_SMALL then
+      names[#names + 1] = chunk_name(list, list.last)
+      numbers[i] = #names
+    end
+  end
+  local chunks = values_of(line.wait, names)
+  for i, list in ipairs(lists) do
+    -- Runs of messages, from the one at `from` on, are to be in one chunk, behind what is there of it.
+    local new, from, chunk = list.new, 1, numbers[i] and (chunks[numbers[i]] or '')
+    for at = 1, #new do
+      local octets = #new[at]
+      if not chunk or list.tail + octets > chunk_max then
+        if chunk then put_chunk(fields, list, chunk, concat(new, '', from, at - 1)) end
+        chunk, from, list.last, list.tail = '', at, list.last + 1, 0
+      end
+      list.tail = list.tail + octets
+    end
+    put_chunk(fields, list, chunk, new[from + 1] and concat(new, '', from) or new[from])
+    list.new = false
+  end
+  call_with('HSET', line.wait, fields)
+end
+
+-- The first chunk of a list that has messages. One that `sift` has emptied is not there.
+local function first_chunk(wait, list)
+  local chunk = call('HGET', wait, chunk_name(list, list.first))
+  while not chunk do
+    list.first = list.first + 1
+    chunk = call('HGET', wait, chunk_name(list, list.first))
+  end
+  return chunk
+end
+
+-- Move messages from the front of a list to the ready stream: up to `count`, and no more once they have
+-- `segments_max`. Returns how many, and their segments.
+local function move_some(line, list, count, segments_max)
+  local moved, sum = 0, 0
+  repeat
+    if not list.chunk then list.chunk = first_chunk(line.wait, list) end
+    if line.open >= line.bundle then close_bundle(line) end
+    local behind, some, segments = walk(
+      list.chunk, list.taken + 1, min(count - moved, line.bundle - line.open), segments_max - sum)
+    bundle(line, sub(list.chunk, list.taken + 1, behind - 1), some)
+    list.taken, moved, sum = behind - 1, moved + some, sum + segments
+    if list.taken == #list.chunk then
+      line.gone[#line.gone + 1] = chunk_name(list, list.first)
+      list.chunk, list.taken, list.first = false, 0, list.first + 1
+    end
+  until moved == list.messages or moved == count or sum >= segments_max
+  count_waiting(line, list, -moved, -sum)
+  return moved, sum
+end

@@ -1,0 +1,266 @@
+-- The organisations in front, in the order of their turns, as far as `refill` looked at them: their names, what the
+-- hash keeps of their lists, the first chunks of these, and the starts of their turns. Where there is no chunk, the
+-- list is one of `line.lists`, or becomes one with its turn.
+local function turns_of(line)
+  line.fields, line.turned, line.left, line.passed = {}, {}, {}, {}
+  return {names = {}, kept = {}, chunks = {}, starts = {}, size = 0, fetched = 0}
+end
+
+-- Look at `count` more organisations. What this step knows of their lists is not read.
+local function fetch(line, page, count)
+  local flat = call('ZRANGE', line.turns, page.fetched, page.fetched + count - 1, 'WITHSCORES')
+  local lists, names, starts, kepts, chunks = line.lists, page.names, page.starts, page.kept, page.chunks
+  local n, unknown, text, start = page.size, {}, nil, nil
+  for i = 1, #flat, 2 do
+    local name = flat[i]
+    local list = lists[name]
+    -- Many have the same start.
+    if flat[i + 1] ~= text then text, start = flat[i + 1], tonumber(flat[i + 1]) end
+    -- One that this step has emptied has its turn until the end of it.
+    if not list or list.messages > 0 then
+      n = n + 1
+      names[n], starts[n], chunks[n] = name, start, false
+      if not list then unknown[#unknown + 1] = name end
+    end
+  end
+  local found, limits, next, wanted, places = values_of(line.wait, unknown), limits_of(line, unknown), 0, {}, {}
+  for i = page.size + 1, n do
+    local name = names[i]
+    local list, number = lists[name], nil
+    if not list then
+      next = next + 1
+      local kept = found[next]
+      kepts[i] = kept
+      if limits[next] or #kept ~= KEPT_SIZE then
+        list = list_of(line, name, kept, limits[next] or false)
+      else
+        local a, b, c, d = byte(kept, 3, 6)
+        number = ((a * 256 + b) * 256 + c) * 256 + d
+      end
+    end
+    if list then list.start, number = starts[i], not list.chunk and list.first end
+    if number then
+      local at = #wanted + 1
+      wanted[at], places[at] = name .. (SUFFIXES[number] or suffix_of(number)), i
+    end
+  end
+  local read = values_of(line.wait, wanted)
+  for at, i in ipairs(places) do
+    local list = lists[names[i]]
+    if list then list.chunk = read[at] else chunks[i] = read[at] end
+  end
+  page.size, page.fetched = n, #flat == 2 * count and page.fetched + count or nil
+end
+
+-- The list at a place of the page, for what `take_turns` does not do, and from then on.
+local function listed(line, page, i)
+  local name = page.names[i]
+  local list = line.lists[name]
+  if not list then
+    list = list_of(line, name, page.kept[i], false)
+    list.chunk, list.start, page.chunks[i] = page.chunks[i], page.starts[i], false
+  end
+  return list
+end
+
+-- Put a place of the page, which has had a turn, among the others that had one, by the starts of their next ones: behind
+-- those with the same start.
+local function put_again(again, next, starts, i)
+  local at, start = #again, starts[i]
+  while at >= next and starts[again[at]] > start do
+    again[at + 1] = again[at]
+    at = at - 1
+  end
+  again[at + 1] = i
+end
+
+-- Write the bundle that was begun, which has so many messages and octets. Returns what `take_turns` knows of the next.
+local function next_bundle(line, open, octets)
+  line.open, line.octets = open, octets
+  close_bundle(line)
+  return line.records, 0, 0
+end
+
+-- The turns of those on the page from the place `i` on, of organisations without limits that this step has not looked at:
+-- what `move_some` does, and what is to be written noted at once. With ten thousand lists each turn is one message of
+-- another. It stops where a turn is in two chunks or two bundles, or where one of `again` is first.
+-- Returns the place behind the last one, and how many messages are left to be moved.
+local function take_turns(line, page, i, left, slice, again, next)
+  local names, kepts, chunks, starts = page.names, page.kept, page.chunks, page.starts
+  local fields, turned, gone, begins, four = line.fields, line.turned, line.gone, line.begins, FOUR
+  local fields_size, turned_size, moved_all, sum_all = #fields, #turned, 0, 0
+  local records, open, octets, time = line.records, line.open, line.octets, line.time
+  local page_size, bundle_most, other = page.size, line.bundle, again[next]
+  local soonest = other and starts[other] or math.huge
+  while i <= page_size and left > 0 do
+    local start, chunk = starts[i], chunks[i]
+    if not chunk or start > soonest then break end
+    if open >= bundle_most then records, open, octets = next_bundle(line, open, octets) end
+    local first, last, taken, tail, messages, segments, began, now, before = struct_unpack(KEPT_ALL, kepts[i])
+    local most = bundle_most - open
+    if most > left then most = left end
+    local at, moved, sum = taken + 1, 0, 0
+    repeat
+      local own, size, from = struct_unpack('>HI4', chunk, at)
+      at, moved, sum = from + size, moved + 1, sum + own
+    until moved == most or sum >= slice or at > #chunk
+    if sum < slice and moved < messages and moved < left then break end
+    local size = at - taken - 1
+    if octets + size > BUNDLE_OCTETS then records, open, octets = next_bundle(line, open, octets) end
+    records[#records + 1] = sub(chunk, taken + 1, at - 1)
+    open, octets = open + moved, octets + size
+    if start > time then time = start end
+    start = start + sum
+    if at > #chunk then
+      gone[#gone + 1] = names[i] .. (SUFFIXES[first] or suffix_of(first))
+      first, taken, chunks[i] = first + 1, 0, false
+    else
+      taken = at - 1
+    end
+    if messages == moved then
+      local name = names[i]
+      gone[#gone + 1], line.left[#line.left + 1] = name, name
+      if start > time then put(line.passed, start, name) end
+    else
+      if began == begins then now = now + sum else began, now, before = moved_in(began, now, before, sum, begins) end
+      local kept, name = struct_pack(
+        KEPT, 153, four + first, four + last, four + taken, four + tail, four + messages - moved, four + segments - sum,
+        four + began, four + now, four + before), names[i]
+      kepts[i], starts[i] = kept, start
+      fields[fields_size + 1], fields[fields_size + 2] = name, kept
+      turned[turned_size + 1], turned[turned_size + 2] = start, name
+      fields_size, turned_size = fields_size + 2, turned_size + 2
+      if start < soonest then soonest = start end
+      put_again(again, next, starts, i)
+    end
+    left, moved_all, sum_all, i = left - moved, moved_all + moved, sum_all + sum, i + 1
+  end
+  line.open, line.octets, line.time, line.room = open, octets, time, line.room - moved_all
+  line.messages, line.moved = line.messages - moved_all, line.moved + sum_all
+  return i, left
+end
+
+-- Move messages to the ready stream until it holds its mark, always of the organisation whose turn is first:
+-- one message, or as many as come to a slice, so that a step touches few lists.
+local function refill(line)
+  if line.messages == 0 then return end
+  count_in_hand(line)
+  if room_of(line) <= 0 then return end
+  local left, slice = min(line.room, MOVED_MAX), slice_of(line)
+  line.now = line.now or now_ms()
+  local at_s = floor(line.now / 1000)
+  line.begins = at_s - at_s % WINDOW
+  local page, first, count = turns_of(line), 1, math.ceil(left / math.ceil(slice))
+  -- The places of those that had a turn in this step, by the starts of their next ones.
+  local again, next, starts = {}, 1, page.starts
+  while left > 0 do
+    while first > page.size and page.fetched do
+      fetch(line, page, count)
+      count = min(2 * count, left)
+    end
+    -- Of several with the same start, one that had a turn comes last.
+    local i, other = first, again[next]
+    if first > page.size or other and starts[other] < starts[first] then
+      i, next = other, next + 1
+      if not i then break end
+    else
+      first, left = take_turns(line, page, first, left, slice, again, next)
+    end
+    if i == first or i == other then
+      first = max(first, i + 1)
+      local list, start = listed(line, page, i), starts[i]
+      line.time = max(line.time, start)
+      local moved, segments = move_some(line, list, left, slice)
+      start, left = start + segments / list.weight, left - moved
+      starts[i], list.start, list.moved = start, start, list.moved + segments
+      if list.messages > 0 then put_again(again, next, starts, i) end
+    end
+  end
+end
+
+-- Write the lists of paused organisations that this step has changed.
+local function keep_parked(line)
+  append_new(line, line.parked)
+  for _, list in ipairs(line.parked) do
+    if list.messages > 0 and list.changed then
+      call('HSET', line.wait, list.organisation, kept_of(list))
+    elseif list.kept and list.messages == 0 then
+      call('HDEL', line.wait, list.organisation)
+    end
+  end
+  if line.came then count_in(line.wait, 'parked', line.came) end
+end
+
+-- Count what was moved by turns, of all organisations, and what weight waits. What is to be written of it goes to `fields`.
+local function count_served(line, fields)
+  local all = line.moved
+  for _, list in ipairs(line.order) do
+    all = all + list.moved
+    local has = list.messages > 0
+    if list.weight ~= 1 and has ~= (list.kept ~= false) then
+      line.extra = line.extra + (has and 1 or -1) * (list.weight - 1)
+    end
+  end
+  if all == 0 then return end
+  local window = line.window and cmsgpack.unpack(line.window) or {0, 0, 0}
+  put(fields, 'moved', cmsgpack.pack({moved_in(window[1], window[2], window[3], all, line.begins)}))
+end
+
+-- Write what has become of the line, and refill its ready stream. The last step of every function that lets
+-- a message in or makes room. Returns the weight of all that wait for their turn, in tenths; 0: nobody does.
+local function finish(line)
+  keep_parked(line)
+  if not line.busy then
+    keep_ready(line)
+    return 0
+  end
+  append_new(line, line.order)
+  local fresh, begun = {}, {}
+  for _, list in ipairs(line.order) do
+    if list.messages > 0 and not list.waited then
+      local n = #fresh
+      fresh[n + 1], fresh[n + 2] = list.start, list.organisation
+      begun[#begun + 1] = list.organisation
+      list.waited = true
+    end
+  end
+  if begun[1] then
+    line.waiting = waiting_of(line) + call_with('ZADD', line.turns, fresh)
+    call_with('ZREM', line.ahead, begun)
+  end
+  refill(line)
+  keep_ready(line)
+  if line.messages == 0 and has_room(line) then
+    call('DEL', line.turns, line.ahead)
+    call('HDEL', line.wait, 'messages', 'time', 'extra', 'moved')
+    for _, list in ipairs(line.order) do
+      if list.waited then line.gone[#line.gone + 1] = list.organisation end
+    end
+    call_with('HDEL', line.wait, line.gone)
+    return 0
+  end
+  local before = line.known
+  local fields, left = line.fields or {}, line.left or {}
+  count_served(line, fields)
+  local turns, ahead = line.turned or {}, line.passed or {}
+  if line.messages ~= before.messages then put(fields, 'messages', line.messages) end
+  if line.time ~= before.time then put(fields, 'time', line.time) end
+  if line.extra ~= before.extra then put(fields, 'extra', line.extra) end
+  for _, list in ipairs(line.order) do
+    if list.messages > 0 then
+      if list.changed then put(fields, list.organisation, kept_of(list, line.begins)) end
+      if list.moved > 0 then put(turns, list.start, list.organisation) end
+    else
+      if list.waited then line.gone[#line.gone + 1], left[#left + 1] = list.organisation, list.organisation end
+      if list.start and list.start > line.time then put(ahead, list.start, list.organisation) end
+    end
+  end
+  call_with('HSET', line.wait, fields)
+  call_with('HDEL', line.wait, line.gone)
+  call_with('ZADD', line.turns, turns)
+  local removed = call_with('ZREM', line.turns, left)
+  call_with('ZADD', line.ahead, ahead)
+  if line.time ~= before.time then call('ZREMRANGEBYSCORE', line.ahead, '-inf', line.time) end
+  if line.messages == 0 then return 0 end
+  return max(1, floor(10 * (waiting_of(line) - removed + line.extra) + 0.5))
+end

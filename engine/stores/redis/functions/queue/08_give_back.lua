@@ -1,0 +1,68 @@
+-- Put messages that nobody has begun to send back to the front of their list, in the order of their ids, which
+-- is the order in which they were accepted: behind those there that are older, as far as these lie in the first
+-- octets, CHUNK or a little more. `finish` has to follow.
+local function put_back(line, organisation, payloads)
+  local list, came, segments_came = list_of(line, organisation), {}, 0
+  local function id_of(payload)
+    local readable, message = pcall(cmsgpack.unpack, payload)
+    return readable and message[1] or '', readable and message[7]
+  end
+  for i, payload in ipairs(payloads) do
+    local id, segments = id_of(payload)
+    came[i] = {id, record_of(segments, payload)}
+    segments_came = segments_came + segments
+  end
+  table.sort(came, function(a, b) return a[1] < b[1] end)
+  local chunk, at, parts, next = '', 1, {}, 1
+  if list.messages > 0 then
+    chunk, at = first_chunk(line.wait, list), list.taken + 1
+  elseif not list.paused then
+    list.start = list.start or next_start(line, organisation)
+  end
+  local read = #chunk
+  -- The next chunk becomes a part of this one. Those that `sift` or `cancel` has emptied are not there.
+  local function read_on()
+    local n, behind = list.first, false
+    while not behind and n < list.last and read < CHUNK do
+      n = n + 1
+      behind = call('HGET', line.wait, chunk_name(list, n))
+    end
+    if not behind then return false end
+    call('HDEL', line.wait, chunk_name(list, list.first))
+    list.first, chunk, at, read = n, behind, 1, read + #behind
+    return true
+  end
+  while next <= #came and (at <= #chunk or read_on()) do
+    local _, size, from = struct_unpack('>HI4', chunk, at)
+    if id_of(sub(chunk, from, from + size - 1)) < came[next][1] then
+      parts[#parts + 1] = sub(chunk, at, from + size - 1)
+      at = from + size
+    else
+      parts[#parts + 1] = came[next][2]
+      next = next + 1
+    end
+  end
+  for i = next, #came do parts[#parts + 1] = came[i][2] end
+  parts[#parts + 1] = sub(chunk, at)
+  chunk = concat(parts)
+  if list.last < list.first then list.last = list.first end
+  if list.last == list.first then list.tail = #chunk end
+  list.taken, list.chunk = 0, false
+  call('HSET', line.wait, chunk_name(list, list.first), chunk)
+  count_waiting(line, list, #came, segments_came)
+  if not list.paused then line.busy = true end
+end
+
+-- Put messages of any organisations back to the front of their lists.
+local function put_all_back(line, payloads)
+  local of, order = {}, {}
+  for _, payload in ipairs(payloads) do
+    local organisation = format('%.0f', cmsgpack.unpack(payload)[2])
+    if not of[organisation] then
+      of[organisation] = {}
+      order[#order + 1] = organisation
+    end
+    table.insert(of[organisation], payload)
+  end
+  for _, organisation in ipairs(order) do put_back(line, organisation, of[organisation]) end
+end

@@ -1,0 +1,187 @@
+-- Cancel messages of an entry that no worker has been given. What is left of a bundle is written anew, because
+-- whoever reads it is not told what is noted of it.
+local function cancel_unread(line, id, payload, wanted)
+  local count, is_bundle = count_of(payload)
+  if not is_bundle then
+    if wanted.take(payload) then call('XDEL', line.sms, id) end
+    return
+  end
+  local name = note_of(id)
+  local note, rest, open, at = call('HGET', line.wait, name), {}, 0, 13
+  local before = #wanted.canceled
+  for place = 1, count do
+    local _, size, from = struct_unpack('>HI4', payload, at)
+    if not note or sub(note, place, place) == '.' then
+      open = open + 1
+      if not wanted.take(sub(payload, from, from + size - 1)) then
+        rest[#rest + 1] = sub(payload, at, from + size - 1)
+      end
+    end
+    at = from + size
+  end
+  if #wanted.canceled == before then return end
+  call('XDEL', line.sms, id)
+  call('HDEL', line.wait, name)
+  line.bundled, line.changed = line.bundled - open + 1, true
+  if #rest > 0 then make_all_ready(line, concat(rest), #rest) end
+end
+
+-- Cancel messages of the ready stream. Returns the ids of those that a worker has in hand.
+local function cancel_ready(line, wanted)
+  local group = group_of(line.sms)
+  local given, from, page = group and group['last-delivered-id'] or '0-0', '-', nil
+  local in_hand = {}
+  local function note(ids, payload)
+    each_open(line.wait, payload, function(message)
+      if wanted.read(message) then ids[#ids + 1] = id_in(message) end
+    end)
+  end
+  repeat
+    page = call('XRANGE', line.sms, from, '+', 'COUNT', 200)
+    for _, entry in ipairs(page) do
+      local id, fields = entry[1], entry[2]
+      from = '(' .. id
+      if string.find(fields[2], wanted.needle, 1, true) then
+        if not is_behind(id, given) then
+          note(in_hand, fields[2])
+        elseif fields[4] then
+          note(wanted.before, fields[2])
+        else
+          cancel_unread(line, id, fields[2], wanted)
+        end
+      end
+    end
+  until #page < 200
+  return in_hand
+end
+
+-- The chunk of a list in which a message is likely that came to it as one with the id `near` would have.
+local function likely_chunk(line, list, near)
+  local low, high = list.first, list.last
+  while low < high do
+    local middle = math.ceil((low + high) / 2)
+    local n, chunk = middle, nil
+    repeat
+      chunk = call('HGET', line.wait, chunk_name(list, n))
+      n = n + 1
+    until chunk or n > high
+    local at = n - 1 == list.first and list.taken + 1 or 1
+    if chunk and id_in(sub(chunk, at + 6, at + 90)) <= near then low = n - 1 else high = middle - 1 end
+  end
+  return low
+end
+
+-- Cancel messages that wait in `count` chunks of the list, from `chunk` on; '': around the one that is likely for
+-- `near`. Returns the first and the last chunk of the list, and the first and the last of those looked at; zeros
+-- when there is no list.
+local function cancel_waiting(line, organisation, wanted, near, chunk, count)
+  local list = list_of(line, organisation)
+  if list.messages == 0 then return 0, 0, 0, 0 end
+  local from = tonumber(chunk) or likely_chunk(line, list, near) - floor(count / 4)
+  from = max(list.first, min(from, list.last))
+  local to, names = min(from + count - 1, list.last), {}
+  for n = from, to do names[#names + 1] = chunk_name(list, n) end
+  for i, records in ipairs(values_of(line.wait, names)) do
+    local n = from + i - 1
+    local at, rest, before = n == list.first and list.taken + 1 or 1, {}, #wanted.canceled
+    if records and string.find(records, wanted.needle, 1, true) then
+      while at <= #records do
+        local segments, size, start = struct_unpack('>HI4', records, at)
+        if wanted.take(sub(records, start, start + size - 1)) then
+          count_waiting(line, list, -1, -segments)
+        else
+          rest[#rest + 1] = sub(records, at, start + size - 1)
+        end
+        at = start + size
+      end
+    end
+    if #wanted.canceled > before then
+      rest = concat(rest)
+      if rest == '' then
+        call('HDEL', line.wait, names[i])
+      else
+        call('HSET', line.wait, names[i], rest)
+      end
+      if n == list.first then list.taken = 0 end
+      if n == list.last then list.tail = rest == '' and CHUNK or #rest end
+    end
+  end
+  if list.messages == 0 and not list.paused then
+    list.start = tonumber(call('ZSCORE', line.turns, organisation))
+  end
+  return list.first, list.last, from, to
+end
+
+-- Give the units of what was canceled back, and record it: `keys` are those of `cancel`. Returns the ids, and the units.
+local function record_canceled(keys, queue, organisation, now_us, wanted)
+  local ids, rows, units = {}, {}, 0
+  for i, m in ipairs(wanted.canceled) do
+    ids[i], units = m[1], units + m[8]
+    rows[i] = cmsgpack.pack({
+      max(tonumber(now_us), m[9]), m[2], m[1], m[9], 'canceled', queue, m[3], m[5], m[6], m[7], m[8],
+      m[11] or 0, '', '', '', 0, m[12] or '', 0, 0, false, 0, '', m[15] or '',
+    })
+  end
+  if #ids > 0 then
+    call('XADD', keys[6], '*', 'b', array_of(rows))
+    hold(keys[10], {organisation}, {-units})
+    local chain = chain_of(keys[7], keys[8])
+    append(chain, 'settle', '', '0', cmsgpack.pack({tonumber(organisation), 0, units}))
+    keep(chain)
+    call('DECRBY', keys[9], units)
+  end
+  return ids, units
+end
+
+-- cancel(line, due, activity, usage, head, held, held by organisation; queue, organisation, first id, last id,
+--        now_us, bundle_max, near, chunk, chunks, place, places, due_at_us ...)
+-- -> {ids that were canceled, ids that a worker has in hand, ids that a provider may have been given before, then
+--     what `cancel_waiting` returns}
+-- Takes messages of an organisation that no worker has been given from where they wait, with their units, and
+-- records it. They are looked for in the ready stream, in the due set at each `due_at_us` and at the places
+-- from `place` on, and in the list: see `cancel_waiting`. So what a call costs does not grow with what waits.
+-- A message is canceled only where it is found, and a worker is given only what is in the stream, so it is either
+-- canceled or sent. A second call finds nothing.
+local function cancel(keys, args)
+  local organisation, line = args[2], line_of(keys, 1, args[6])
+  local wanted = wanted_of(tonumber(organisation), args[3], args[4])
+  for i = 12, #args do cancel_due(keys[5], args[i], wanted) end
+  if tonumber(args[11]) > 0 then cancel_due_at(keys[5], tonumber(args[10]), tonumber(args[11]), wanted) end
+  local in_hand = cancel_ready(line, wanted)
+  local first, last, from, to = cancel_waiting(line, organisation, wanted, args[7], args[8], tonumber(args[9]))
+  local ids = record_canceled(keys, args[1], organisation, args[5], wanted)
+  finish(line)
+  return {ids, in_hand, wanted.before, first, last, from, to}
+end
+
+-- cancel_campaign(the keys of `cancel`; queue, organisation, campaign, now_us, bundle_max, where, count, place ...)
+-- -> {ids that were canceled, their units, ids that a worker has in hand, ids that a provider may have been given
+--     before, the place to go on from}
+-- The same for the messages of a campaign, in one of the places where messages wait: `where` is
+--   due     and `place` is (at_us, number, id): see `cancel_due_before`
+--   list    and `place` is the last of `count` chunks of the organisation's list
+--   ready   all of the ready stream
+-- The place to go on from is empty at the end of `where`. Who goes through these in this order, and each from behind,
+-- comes upon every message that waited before: what moves on meanwhile goes from `due` to the end of the list, from its
+-- front to the ready stream, and from there to a worker.
+local function cancel_campaign(keys, args)
+  local organisation, line = args[2], line_of(keys, 1, args[5])
+  local wanted, count = wanted_in(tonumber(organisation), args[3]), tonumber(args[7])
+  local in_hand, place = {}, {}
+  if args[6] == 'due' then
+    place = cancel_due_before(keys[5], args[8], args[9], args[10], count, wanted)
+  elseif args[6] == 'list' then
+    local list = list_of(line, organisation)
+    local chunk = min(tonumber(args[8]), list.last)
+    local from = max(list.first, chunk - count + 1)
+    if list.messages > 0 and chunk >= from then
+      cancel_waiting(line, organisation, wanted, '', from, chunk - from + 1)
+      if from > list.first then place = {format('%.0f', from - 1)} end
+    end
+  else
+    in_hand = cancel_ready(line, wanted)
+  end
+  local ids, units = record_canceled(keys, args[1], organisation, args[4], wanted)
+  finish(line)
+  return {ids, units, in_hand, wanted.before, place}
+end

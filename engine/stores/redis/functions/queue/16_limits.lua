@@ -1,0 +1,158 @@
+-- The organisations that are paused, and by organisation what `limits` says of its pause.
+local function paused_of(limits)
+  local found, notes = {}, {}
+  for note in string.gmatch(call('HGET', limits, 'paused') or '', '%S+') do
+    local organisation = match(note, '^%d+')
+    found[#found + 1] = organisation
+    notes[organisation] = note
+  end
+  return found, notes
+end
+
+-- Put limits of one organisation in force in one line; what waits takes its turns by them from then on.
+local function limit_turns(keys, first, organisation, weight, paused)
+  local wait, turns, ahead = keys[first + 1], keys[first + 2], keys[first + 3]
+  local name = limits_name(organisation)
+  local known = call('HMGET', wait, organisation, name, 'time')
+  local weight_before, paused_before = read_limits(known[2])
+  if weight == weight_before and paused == paused_before then return end
+  if weight == 1 and not paused then
+    call('HDEL', wait, name)
+  else
+    call('HSET', wait, name, format('%.17g', weight) .. (paused and ' paused' or ''))
+  end
+  count_in(wait, 'limited', ((weight ~= 1 or paused) and 1 or 0) - (known[2] and 1 or 0))
+  count_in(wait, 'paused', (paused and 1 or 0) - (paused_before and 1 or 0))
+  if not known[1] then return end
+  local messages = cmsgpack.unpack(known[1])[5]
+  local extra = (paused and 0 or weight - 1) - (paused_before and 0 or weight_before - 1)
+  if extra ~= 0 then call('HINCRBYFLOAT', wait, 'extra', extra) end
+  if paused == paused_before then return end
+  -- While it is paused it is like one that has no list: what it was served ahead is kept in `ahead`.
+  local from, to = ahead, turns
+  if paused then from, to = turns, ahead end
+  local start = max(tonumber(known[3] or 0), tonumber(call('ZSCORE', from, organisation) or 0))
+  call('ZREM', from, organisation)
+  call('ZADD', to, format('%.17g', start), organisation)
+  count_in(wait, 'parked', paused and messages or -messages)
+  call('HINCRBY', wait, 'messages', paused and -messages or messages)
+end
+
+-- The last ids that the ready streams of both queues gave, each behind a colon. `keys`: as for `limit`.
+local function last_ids(keys)
+  local found = ''
+  for first = 2, 6, 4 do
+    found = found .. ':' .. (stream_of(keys[first])['last-generated-id'] or '0-0')
+  end
+  return found
+end
+
+-- limit(limits, line express, line normal; known, version, whole, then per organisation: itself, weight,
+--       '1' when it is paused, else '')
+-- -> 1 when these limits are in force now, 0 when others are than those that the caller has seen: `known` is
+--    their version, '' for none
+-- `whole`, '1': organisations that are not named have no limits of their own any more; '': they keep theirs.
+-- An organisation without limits has the weight 1 and is not paused. A second call does nothing.
+--   limits  hash: version          of the limits that are in force
+--                 paused           the organisations that are paused, with blanks between, and of each the last ids
+--                                  that the ready streams had given by then: <organisation>:<express>:<normal>
+--                 <organisation>   those that have limits
+--                 rate:<organisation>   its bucket: see `draw`
+local function limit(keys, args)
+  if (call('HGET', keys[1], 'version') or '') ~= args[1] then return 0 end
+  local rows, named, paused, last = {}, {}, {}, nil
+  for i = 4, #args, 3 do
+    rows[#rows + 1] = {args[i], tonumber(args[i + 1]), args[i + 2] == '1'}
+    named[args[i]] = true
+  end
+  if args[3] == '1' then
+    for _, organisation in ipairs(call('HKEYS', keys[1])) do
+      if match(organisation, '^%d+$') and not named[organisation] then
+        rows[#rows + 1] = {organisation, 1, false}
+        named[organisation] = true
+      end
+    end
+  end
+  local paused_before, notes = paused_of(keys[1])
+  for _, organisation in ipairs(paused_before) do
+    if not named[organisation] then paused[#paused + 1] = notes[organisation] end
+  end
+  for _, row in ipairs(rows) do
+    if row[3] then
+      last = last or last_ids(keys)
+      paused[#paused + 1] = notes[row[1]] or row[1] .. last
+    end
+    if row[2] == 1 and not row[3] then
+      call('HDEL', keys[1], row[1])
+    else
+      call('HSET', keys[1], row[1], '')
+    end
+  end
+  call('HSET', keys[1], 'version', args[2], 'paused', concat(paused, ' '))
+  for first = 2, 6, 4 do
+    for _, row in ipairs(rows) do limit_turns(keys, first, row[1], row[2], row[3]) end
+    local line = line_of(keys, first)
+    line.busy, line.known = line.busy or line.messages > 0, {}
+    finish(line)
+  end
+  return 1
+end
+
+-- What is known of the backlog of one organisation: its messages, segments, and segments that were moved
+-- lately; and its list. Nothing when it has none.
+local function backlog_of(wait, organisation, at_s)
+  local kept = call('HGET', wait, organisation)
+  if not kept then return end
+  local of = cmsgpack.unpack(kept)
+  return of[5], of[6], moved_lately({of[7] or 0, of[8] or 0, of[9] or 0}, at_s), of
+end
+
+-- backlog(line, limits; organisations_max)
+-- -> {messages in lists, of those of paused organisations, segments moved lately, {{organisation, messages,
+--     segments, accepted_at_us of its oldest, segments moved lately, weight as text, 1 when it is paused} ...},
+--     messages in the ready stream that a worker has been given, and that none has}
+-- The organisations that have a list, in the order of their turns, up to `organisations_max`, and then as many
+-- of those that are paused. It reads only.
+-- A list keeps the order of admission, so its first message is its oldest, retries aside.
+local function backlog(keys, args)
+  local found, at_s = {}, floor(now_ms() / 1000)
+  local function show(organisation)
+    local messages, segments, moved, of = backlog_of(keys[2], organisation, at_s)
+    if not messages then return end
+    local chunk = first_chunk(keys[2], {organisation = organisation, first = of[1]})
+    local _, size, from = struct_unpack('>HI4', chunk, of[3] + 1)
+    local message = cmsgpack.unpack(sub(chunk, from, from + size - 1))
+    local weight, paused = read_limits(call('HGET', keys[2], limits_name(organisation)))
+    found[#found + 1] = {
+      tonumber(organisation), messages, segments, message[9], moved, tostring(weight), paused and 1 or 0,
+    }
+  end
+  for _, organisation in ipairs(call('ZRANGE', keys[3], 0, args[1] - 1)) do show(organisation) end
+  local paused = paused_of(keys[5])
+  for i = 1, min(#paused, args[1]) do show(paused[i]) end
+  local known = call('HMGET', keys[2], 'parked', 'moved')
+  local parked, line = tonumber(known[1] or 0), line_of(keys, 1)
+  local unread = count_unread(line)
+  return {
+    line.messages + parked, parked, known[2] and moved_lately(cmsgpack.unpack(known[2]), at_s) or 0, found,
+    call('XLEN', line.sms) + line.bundled - unread, unread,
+  }
+end
+
+-- backlogs(wait express, wait normal; organisations ...)
+-- -> for each organisation {messages in its lists, segments, segments moved lately, 1 when it is paused}
+-- It reads only.
+local function backlogs(keys, args)
+  local found, at_s = {}, floor(now_ms() / 1000)
+  for i, organisation in ipairs(args) do
+    local sums = {0, 0, 0, 0}
+    for _, wait in ipairs(keys) do
+      local messages, segments, moved = backlog_of(wait, organisation, at_s)
+      if messages then sums[1], sums[2], sums[3] = sums[1] + messages, sums[2] + segments, sums[3] + moved end
+    end
+    local _, paused = read_limits(call('HGET', keys[2], limits_name(organisation)))
+    if paused then sums[4] = 1 end
+    found[i] = sums
+  end
+  return found
+end
