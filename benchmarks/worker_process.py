@@ -26,6 +26,7 @@ import structlog
 import uvloop
 
 from engine.boot.worker import assemble_worker
+from engine.clocks.store_clock import StoreClock
 from engine.config import QueueSettings
 from engine.credit.flush import Flush
 from engine.providers.problems import Problems
@@ -36,7 +37,6 @@ from engine.records import Addressed, Message, Submission
 from engine.redis_keys import activity_key, generation_key, held_key, usage_key
 from engine.routing.records import RoutingPlan
 from engine.shards import shard_of
-from engine.store_clock import StoreClock
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.pulse import Pulse

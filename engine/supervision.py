@@ -5,15 +5,14 @@ and a terminal (SIGINT) send their signals to every process at once, and a proce
 still need must not end before them. The process speaks to the supervisor by lines on a pipe
 (`engine/boot/heartbeat.py`) and by its exit code: 0 when it has drained, CANNOT_BOOT, or another
 when it is to be replaced. On a second pipe the supervisor writes to it, in lines too: so far how many sends a
-worker may have in flight, `concurrency <number>`.
+worker may have in flight, `concurrency <number>`. By a signal for each level it says from which on a
+process logs (`engine/logs/telemetry.py`).
 """
 
 from __future__ import annotations
 
 import signal
-from typing import NamedTuple, get_args
-
-from engine.telemetry import Level
+from typing import NamedTuple
 
 # The supervisor's wish that a process finishes what it has in hand and ends.
 DRAIN_SIGNAL = signal.SIGUSR1
@@ -26,8 +25,3 @@ class Pipes(NamedTuple):
 
     lines_fd: int
     orders_fd: int
-
-
-def level_signal(level: Level) -> int:
-    """The supervisor's wish that a process logs from `level` on: a real-time signal for each level."""
-    return signal.SIGRTMIN + 1 + get_args(Level).index(level)

@@ -31,10 +31,10 @@ from engine.boot import fence, run_role
 from engine.config import Config, Role, load
 from engine.config.addresses import is_address, split_listen
 from engine.errors import ConfigError
-from engine.journal import in_journal
+from engine.logs.journal import in_journal
+from engine.logs.telemetry import configure_logs
 from engine.nodes.records import NodeWish
 from engine.providers.settings import SimulatedSettings, needs_simulator
-from engine.telemetry import configure_logs
 from supervisor import reload, welcome
 from supervisor.datadir import ADMIN_KEY, DEFAULT, DEMO_API_KEY, NUMBERS_KEY, DataDir, read_secret
 from supervisor.embedded.servers import Server, start_all

@@ -2,7 +2,8 @@
 
 A *room* is a folder of modules. Rooms stand on floors, from the ground up:
 
-    ground      the modules right under `engine/`: records, errors, ids; they import no room
+    ground      the modules right under `engine/`: records, errors, ids; they import no room. On them stand
+                the rooms of what every other needs: time, the log, hosts, leases
     domains     `engine/<domain>/`: rules, and services that know rules and ports
     adapters    `engine/stores/` and `engine/providers/`: the only ones that know clients of servers
     boot        `engine/boot/`: puts the roles together
@@ -53,6 +54,8 @@ APART: dict[str, str] = {
 
 # Who may import a client of a server.
 CLIENTS = {"redis", "hiredis", "asyncpg", "clickhouse_connect", "aiohttp"}
+# Rooms whose subject is the time, a file or a name server, so they ask the system for it.
+GROUND = ("engine.clocks", "engine.hosts", "engine.leases", "engine.logs")
 ADAPTERS = ("engine.stores", "engine.providers", "engine.api", "engine.console", "engine.boot")
 # What a domain may know of the providers: what they are asked for, and how they are set up.
 PROVIDER_FACE = {"engine.providers.ports", "engine.providers.settings"}
@@ -175,9 +178,9 @@ def floor(of_room: str) -> int:
 
 
 def is_domain(name: str) -> bool:
-    """Whether it is a rule or a service: in a room right under engine/ that is no adapter."""
+    """Whether it is a rule or a service: in a room under engine/ that is no adapter nor of the ground."""
     parts = name.split(".")
-    apart = any(within(name, adapter) for adapter in (*ADAPTERS, "engine.config"))
+    apart = any(within(name, adapter) for adapter in (*ADAPTERS, *GROUND, "engine.config"))
     return parts[0] == "engine" and len(parts) == 3 and not apart
 
 

@@ -55,11 +55,11 @@ from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
 from engine.activity.shard_leases import ShardLeases
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
+from engine.clocks.waits import until_tick_ms
 from engine.errors import ConfigError, Unavailable
-from engine.lease import boot_time_s
+from engine.leases.lease import boot_time_s
 from engine.stream_id import STREAM_START
-from engine.waits import until_tick_ms
 
 log = structlog.get_logger()
 

@@ -26,10 +26,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityEntry, MessageKey, RecentRows
+from engine.clocks.waits import happens
 from engine.errors import Unavailable
 from engine.records import ActivityRow
 from engine.shards import shard_of
-from engine.waits import happens
 
 # From its acceptance until it is on the stream a message may take so long, with what two clocks differ,
 # milliseconds. When it takes longer, the store is asked of it in vain.

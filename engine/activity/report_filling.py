@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from engine.activity.ports import ActivityStream
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
 from engine.errors import ConfigError, Unavailable
 
 log = structlog.get_logger()

@@ -48,7 +48,7 @@ import msgspec
 import structlog
 
 from engine.activity.ports import ActivityStream
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
 from engine.errors import ConfigError, Unavailable
 
 log = structlog.get_logger()

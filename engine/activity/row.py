@@ -27,7 +27,7 @@ def row_of(
 ) -> ActivityRow:
     """The row of `event`, which happened at `at_us`, microseconds since 1970.
 
-    No event is before the acceptance of its message: times of two processes differ (`engine.store_clock`).
+    No event is before the acceptance of its message: times of two processes differ (`clocks.store_clock`).
     `subject`: the message, or an attempt as it is filed for receipts. The others are the row's fields.
     """
     return ActivityRow(

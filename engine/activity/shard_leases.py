@@ -11,7 +11,7 @@ leases of a process are asked for together, and end together.
                      the owner of anything when it wakes
     store away       each keeps its shards until their time is over
 
-As in `engine.lease`, a lease saves work and does not exclude: see `engine.activity.archiver` and
+As in `engine.leases.lease`, a lease saves work and does not exclude: see `engine.activity.archiver` and
 `engine.receipts.rounds`.
 """
 
@@ -24,7 +24,7 @@ from contextlib import asynccontextmanager
 from engine.activity.ports import SharedShards
 from engine.activity.records import HeldShards
 from engine.errors import ConfigError, Unavailable
-from engine.lease import Lease, boot_time_s
+from engine.leases.lease import Lease, boot_time_s
 
 
 class ShardLeases:

@@ -21,8 +21,8 @@ from multidict import istr
 from engine.api.ports import CommonServices
 from engine.api.problems import refused, unavailable
 from engine.api.response import Response
+from engine.clocks.expiry import Expiry
 from engine.errors import Broken, Closed, Misfit, Refusal, Unavailable, Undecided
-from engine.expiry import Expiry
 
 Action = Callable[[web.Request], Awaitable[Response]]
 Handler = Callable[[web.Request], Awaitable[Response]]

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from engine.api.key_cache import KeyCache
-from engine.waits import next_tick
+from engine.clocks.waits import next_tick
 
 _PAUSE_S = 5.0
 _BATCH_MAX = 1_000

@@ -14,6 +14,7 @@ from engine.activity import history
 from engine.activity.lookups import Lookups
 from engine.activity.ports import ActivityStream
 from engine.activity.records import MessageKey
+from engine.clocks.store_clock import StoreClock
 from engine.config import Config
 from engine.credit.memory_mark import MARK
 from engine.disk_space import scarcest
@@ -22,7 +23,6 @@ from engine.nodes.control import NodeControl
 from engine.nodes.flow import Flow, added_up
 from engine.nodes.standing import GONE_US
 from engine.records import Queue
-from engine.store_clock import StoreClock
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.node_notes import RedisNodeNotes

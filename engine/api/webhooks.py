@@ -25,8 +25,8 @@ from engine.api.repeats import Repeats
 from engine.api.response import Response, answer_of
 from engine.api.webhook_ports import NewEndpoint
 from engine.changes import describe
+from engine.hosts.webhook_urls import ALLOWED
 from engine.shards import shard_of
-from engine.webhook_urls import ALLOWED
 from engine.webhooks.events import EVENT_TYPES
 from engine.webhooks.made import shown
 from engine.webhooks.records import (

@@ -30,6 +30,7 @@ from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.capacity.costs import Costs
 from engine.capacity.readings import Others, Readings
 from engine.capacity.simulation import Shape
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
 from engine.metrics.snapshot import added, joined
 from engine.nodes.flow import NodeFlow
@@ -40,7 +41,6 @@ from engine.records import QUEUES, Queue
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.redis.waiting import waiting
-from engine.waits import next_tick
 
 _TICK_S, _AFTER_S = 1.0, 0.4
 

@@ -19,7 +19,7 @@ import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from engine.boot.meter import Meter
-from engine.waits import next_tick
+from engine.clocks.waits import next_tick
 
 PERIOD_S = 60.0
 

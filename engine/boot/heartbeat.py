@@ -25,9 +25,9 @@ import signal
 from collections.abc import Callable
 from typing import get_args
 
-from engine.supervision import DRAIN_SIGNAL, level_signal
-from engine.telemetry import Level, present_level, set_level, write_left_out
-from engine.waits import next_tick
+from engine.clocks.waits import next_tick
+from engine.logs.telemetry import Level, level_signal, present_level, set_level, write_left_out
+from engine.supervision import DRAIN_SIGNAL
 
 BEAT_S = 1.0
 

@@ -24,6 +24,7 @@ from engine.boot.heartbeat import Heartbeat
 from engine.boot.ingest_counts import watch_ingest
 from engine.boot.ingest_services import ingest_services
 from engine.boot.process import DRAIN_S, Process, closed_by, end, patiently, until
+from engine.clocks.store_clock import StoreClock
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota
@@ -43,7 +44,6 @@ from engine.limits.table import LimitTable
 from engine.limits.watch import watch
 from engine.records import MessageDraft
 from engine.shards import shard_of
-from engine.store_clock import StoreClock
 from engine.stores.postgres.closures import PostgresClosures
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.limits import LimitBook

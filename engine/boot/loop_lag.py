@@ -7,8 +7,8 @@ import random
 import time
 from collections.abc import Callable
 
+from engine.clocks.waits import next_tick
 from engine.histogram import Histogram
-from engine.waits import next_tick
 
 # From a look to the next, milliseconds.
 _LOOK_MS = (50, 150)

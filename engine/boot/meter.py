@@ -23,10 +23,10 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from engine.boot.metric_files import Counted, CountsFile, add_up, read_all
+from engine.clocks.waits import until_tick_s
 from engine.histogram import ROUND_TRIP_S, Histogram
 from engine.metrics.catalogue import METRICS, RECORDS
 from engine.metrics.snapshot import Counts, Numbers, Snapshot, Totals, key_of
-from engine.waits import until_tick_s
 
 FLUSH_S = 1.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

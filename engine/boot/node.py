@@ -24,6 +24,7 @@ from engine.boot.metric_files import Counted, process_of
 from engine.boot.own_changes import Recorder
 from engine.boot.own_node import own_node
 from engine.boot.process import Process, end, until
+from engine.clocks.waits import next_tick
 from engine.config import ROLES
 from engine.disk_space import scarcest
 from engine.errors import Unavailable
@@ -37,7 +38,6 @@ from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.node_notes import note_commands, notes_of
-from engine.waits import next_tick
 
 # How often the node is noted, and how often the wish is looked up, seconds.
 _NOTE_S = 2.0

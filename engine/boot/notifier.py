@@ -14,6 +14,9 @@ import structlog
 from engine.boot.counter_log import CounterLog
 from engine.boot.meter import Meter
 from engine.boot.process import Process, closed_by, end, until
+from engine.clocks.waits import next_tick
+from engine.hosts.tls import trusting
+from engine.hosts.webhook_urls import is_public
 from engine.providers.http_client.pools import HttpPools
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.activity_log import ClickHouseActivityLog
@@ -21,9 +24,6 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.webhook_deliveries import PostgresDeliveries
 from engine.stores.postgres.webhook_endpoints import EndpointBook
 from engine.stores.redis.webhook_stream import RedisWebhookStreams
-from engine.tls import trusting
-from engine.waits import next_tick
-from engine.webhook_urls import is_public
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
 from engine.webhooks.made import MadeDeliveries

@@ -15,10 +15,10 @@ from typing import Self
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
 from engine.problem_records import Noted
 from engine.providers.problems import Problems, joined
-from engine.waits import next_tick
 
 PERIOD_S = 1.0
 

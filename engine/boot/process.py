@@ -17,14 +17,14 @@ import structlog
 
 from engine.boot.heartbeat import Heartbeat
 from engine.boot.meter import Meter
+from engine.clocks.round_trips import CLICKHOUSE, POSTGRES
+from engine.clocks.store_clock import StoreClock
+from engine.clocks.waits import next_tick
 from engine.config import Config, Role
 from engine.errors import EngineError, Unavailable
 from engine.histogram import ROUND_TRIP_S, Histogram
-from engine.round_trips import CLICKHOUSE, POSTGRES
-from engine.store_clock import StoreClock
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.pulse import Pulse
-from engine.waits import next_tick
 
 STORE_TIMEOUT_S = 5.0
 DRAIN_S = 20.0

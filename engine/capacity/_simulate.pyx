@@ -16,7 +16,7 @@ What is simulated, for each of two queues:
                 hand until its time and until a send may begin. So many slots are asked for as sends may begin,
                 and as are likely to have been answered half a horizon later (`Lane.wish` in `delivery/lane.py`)
     failures    `failed` of the answers are temporary failures, or those whose time is given as negative; such a
-                message waits for `backoff_s`, twice as long each time, with the jitter of `engine/backoff.py`, and then for its turn
+                message waits for `backoff_s`, twice as long each time, with the jitter of `engine/clocks/backoff.py`, and then for its turn
     deaths      at times that are given a worker is killed. What it had in hand, sends in flight among it, waits until
                 the worker is fenced, `fenced_s` later, and then until a worker looks (`delivery/sweeper.py`): each
                 does so every `look_s`, takes as much as it has room for, and looks again after `again_s` when there

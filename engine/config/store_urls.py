@@ -6,7 +6,7 @@ import re
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from engine.errors import ConfigError
-from engine.tls import TLS_FILES, check_files
+from engine.hosts.tls import TLS_FILES, check_files
 
 _TLS_SCHEMES = {
     "redis": ("rediss", "rediss+sentinel"),

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import structlog
 
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
 from engine.credit.accepted_counts import AcceptedCounts
 from engine.credit.flush import Admitted, Flush, Note, Outbox
 from engine.credit.memory_mark import MARK, MemoryMark

@@ -41,7 +41,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import structlog
 
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
+from engine.clocks.waits import happens
 from engine.credit.ledger_records import Applied, BookedNote, StoredAnswer, StreamMark, UsageEntry
 from engine.credit.losses import follows, goes_on
 from engine.credit.ports import LedgerStore, UsageStream
@@ -52,7 +53,6 @@ from engine.credit.standstill import Standstill
 from engine.credit.trimmer import Trimmer
 from engine.errors import Unavailable
 from engine.stream_id import StreamId
-from engine.waits import happens
 
 log = structlog.get_logger("ledger")
 

@@ -24,7 +24,8 @@ import msgspec
 import structlog
 
 from engine._fastcredits import CreditMap
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
+from engine.clocks.waits import happens, next_tick, until_tick_ms, until_tick_s
 from engine.credit.answer_counts import AnswerCounts
 from engine.credit.flush import Admitted, Note, NoteKind
 from engine.credit.group_commit import NOT_WRITTEN, Admission, Done, GroupCommit, see
@@ -36,7 +37,6 @@ from engine.credit.records import QuotaRequest, QuotaReturn
 from engine.credit.waiters import Waiters
 from engine.errors import Full, Unavailable
 from engine.records import Submission
-from engine.waits import happens, next_tick, until_tick_ms, until_tick_s
 
 log = structlog.get_logger("quota")
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal
 
-from engine.backoff import pause_after
+from engine.clocks.backoff import pause_after
 from engine.records import VerdictKind
 
 State = Literal["closed", "open", "half-open"]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice, repeat
 from typing import NamedTuple
 
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
 from engine.delivery.breaker import Breaker
 from engine.delivery.in_flight import InFlight
 from engine.delivery.put_off import PutOffTurns

@@ -44,7 +44,7 @@ import msgspec
 
 from engine import message_format
 from engine.activity.row import row_of
-from engine.backoff import pause_after
+from engine.clocks.backoff import pause_after
 from engine.lifecycle import MessageEvent
 from engine.records import RECEIPTS_BY_ANY_ID, Entry, Message, Settlement, Verdict
 
@@ -59,7 +59,7 @@ class RetryPauses(msgspec.Struct, frozen=True, kw_only=True):
     max_us: int
 
     def after_round(self, rounds: int, rng: Random) -> int:
-        """The pause after round number `rounds`, from 1, microseconds; drawn as in `engine.backoff`."""
+        """The pause after round number `rounds`, from 1, microseconds; drawn as in `clocks.backoff`."""
         return int(pause_after(rounds, self.first_us, self.max_us, rng))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
 from engine.delivery.dead_letters import log_set_aside
 from engine.delivery.ports import QueueReader
 from engine.delivery.sent import SentEntries, added_up

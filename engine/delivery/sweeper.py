@@ -30,13 +30,13 @@ from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
+from engine.clocks.waits import happens, until_tick_s
 from engine.delivery.dead_letters import log_set_aside
 from engine.delivery.ports import QueueReader
 from engine.delivery.sweep_times import TAKE_OVER_S, TICK_S
 from engine.errors import Unavailable
 from engine.records import Entry, Settlement
-from engine.waits import happens, until_tick_s
 
 # Pause between looks at the due sets of a worker at rest, seconds, and how long after its last entry it comes
 # to rest.

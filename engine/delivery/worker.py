@@ -30,7 +30,8 @@ from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
+from engine.clocks.waits import until_tick_ms
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import QueueReader
 from engine.delivery.read_ahead import worth_reading
@@ -39,7 +40,6 @@ from engine.delivery.settler import Settler
 from engine.errors import Unavailable
 from engine.histogram import Histogram
 from engine.records import Entry
-from engine.waits import until_tick_ms
 
 # About how long a read waits for a first entry, seconds; a drain waits for the read.
 _BLOCK_S = 0.5

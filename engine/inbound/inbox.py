@@ -39,7 +39,7 @@ from engine.inbound.records import Action, Assembled, InboundMessage
 from engine.inbound.routes import RouteTable
 from engine.inbound.words import WordList
 from engine.intake.phone_numbers import e164
-from engine.leased_rounds import LeasedRounds
+from engine.leases.leased_rounds import LeasedRounds
 from engine.stream_id import StreamId
 
 log = structlog.get_logger("inbound")

@@ -27,7 +27,7 @@ from engine.errors import Refusal, TooMany, Unavailable
 from engine.inbound.auto_replies import LATE_US, DueReply
 from engine.intake.kept_answer import Outcome
 from engine.intake.under_way import Submitted
-from engine.leased_rounds import LeasedRounds
+from engine.leases.leased_rounds import LeasedRounds
 from engine.records import MessageDraft
 from engine.stream_id import StreamId
 

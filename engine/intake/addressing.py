@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from engine.errors import Refusal
+from engine.hosts.webhook_urls import ALLOWED as CALLBACK_ALLOWED
+from engine.hosts.webhook_urls import target_of
 from engine.intake._plain import addressed_all
 from engine.intake.phone_numbers import e164
 from engine.intake.phone_numbers import sender as sender_id
@@ -13,8 +15,6 @@ from engine.intake.ports import Prices
 from engine.intake.segments import measure
 from engine.intake.smart_encoding import replaced
 from engine.records import QUEUE_DEFAULT, Addressed, Message, MessageDraft, Queue
-from engine.webhook_urls import ALLOWED as CALLBACK_ALLOWED
-from engine.webhook_urls import target_of
 
 # The longest validity, and how far ahead a message may be scheduled, seconds.
 VALIDITY_MAX_S = 7 * 86400

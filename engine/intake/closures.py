@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import Closed, ConfigError, Refusal, Unavailable
 from engine.intake.ports import ClosureStore
 from engine.records import QUEUE_DEFAULT, MessageDraft, Queue
-from engine.waits import next_tick
 
 log = structlog.get_logger("intake")
 

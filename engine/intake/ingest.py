@@ -19,9 +19,9 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from engine.clocks.expiry import Expiry
 from engine.credit.quota import Quota
 from engine.errors import Closed, Refusal, TooMany
-from engine.expiry import Expiry
 from engine.ids import MessageIds
 from engine.intake.addressing import Addressing, Free, Permit, any_sender, never_free
 from engine.intake.estimate import Estimate, estimated

@@ -18,10 +18,10 @@ from array import array
 
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
 from engine.intake.number_set import NumberSet
 from engine.intake.ports import OptOutStore
-from engine.waits import next_tick
 
 log = structlog.get_logger("opt-outs")
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import ConfigError, Unavailable
 from engine.intake.ports import PriceStore
 from engine.intake.pricing import PriceTable
-from engine.waits import next_tick
 
 log = structlog.get_logger("prices")
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
 from engine.intake.ports import SenderStore
 from engine.intake.records import SenderRules
 from engine.intake.sender_rules import DestinationRules, OwnRules
-from engine.waits import next_tick
 
 log = structlog.get_logger("senders")
 

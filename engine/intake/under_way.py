@@ -22,11 +22,11 @@ import msgspec
 import structlog
 
 from engine._fastcredits import CreditMap
+from engine.clocks.expiry import Expiry
 from engine.credit.group_commit import NOT_WRITTEN, UNDECIDED, Admission
 from engine.credit.group_commit import Outcome as Admitted
 from engine.credit.quota import Quota
 from engine.errors import EngineError, Refusal, Unavailable, Undecided
-from engine.expiry import Expiry
 from engine.intake import kept_answer
 from engine.intake._plain import outcomes_of
 from engine.intake.kept_answer import Outcome

@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterable
 import msgspec
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
 from engine.limits.ports import LimitsInForce
 from engine.limits.records import InForce, LimitRow, ShardLimits
 from engine.limits.table import LOOK_S, LimitTable
 from engine.stream_id import StreamId
-from engine.waits import next_tick
 
 log = structlog.get_logger("limits")
 

@@ -15,11 +15,11 @@ import asyncio
 
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
 from engine.limits.ports import LimitStore
 from engine.limits.records import WEIGHT_DEFAULT, LimitRow
 from engine.organisations import Limits
-from engine.waits import next_tick
 
 log = structlog.get_logger("limits")
 

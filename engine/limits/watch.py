@@ -6,10 +6,10 @@ Killed or frozen: nothing is kept here.
 
 from __future__ import annotations
 
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
 from engine.limits.gate import Gate
 from engine.limits.ports import Backlogs
-from engine.waits import next_tick
 
 _LOOK_S = 0.5
 

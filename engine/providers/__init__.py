@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from engine.clocks.store_clock import wall_us
 from engine.inbound.ports import InboundSink
 from engine.providers.custom import custom_provider
 from engine.providers.http.description import InboundReader, ReceiptReader, inbound_reader, receipt_reader
@@ -24,7 +25,6 @@ from engine.providers.smpp.provider import SmppProvider
 from engine.providers.smpp.session import Counts
 from engine.receipts.ports import ReceiptSink
 from engine.records import NO_RECEIPTS, RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID
-from engine.store_clock import wall_us
 
 
 def build(

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from engine.clocks.store_clock import wall_us
 from engine.problem_records import Noted, Problem, ProblemKind
 from engine.providers.masking import About, masked_answer, masked_form
-from engine.store_clock import wall_us
 
 # Samples of one kind of one provider that are held at most, and the characters of one.
 SAMPLES_KEPT = 5

@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from engine.clocks.store_clock import wall_us
 from engine.providers.ports import BatchProvider, Done, Provider, Verdicts
 from engine.receipts.ports import ReceiptSink
 from engine.receipts.records import Receipt
 from engine.records import Message, Verdict
-from engine.store_clock import wall_us
 
 # Receipts that could not be kept are given again after this time, seconds.
 _AGAIN_S = 1.0

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from engine.activity.shard_leases import ShardLeases
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
 from engine.errors import ConfigError, Fenced, Unavailable
-from engine.lease import boot_time_s
+from engine.leases.lease import boot_time_s
 from engine.receipts.ports import MatchLimits, ReceiptStream
 from engine.receipts.rounds import Rounds
 

@@ -59,7 +59,8 @@ import structlog
 from engine.activity.blocks import ReadSize, oldest
 from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.records import ActivityEntry
-from engine.backoff import pause_after
+from engine.clocks.backoff import pause_after
+from engine.clocks.waits import until_tick_ms
 from engine.errors import Unavailable
 from engine.receipts.batch import Search, Unseen
 from engine.receipts.ends import Ends, MatchCounts
@@ -80,7 +81,6 @@ from engine.receipts.records import LateReceipt, Receipt
 from engine.records import NO_RECORD
 from engine.shards import shard_of
 from engine.stream_id import StreamId
-from engine.waits import until_tick_ms
 
 log = structlog.get_logger()
 

@@ -21,10 +21,10 @@ from collections.abc import Callable
 
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
 from engine.routing.ports import RoutingCopy, RoutingStore
 from engine.routing.records import RoutingPlan
-from engine.waits import next_tick
 
 log = structlog.get_logger("routing")
 

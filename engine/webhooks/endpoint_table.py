@@ -14,8 +14,8 @@ import asyncio
 
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
-from engine.waits import next_tick
 from engine.webhooks.ports import EndpointStore
 from engine.webhooks.records import Endpoint
 

@@ -18,7 +18,7 @@ import asyncio
 import msgspec
 import structlog
 
-from engine.backoff import Backoff
+from engine.clocks.backoff import Backoff
 from engine.errors import ConfigError, Unavailable
 from engine.webhooks.ports import DeliveryBook
 from engine.webhooks.records import Delivery

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
-from engine.waits import next_tick
 from engine.webhooks.ports import WebhookStreams
 from engine.webhooks.records import MADE_MAX, Delivery, MadeDelivery, ShownMadeDelivery
 

@@ -32,10 +32,10 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
+from engine.clocks.waits import happens, next_tick, until_tick_ms
 from engine.errors import ConfigError, Unavailable
 from engine.shards import shard_of
 from engine.stream_id import StreamId
-from engine.waits import happens, next_tick, until_tick_ms
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
 from engine.webhooks.made import MadeDeliveries

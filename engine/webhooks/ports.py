@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from engine.hosts.webhook_urls import Target
 from engine.stream_id import StreamId
-from engine.webhook_urls import Target
 from engine.webhooks.records import Delivery, Endpoint, MadeDelivery
 
 # Called once for each request: the HTTP status, 0 when no whole answer came, and a word for why not.

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
+from engine.hosts.webhook_urls import target_of
 from engine.records import NO_RECORD
 from engine.stream_id import StreamId
-from engine.webhook_urls import target_of
 from engine.webhooks.events import TYPES, body_of, callback_of, event_of
 from engine.webhooks.ports import FoundEntry
 from engine.webhooks.records import Delivery, Endpoint, WebhookEvent

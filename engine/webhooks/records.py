@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.webhook_urls import Target
+from engine.hosts.webhook_urls import Target
 
 # The type of the event that an organisation has sent to try its endpoint.
 TEST_EVENT = "webhook.test"

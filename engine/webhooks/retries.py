@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import ConfigError, Unavailable
-from engine.waits import next_tick
 from engine.webhooks.ports import DeliveryBook, DueTarget
 from engine.webhooks.sender import Sender
 from engine.webhooks.shares import Shares

@@ -17,10 +17,10 @@ from collections import deque
 
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
-from engine.lease import boot_time_s
+from engine.leases.lease import boot_time_s
 from engine.shards import share_of
-from engine.waits import next_tick
 from engine.webhooks.ports import Settled, WebhookStreams
 from engine.webhooks.records import ReadPart
 

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from engine import __version__
 from engine.errors import ConfigError, EngineError, Refusal, Unavailable
-from engine.journal import last_sentence
+from engine.logs.journal import last_sentence
 from supervisor.cli import (
     admin_key,
     auto_reply,

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.clock_estimate import NOTABLE_US, OFF_MAX_US, difference, measured
+from engine.clocks.clock_estimate import NOTABLE_US, OFF_MAX_US, difference, measured
+from engine.clocks.store_clock import steady_us, wall_us
 from engine.config import Config, load
 from engine.errors import ConfigError, EngineError, Refusal
 from engine.providers.settings import (
@@ -26,7 +27,6 @@ from engine.providers.settings import (
     SmppSettings,
     needs_simulator,
 )
-from engine.store_clock import steady_us, wall_us
 from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
 from engine.stores.clickhouse.rights import confirm_rights

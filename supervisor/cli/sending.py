@@ -19,7 +19,7 @@ from itertools import count, islice
 
 import msgspec
 
-from engine.backoff import pause_after
+from engine.clocks.backoff import pause_after
 from engine.errors import EngineError, Refusal, Unavailable
 from engine.records import MessageDraft
 from supervisor.cli.client import Client, Problem, decode, json_bytes

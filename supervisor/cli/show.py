@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from engine.clock_estimate import NOTABLE_US, difference
+from engine.clocks.clock_estimate import NOTABLE_US, difference
 from engine.organisations import Drain, Pause
 from supervisor.cli.answers import (
     Audit,

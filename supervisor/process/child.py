@@ -23,8 +23,8 @@ import setproctitle
 import structlog
 
 from engine.errors import ConfigError, EngineError
+from engine.logs.telemetry import write_left_out
 from engine.supervision import CANNOT_BOOT, DRAIN_SIGNAL
-from engine.telemetry import write_left_out
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15

@@ -21,7 +21,7 @@ from enum import StrEnum
 
 import msgspec
 
-from engine.backoff import pause_after
+from engine.clocks.backoff import pause_after
 from engine.config import Role
 from engine.supervision import DRAIN_SIGNAL
 

@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable, Mapping
 
 from engine.config import Role
-from engine.supervision import Pipes, level_signal
-from engine.telemetry import Level
+from engine.logs.telemetry import Level, level_signal
+from engine.supervision import Pipes
 from supervisor.process import log_levels
 from supervisor.process.child import Child, fork_child
 from supervisor.process.child_state import Key

@@ -34,10 +34,10 @@ import structlog
 
 from engine.config import Config, Role
 from engine.errors import ConfigError, EngineError
-from engine.journal import last_sentence
+from engine.logs.journal import last_sentence
+from engine.logs.telemetry import configure_logs, write_left_out
 from engine.nodes.records import NodeWish
 from engine.supervision import DRAIN_SIGNAL, Pipes
-from engine.telemetry import configure_logs, write_left_out
 from supervisor.process import child_state, log_levels, own_changes, rolling, snapshot, wanted
 from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title

@@ -11,7 +11,7 @@ import signal
 from typing import get_args
 
 from engine.config import ROLES, Role
-from engine.telemetry import Level
+from engine.logs.telemetry import Level
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 # There are 30 real-time signals, so whoever means all roles sends one for each group.

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from engine.backoff import pause_after
+from engine.clocks.backoff import pause_after
 from supervisor.simulator.receipts import Outcome, Receipt, Way
 from supervisor.simulator.transport import Delays
 

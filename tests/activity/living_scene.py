@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, Generic, TypeVar
 
-from engine.waits import happens
+from engine.clocks.waits import happens
 from tests.activity.living import Living
 from tests.activity.world import until
 

@@ -15,11 +15,11 @@ from rich.console import Console
 from engine.api import reads
 from engine.api.reads import Reports
 from engine.capacity.autoscale_settings import AutoscaleSettings
+from engine.clocks.store_clock import TIME, StoreClock
 from engine.config import Config, Store
 from engine.config.autoscale import Autoscale
 from engine.nodes.control import NodeControl
 from engine.providers.settings import SimulatedSettings
-from engine.store_clock import TIME, StoreClock
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
 from engine.stores.postgres.nodes import PostgresNodeWishes

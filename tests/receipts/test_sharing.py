@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from engine.boot.archiver import assemble_matcher
+from engine.clocks.waits import happens
 from engine.errors import Fenced
 from engine.receipts.homes import home_of, likely_home
 from engine.receipts.ports import Recording
@@ -26,7 +27,6 @@ from engine.redis_keys import MATCHER_LOCK, activity_key, receipts_key, receipts
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.stores.redis.receipt_stream import RedisReceiptStream
-from engine.waits import happens
 from tests.activity.archiver_process import Gated
 from tests.activity.living import Living
 from tests.activity.living_scene import LivingScene

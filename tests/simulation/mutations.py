@@ -17,6 +17,7 @@ from unittest.mock import patch
 import msgspec
 
 from engine.bundle_format import payloads_of
+from engine.clocks.store_clock import StoreClock
 from engine.credit import posting
 from engine.credit.flush import Outbox
 from engine.credit.holder import Effects, Holder
@@ -36,7 +37,6 @@ from engine.credit.retention import Retention, Trim
 from engine.errors import Unavailable
 from engine.records import Entry
 from engine.routing.throughput import Allowance
-from engine.store_clock import StoreClock
 from engine.stores.redis import admission
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.replicas import Copies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from engine.store_clock import StoreClock
+from engine.clocks.store_clock import StoreClock
 from engine.stores.redis.pulse import Pulse
 from tests.simulation.world import Role, World
 

@@ -6,7 +6,7 @@ import json
 import re
 
 from engine.config import DRAIN_ORDER
-from engine.journal import PRIORITIES
+from engine.logs.journal import PRIORITIES
 from tests.system.client import eventually, fetch
 from tests.systemd.machine import ROOT
 from tests.systemd.world import Service, load

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from engine import resolving
+from engine.hosts import resolving
+from engine.hosts.webhook_urls import is_public, target_of
 from engine.providers.http_client.pools import HttpPools
-from engine.webhook_urls import is_public, target_of
 from tests.webhooks.receiver import OK, Receiver, Told, answer
 
 

@@ -11,7 +11,7 @@ from engine.api.edge.room import Room, Seat, bound
 from engine.api.guard import RequestIds
 from engine.api.ports import Services
 from engine.api.server import Connections, TakeBack
-from engine.expiry import Expiry
+from engine.clocks.expiry import Expiry
 
 # A body that takes longer is aiohttp's to wait for, seconds.
 _BODY_S_MAX = 1.0

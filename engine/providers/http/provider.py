@@ -21,6 +21,7 @@ from functools import partial
 
 import structlog
 
+from engine.clocks.store_clock import wall_us
 from engine.problem_records import ProblemKind
 from engine.providers.http.description import Description, describe
 from engine.providers.http.escapes import Unencodable
@@ -31,7 +32,6 @@ from engine.providers.ports import Done, Wire
 from engine.providers.problems import Problems
 from engine.providers.settings import HttpSettings
 from engine.records import Message, Verdict
-from engine.store_clock import wall_us
 
 RETRY_AFTER_S_MAX = 60
 # Providers answer in a line or two; a longer answer is not from a provider.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from engine.errors import ConfigError
-from engine.tls import trusting
+from engine.hosts.tls import trusting
 
 
 class Address(NamedTuple):

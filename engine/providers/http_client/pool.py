@@ -7,7 +7,7 @@ overdue. That is what makes it an order of magnitude cheaper than a general clie
 
 Under failure, every request has exactly one outcome (see `HttpOutcome`):
 - server away: `not_sent` at once while no connection stands; connecting is tried
-  again after a pause that doubles, with jitter (`engine.backoff`);
+  again after a pause that doubles, with jitter (`engine.clocks.backoff`);
 - no free connection: it waits for one, at most half of the time-out, so that a request
   which is written late still has the other half for its answer; then `not_sent`;
 - no answer, part of one, or something that is not HTTP: `unanswered`, and its connection
@@ -28,8 +28,8 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from engine.backoff import Backoff
-from engine.connecting import AddressRefused, connect
+from engine.clocks.backoff import Backoff
+from engine.hosts.connecting import AddressRefused, connect
 from engine.providers.http_client.connection import Connection, Done, HttpOutcome, tell
 from engine.providers.ports import Wire
 from engine.providers.ticker import Ticker

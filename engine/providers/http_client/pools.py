@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from engine.hosts.tls import client_context
+from engine.hosts.webhook_urls import Target
 from engine.providers.http_client.connection import HttpOutcome
 from engine.providers.http_client.pool import HttpPool
-from engine.tls import client_context
-from engine.webhook_urls import Target
 
 ANSWER_BYTES_MAX = 64 * 1024
 # Pools that have not been used for so long are stopped, seconds.

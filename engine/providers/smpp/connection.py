@@ -29,8 +29,8 @@ from typing import Protocol, cast
 import msgspec
 import structlog
 
-from engine.backoff import Backoff
-from engine.connecting import connect
+from engine.clocks.backoff import Backoff
+from engine.hosts.connecting import connect
 from engine.problem_records import ProblemKind
 from engine.providers.ports import Wire
 from engine.providers.problems import Problems

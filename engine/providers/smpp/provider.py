@@ -35,7 +35,9 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 
+from engine.clocks.store_clock import wall_us
 from engine.errors import ConfigError
+from engine.hosts.tls import trusting
 from engine.inbound.ports import InboundSink
 from engine.providers.ports import Done, Verdicts, Wire
 from engine.providers.problems import Problems
@@ -55,8 +57,6 @@ from engine.providers.smpp.traffic import Traffic
 from engine.providers.ticker import Ticker
 from engine.receipts.ports import ReceiptSink
 from engine.records import Message
-from engine.store_clock import wall_us
-from engine.tls import trusting
 
 # How long messages wait for the first bind after the start, seconds.
 FIRST_BIND_S = 1.0

@@ -16,10 +16,10 @@ import msgspec
 from aiohttp import ClientError, ServerDisconnectedError
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 
+from engine.clocks.round_trips import CLICKHOUSE, timed
 from engine.errors import ConfigError, Unavailable
-from engine.round_trips import CLICKHOUSE, timed
+from engine.hosts.tls import TLS_FILES
 from engine.stores.clickhouse.cluster import SETTINGS
-from engine.tls import TLS_FILES
 
 # Codes of https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
 # for which an operator must act. All others are Unavailable: they may pass by themselves.
@@ -54,7 +54,7 @@ class ClickHouseUrl(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     password: str
     database: str
-    # By the names of `engine.tls.TLS_FILES`.
+    # By the names of `engine.hosts.tls.TLS_FILES`.
     tls_files: dict[str, str]
     # The cluster on whose servers the tables are; "": it is one server.
     cluster: str = ""

@@ -30,6 +30,7 @@ from functools import partial
 import asyncpg
 import msgspec
 
+from engine.clocks.round_trips import POSTGRES, timed
 from engine.credit.ledger_records import (
     Applied,
     BalanceEvent,
@@ -47,7 +48,6 @@ from engine.credit.ports import Decide
 from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
 from engine.errors import EngineError, Unavailable
-from engine.round_trips import POSTGRES, timed
 from engine.stores.postgres.begun_fences import read_begun
 from engine.stores.postgres.closing import close_books_of, close_free_accounts, read_unclosed
 from engine.stores.postgres.connection import connect

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from engine.clocks.round_trips import POSTGRES, timed
 from engine.errors import ConfigError, Unavailable
-from engine.round_trips import POSTGRES, timed
 from engine.stores.postgres.connection import create_pool
 from engine.stores.postgres.errors import MEND_RETRY_S, translated
 

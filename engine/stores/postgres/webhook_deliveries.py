@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from engine.hosts.webhook_urls import target_of
 from engine.stores.postgres.pool import Pool
-from engine.webhook_urls import target_of
 from engine.webhooks.ports import DueTarget
 from engine.webhooks.records import Delivery
 from engine.webhooks.schedule import WHOLE_S

@@ -15,10 +15,10 @@ import asyncpg
 import msgspec
 
 from engine.errors import Refusal
+from engine.hosts.webhook_urls import ALLOWED, names_private_address, target_of
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import exists_in, no_organisation
 from engine.stores.postgres.pool import Pool
-from engine.webhook_urls import ALLOWED, names_private_address, target_of
 from engine.webhooks.events import EVENT_TYPES
 from engine.webhooks.ports import EndpointChanges
 from engine.webhooks.records import DeliveryState, Endpoint, ShownDelivery, ShownEndpoint

@@ -13,6 +13,6 @@ class Portion:
 
     def arguments(self) -> list[Argument]:
         """The arguments of `admit` in functions/queue: the index, what is kept, the units by organisation,
-        how many rows there are and they themselves, how many bundles and scheduled messages, and these: (queue,
-        how many messages, whose they are, the records) of each bundle, (queue, due, message) of each other.
-        Call it once, when all are here."""
+        how many rows there are and they themselves, how many bundles and scheduled messages, and these:
+        (queue, how many messages, whose they are, the records) of each bundle, (queue, due, message) of each
+        other. Call it once, when all are here."""

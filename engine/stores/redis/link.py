@@ -40,10 +40,10 @@ from typing import Any, cast
 
 import hiredis
 
-from engine.backoff import Backoff
-from engine.connecting import connect
+from engine.clocks.backoff import Backoff
 from engine.errors import Unavailable
 from engine.histogram import Histogram
+from engine.hosts.connecting import connect
 from engine.redis_keys import FUNCTIONS_LOADED
 from engine.stores.redis.lua_libraries import PATTERN, is_own, libraries, outdated
 from engine.stores.redis.sentinel import find_master

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from engine.clocks.store_clock import wall_us
 from engine.errors import Unavailable
 from engine.problem_records import Noted, Problem, ProblemKind
 from engine.redis_keys import problem_hour_key, problem_samples_key, problems_key
-from engine.store_clock import wall_us
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 

@@ -1,7 +1,7 @@
 """What a process does beside each heartbeat, in the same round trip: it looks at the clock and at the others.
 
-It measures Redis' clock (`engine.store_clock`), notes which formats it reads, and reads what the others have
-noted (`engine.formats`). All of it is for information, so an answer that does not come, and a Redis that
+It measures Redis' clock (`engine.clocks.store_clock`), notes which formats it reads, and reads what the
+others have noted (`engine.formats`). All of it is for information, so an answer that does not come, and a Redis that
 refuses a note, change nothing but that the last ones go on to count; refused notes count as 0, the oldest.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.clocks.store_clock import TIME, StoreClock
 from engine.formats import FORMATS, SINCE, gone, least, note
 from engine.redis_keys import FORMATS_READ, holders_key
-from engine.store_clock import TIME, StoreClock
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import OutOfMemory, ReplyError
 

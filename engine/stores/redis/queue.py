@@ -31,11 +31,11 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from engine import bundle_format
+from engine.clocks.store_clock import wall_us
 from engine.delivery.sent import SentEntries
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
 from engine.redis_keys import queue_key
-from engine.store_clock import wall_us
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis import settle_wire
 from engine.stores.redis.backlog import Backlog

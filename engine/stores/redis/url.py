@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 import msgspec
 
 from engine.errors import ConfigError
-from engine.tls import TLS_FILES, client_context
+from engine.hosts.tls import TLS_FILES, client_context
 
 
 class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
     # Path of a Unix socket; "" for a server at `host` and `port`.
     path: str = ""
     tls: bool = False
-    # As `engine.tls.client_context` takes them.
+    # As `engine.hosts.tls.client_context` takes them.
     tls_files: tuple[str, str, str] = ("", "", "")
     user: str = ""
     password: str = ""

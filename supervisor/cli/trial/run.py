@@ -18,6 +18,7 @@ from engine.config import Config
 from engine.errors import ConfigError, Refusal, Unavailable
 from engine.ids import MessageIds
 from engine.intake import phone_numbers, segments
+from engine.logs.telemetry import configure_logs
 from engine.providers import build, receipt_readers
 from engine.providers.ports import Provider
 from engine.providers.problems import Problems
@@ -31,7 +32,6 @@ from engine.providers.settings import (
 )
 from engine.records import Message, Verdict
 from engine.stores.redis.link import RedisLink
-from engine.telemetry import configure_logs
 from supervisor.cli.trial.receipts import Awaited, TrialSink, look_for
 from supervisor.cli.trial.steps import Steps
 from supervisor.cli.trial.watch import Watch, watch_of

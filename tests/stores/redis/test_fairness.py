@@ -13,8 +13,8 @@ import structlog
 
 from engine import redis_keys as keys
 from engine.bundle_format import payloads_of
+from engine.clocks.store_clock import StoreClock
 from engine.formats import FORMATS, note
-from engine.store_clock import StoreClock
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.audit_cut import instant_of
 from engine.stores.redis.link import RedisLink

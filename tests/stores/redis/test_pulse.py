@@ -9,9 +9,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from engine.clocks.store_clock import StoreClock, wall_us
 from engine.formats import FORMATS, GONE_US, note
 from engine.redis_keys import FORMATS_READ, holders_key
-from engine.store_clock import StoreClock, wall_us
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.pulse import Pulse
 

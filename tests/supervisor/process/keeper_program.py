@@ -31,9 +31,9 @@ from engine.boot.heartbeat import Heartbeat
 from engine.config import Config, Logs, ProcessSettings, Role, Roles, load
 from engine.config.autoscale import Autoscale
 from engine.errors import ConfigError, Unavailable
+from engine.logs.telemetry import configure_logs
 from engine.nodes.records import NodeWish
 from engine.supervision import Pipes
-from engine.telemetry import configure_logs
 from supervisor.process.child_state import Limits
 from supervisor.process.keeper import Keeper
 from supervisor.process.systemd import take_listeners, take_notifier

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.log_bursts import LINES
+from engine.logs.bursts import LINES
 from supervisor.cli.reloading import NotReloaded, reload_engine
 from tests.supervisor.process.running import Running, until
 from tests.supervisor.process.systemd_peer import Systemd

@@ -5,7 +5,7 @@
     drained             the round in hand is ended, and the lease is given up
 
 What a round that is cut short leaves, and two processes that do the same, is for the role to say: see
-`engine.lease`.
+`engine.leases.lease`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.clocks.waits import happens, until_tick_s
 from engine.errors import ConfigError, Unavailable
-from engine.lease import Lease, LeaseStore
-from engine.waits import happens, until_tick_s
+from engine.leases.lease import Lease, LeaseStore
 
 _LEASE_S = 10.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.clock_estimate import Bounds, GivenTime, improved, measured
+from engine.clocks.clock_estimate import Bounds, GivenTime, improved, measured
 
 _AHEAD_US = st.integers(-(10**16), 10**16)
 # Round trips: the way there, the way back, and the pause after it, microseconds.

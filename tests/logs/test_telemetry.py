@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from engine.telemetry import as_json_line, as_text_line, configure_logs, mask, present_level, set_level
+from engine.logs.telemetry import as_json_line, as_text_line, configure_logs, mask, present_level, set_level
 
 
 def masked(**event: Any) -> dict[str, Any]:

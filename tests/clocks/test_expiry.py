@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.expiry import Expiry
+from engine.clocks.expiry import Expiry
 
 
 async def ended(after_s: float, *, count: int) -> tuple[Expiry[str], list[str], asyncio.Event]:

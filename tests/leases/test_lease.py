@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from engine.errors import ConfigError, Unavailable
-from engine.lease import Lease, boot_time_s
+from engine.leases.lease import Lease, boot_time_s
 from engine.stores.redis.inbound_stream import RedisInboundStream
 from engine.stores.redis.link import RedisLink, load_functions
 from tests.adversity.proxy import Proxy

@@ -26,8 +26,8 @@ from typing import Protocol
 
 import structlog
 
+from engine.clocks.waits import next_tick
 from engine.errors import ConfigError, Unavailable
-from engine.waits import next_tick
 
 log = structlog.get_logger()
 

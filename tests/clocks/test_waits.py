@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.waits import happens, next_tick, until_tick_ms
+from engine.clocks.waits import happens, next_tick, until_tick_ms
 from tests.delivery.turns import VirtualTime
 
 

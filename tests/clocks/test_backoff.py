@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from engine.backoff import Backoff, pause_after
+from engine.clocks.backoff import Backoff, pause_after
 
 
 def test_pauses_double_up_to_the_maximum_and_begin_anew_after_a_success() -> None:

@@ -8,8 +8,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from engine.clocks.store_clock import StoreClock
 from engine.errors import Broken, Unavailable
-from engine.store_clock import StoreClock
 
 _NOW_US = 1_700_000_000_000_000
 

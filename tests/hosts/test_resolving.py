@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine import resolving
-from engine.resolving import Names
+from engine.hosts import resolving
+from engine.hosts.resolving import Names
 
 ADDRESS = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.webhook_urls import is_public, names_private_address, target_of
+from engine.hosts.webhook_urls import is_public, names_private_address, target_of
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import aiohappyeyeballs
 
-from engine.resolving import NAMES
+from engine.hosts.resolving import NAMES
 
 # How long an address may take before the next one is tried too, seconds (RFC 8305, section 8).
 CONNECT_NEXT_S = 0.25

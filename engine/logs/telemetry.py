@@ -6,8 +6,8 @@ them out. When one gets in nevertheless, by the text of an exception for example
 On a terminal an exception follows on lines of its own; elsewhere it stays in the line of its event.
 When stderr goes to the journal of systemd, each line begins with its priority (sd-daemon(3)) and has no
 time, since the journal notes both. Of an event that comes again and again lines are left out and
-counted (`engine.log_bursts`). What libraries log by `logging` goes the same way. A log that cannot be written
-holds up nothing (`engine.log_lines`).
+counted (`engine.logs.bursts`). What libraries log by `logging` goes the same way. A log that cannot be
+written holds up nothing (`engine.logs.lines`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import MutableMapping
@@ -23,9 +24,9 @@ from typing import Any, Literal, get_args
 import msgspec
 import structlog
 
-from engine.journal import PRIORITIES, in_journal
-from engine.log_bursts import Bursts
-from engine.log_lines import LINES
+from engine.logs.bursts import Bursts
+from engine.logs.journal import PRIORITIES, in_journal
+from engine.logs.lines import LINES
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -70,6 +71,11 @@ def configure_logs(as_json: bool, level: Level = "info") -> None:
     )
     logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
+
+
+def level_signal(level: Level) -> int:
+    """The supervisor's wish that a process logs from `level` on: a real-time signal for each level."""
+    return signal.SIGRTMIN + 1 + get_args(Level).index(level)
 
 
 def set_level(level: Level) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine import resolving
-from engine.connecting import connect
+from engine.hosts import resolving
+from engine.hosts.connecting import connect
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
 from tests.providers.scripted import OK, ScriptedServer
 from tests.providers.smpp.scripted_smsc import ScriptedSmsc, provider_to

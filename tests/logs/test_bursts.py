@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.log_bursts import LINES, WINDOW_S, WINDOW_S_MAX, Bursts
+from engine.logs.bursts import LINES, WINDOW_S, WINDOW_S_MAX, Bursts
 
 AWAY = ("warning", "store away")
 
@@ -60,7 +60,7 @@ def test_kinds_do_not_hide_one_another_and_are_bounded() -> None:
 
 PROGRAM = """
 import logging, sys, structlog
-from engine.telemetry import configure_logs
+from engine.logs.telemetry import configure_logs
 configure_logs(as_json=False)
 log = structlog.get_logger()
 log.warning("first\\nevent", why="two\\nlines")

@@ -2,8 +2,8 @@
 
 All times that are written or compared are those of Redis' clock (`TIME`), the one clock that all machines
 share. So a validity, a `send_at` and the order of a message's events do not depend on the clocks of the
-nodes. Each process measures how far Redis' clock is from its own (`engine.clock_estimate`): once before it
-works, and then with each heartbeat, as one more command of a round trip that is made anyway.
+nodes. Each process measures how far Redis' clock is from its own (`engine.clocks.clock_estimate`): once
+before it works, and then with each heartbeat, as one more command of a round trip that is made anyway.
 
     not answered         the measurement is missing; the last one goes on to count
     frozen meanwhile     the round trip is long, so that it tells little and changes little
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.clock_estimate import (
+from engine.clocks.clock_estimate import (
     NOTABLE_US,
     OFF_MAX_US,
     Bounds,

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine import log_lines
-from engine.log_lines import Lines
+from engine.logs import lines as log_lines
+from engine.logs.lines import Lines
 
 
 @pytest.fixture

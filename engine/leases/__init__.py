@@ -1,0 +1,1 @@
+"""What one of several processes does: the one that has the lease."""
