@@ -58,6 +58,7 @@ from engine.stores.postgres.ledger_term import compare_next, compare_term, prove
 from engine.stores.postgres.locks import Locked, blocker, find_locked
 from engine.stores.postgres.losses import save_losses
 from engine.stream_id import StreamId
+from engine.waits import next_tick
 
 # The number of the advisory lock in this database; any constant works.
 _LOCK = 0x736D7365
@@ -148,7 +149,7 @@ class PostgresLedger:
         """Say something on the connection whenever it was silent for a third of what it may be."""
         clock_s, pause_s = asyncio.get_running_loop().time, self._silence_s / 3
         while not connection.is_closed():
-            await asyncio.sleep(pause_s)
+            await next_tick(pause_s)
             if self._turn.locked() or clock_s() - self._spoke_s < pause_s:
                 continue
             try:
