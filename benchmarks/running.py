@@ -187,4 +187,5 @@ def _short(title: str) -> str:
     for word in ("clickhouse", "simulator", "postgres", "valkey", "redis"):
         if word in title:
             return "redis" if word == "valkey" else word
-    return title.split()[0].rpartition("/")[2]
+    # A process that has just ended has no title any more.
+    return title.split()[0].rpartition("/")[2] if title else "ended"

@@ -207,7 +207,7 @@ def _busy_s() -> float:
     """Time in which the thread of the loop was on a CPU or waited for one, seconds; without the wait where
     the kernel does not tell. sched-stats.rst of Linux: schedstat is of the first thread, nanoseconds."""
     try:
-        on_cpu, waited, _ = Path("/proc/self/schedstat").read_text(encoding="ascii").split()
+        on_cpu, waited, _ = _own("schedstat").split()
     except (OSError, ValueError):
         return time.thread_time()
     return (int(on_cpu) + int(waited)) / 1e9
@@ -215,4 +215,14 @@ def _busy_s() -> float:
 
 def _resident_bytes() -> int:
     """proc(5), statm: the second number is the resident pages."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+    return int(_own("statm").split()[1]) * _PAGE_BYTES
+
+
+def _own(file: str) -> bytes:
+    """A short file of this process in /proc. Each process reads two a second, so by three system calls and
+    not by the nine of `Path.read_text`."""
+    fd = os.open(f"/proc/self/{file}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 256)
+    finally:
+        os.close(fd)

@@ -42,7 +42,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import structlog
 
 from engine.clocks.backoff import Backoff
-from engine.clocks.waits import happens
+from engine.clocks.waits import happens, until_tick_ms
 from engine.credit.ledger_records import Applied, BookedNote, StoredAnswer, StreamMark, UsageEntry
 from engine.credit.losses import follows, goes_on
 from engine.credit.ports import LedgerStore, UsageStream
@@ -66,8 +66,11 @@ _HELD_UP_S, _HELD_UP_MAX_S = 0.05, 1.0
 _STOPPED_S, _LEFT_S = 10.0, 2.0
 # How long a ledger that is to end goes on booking while usage comes, seconds.
 _DRAIN_S = 2.0
-# How often it looks for silent holders, for lost data, for events to send and for usage to trim, seconds.
-_LOOK_S = 1.0
+# While no usage comes, a read waits for about so long, seconds: less than `standstill.LATE_S`.
+_REST_S = 0.5
+# About how often it looks for silent holders, for lost data, for events to send and for usage to trim: so
+# much later at least, seconds.
+_LOOK_S = 0.9
 
 
 class Ledger:
@@ -186,7 +189,7 @@ class Ledger:
             drained = draining.is_set()
             if drained:
                 until_s = min(until_s, self._clock_s() + _DRAIN_S)
-            await self._gather(0.001 if drained else self._gather_s)
+            await self._gather(drained)
             await self._look_around()
             # When it holds as many entries as it may, it reads no more, so waiting gathers nothing.
             due = self._due(everything=drained or _is_full(self._pending, self._held_up))
@@ -197,15 +200,17 @@ class Ledger:
                 return
             self._standstill.moves([*self._held_up, *self._stopped])
 
-    async def _gather(self, patience_s: float) -> None:
-        """Read once, waiting until a shard is due, `patience_s` at most. Shards held up are not read."""
+    async def _gather(self, drained: bool) -> None:
+        """Read once, waiting until a shard is due, or for `_REST_S`; when `drained`, not at all. Shards held
+        up are not read."""
         going = [shard for shard in self._read if shard not in self._held_up and shard not in self._stopped]
         if _is_full(self._pending, self._held_up):
             return
         now_s = self._clock_s()
         ripe = [self._since[shard] + self._gather_s for shard in going if shard in self._since]
         ripe += [again_s for _, again_s in self._held_up.values()]
-        wait_s = min(patience_s, max(0.001, min(ripe, default=now_s + self._gather_s) - now_s))
+        wait_s = min(ripe) - now_s if ripe else until_tick_ms(_REST_S) / 1000
+        wait_s = 0.001 if drained else max(0.001, min(wait_s, _REST_S))
         if not going:
             await asyncio.sleep(wait_s)
             return

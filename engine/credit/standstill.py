@@ -16,6 +16,8 @@ waiting look there (`engine.credit.quota`) and answer 503.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 from collections.abc import Callable, Collection, Iterable
 
 import structlog
@@ -47,6 +49,11 @@ class Standstill:
         self._moved_s: float | None = None
         # Shards that do not go on while the others do, and since when.
         self._held_up: dict[int, float] = {}
+        # When it was last looked whether any waits; set when it is to be looked again; what will set it.
+        self._looked_s = -math.inf
+        self._due = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._refusing = False
 
     def leads(self, term: int, shards: Iterable[int]) -> None:
         """The ledger leads in this term. Only `moves` says that it can write the books."""
@@ -58,10 +65,13 @@ class Standstill:
         """The ledger goes on with all shards but `held_up`."""
         self._moved_s = now_s = self._clock_s()
         self._held_up = {shard: self._held_up.get(shard, now_s) for shard in held_up}
+        self._refusing = self._refusing and bool(held_up)
+        self._look_later()
 
     def ends(self) -> None:
         """The ledger leaves the lead to others."""
         self._moved_s = None
+        self._look_later()
 
     def waiting(self) -> list[int]:
         """The shards that have waited for `LATE_S`."""
@@ -72,24 +82,34 @@ class Standstill:
             return list(self._shards)
         return [shard for shard, since_s in self._held_up.items() if since_s <= before_s]
 
-    def _next_look_s(self) -> float:
-        """How long until a shard may have waited for `LATE_S`, or a note is due again, seconds."""
-        if self._moved_s is None:
-            return LATE_S
-        oldest_s = min([self._moved_s, *self._held_up.values()])
-        return max(_LOOK_S, oldest_s + LATE_S - self._clock_s())
+    def _look_later(self) -> None:
+        """Look when a shard may have waited for `LATE_S`, or a note is due again. As long as the ledger goes
+        on that time never comes, so that nothing wakes a process at rest."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._moved_s is not None:
+            oldest_s = min([self._moved_s, *self._held_up.values()])
+            left_s = max(oldest_s + LATE_S, self._looked_s + _LOOK_S) - self._clock_s()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._due.set)
 
     async def run(self) -> None:
         """Note the shards that wait, until canceled."""
-        refusing = False
-        while True:
-            await asyncio.sleep(self._next_look_s())
-            shards = self.waiting()
-            if shards and not refusing:
-                log.warning("customers without quota are refused for now", shards=shards)
-            refusing = bool(shards)
-            try:
-                await self._usage.note_waits(shards, self._term)
-            except (Unavailable, Broken):
-                # It is for information. The next look says it again.
-                continue
+        try:
+            while True:
+                await self._due.wait()
+                self._due.clear()
+                await self._look()
+                self._looked_s = self._clock_s()
+                self._look_later()
+        finally:
+            self.ends()
+
+    async def _look(self) -> None:
+        shards = self.waiting()
+        if shards and not self._refusing:
+            log.warning("customers without quota are refused for now", shards=shards)
+        self._refusing = bool(shards)
+        # It is for information. When it fails, the next look says it again.
+        with contextlib.suppress(Unavailable, Broken):
+            await self._usage.note_waits(shards, self._term)

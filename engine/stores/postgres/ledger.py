@@ -31,6 +31,7 @@ import asyncpg
 import msgspec
 
 from engine.clocks.round_trips import POSTGRES, timed
+from engine.clocks.waits import next_tick
 from engine.credit.ledger_records import (
     Applied,
     BalanceEvent,
@@ -148,7 +149,7 @@ class PostgresLedger:
         """Say something on the connection whenever it was silent for a third of what it may be."""
         clock_s, pause_s = asyncio.get_running_loop().time, self._silence_s / 3
         while not connection.is_closed():
-            await asyncio.sleep(pause_s)
+            await next_tick(pause_s)
             if self._turn.locked() or clock_s() - self._spoke_s < pause_s:
                 continue
             try:
