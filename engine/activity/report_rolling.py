@@ -42,6 +42,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -199,20 +200,20 @@ class ReportRounds:
         used = in_use(await self._periods.series(), zones)
         self._progress.filling = {zone: 0.0 for zone in zones if not _filled(used, zone)}
         if begun := next((each for each in used if not each.filled), None):
-            await self._go_through("UTC", self._periods.fill(begun))
+            await self._fill("UTC", partial(self._periods.fill, begun))
             used = in_use(await self._periods.series(), zones)
         if utc := _filled(used, "UTC"):
             for zone in zones:
                 if not _filled(used, zone) and self._active():
-                    await self._derive(zone, utc)
+                    await self._fill(zone, partial(self._periods.derive, zone, utc))
 
-    async def _derive(self, zone: str, utc: Series) -> None:
-        """Fill the series of a zone from that of UTC, unless it failed lately; when it fails, log why."""
+    async def _fill(self, zone: str, steps: Callable[[], AsyncGenerator[float, None]]) -> None:
+        """Fill a series of a zone, unless it failed lately; when it fails, log why."""
         backoff, due_us = self._failed.get(zone, (Backoff(EVERY_S, _FAILED_MAX_S), 0))
         if self._now_us() < due_us:
             return
         try:
-            await self._go_through(zone, self._periods.derive(zone, utc))
+            await self._go_through(zone, steps())
         except (Unavailable, ConfigError) as e:
             self._failed[zone] = (backoff, self._now_us() + int(backoff.next() * 1_000_000))
             log.warning("events cannot be counted by the days of a time zone", time_zone=zone, reason=str(e))

@@ -287,8 +287,10 @@ def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:
 
 def _of_later(query: ReportQuery, parts: list[_Part]) -> str:
     """What came since the end of each series."""
-    measures = ["count() AS n", "sum(toUInt64(report_events.segments)) AS parts"]
-    measures += ["sum(toUInt64(report_events.units)) AS held"]
+    of_countries = "country" in query.group_by or query.country
+    table = "report_events" if of_countries else "report_events_anywhere"
+    measures = ["count() AS n", f"sum(toUInt64({table}.segments)) AS parts"]
+    measures += [f"sum(toUInt64({table}.units)) AS held"]
     measures += [f"{TIMES_SQL[0]} AS of_answers", f"{TIMES_SQL[1]} AS of_ages"]
     later = [
         f"(stream_ms >= {part.series.until_ms:d} AND {_accepted(begin, end)})"
@@ -306,7 +308,7 @@ def _of_later(query: ReportQuery, parts: list[_Part]) -> str:
     if query.organisation_id is not None:
         where.insert(0, "organisation_id = {organisation:Int64}")
     return _select(
-        query, [*_groups(query, "accepted_at"), "event"], measures, "report_events", " AND ".join(where),
+        query, [*_groups(query, "accepted_at"), "event"], measures, table, " AND ".join(where),
         ["toUInt64(0)"] * len(parts),
     )  # fmt: skip
 

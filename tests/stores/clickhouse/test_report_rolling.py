@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -189,10 +190,13 @@ async def test_a_zone_that_cannot_be_filled_or_counted_holds_up_no_other(
 
     monkeypatch.setattr(archiver.periods, "derive", derive)
     monkeypatch.setattr(archiver.periods, "roll", not_tehran)
+    # Nor does another series of UTC, which is to follow the one that is there.
+    monkeypatch.setattr(archiver.periods, "fill", partial(failing, "Asia/Kolkata"))
+    await archiver.periods.begin("UTC", archiver.now_ms - 1_000)
     stands_ms = archiver.progress.until_ms
     archiver.now_ms += 3_600_000
     await archiver.rounds.make()
-    found = {s.zone: s.until_ms for s in await archiver.periods.series()}
+    found = {s.zone: s.until_ms for s in await archiver.periods.series() if s.filled}
     assert found.pop("Asia/Tehran") == archiver.progress.until_ms == stands_ms
     assert found == dict.fromkeys(("UTC", "Asia/Kolkata", "America/New_York"), archiver.now_ms - MARGIN_MS)
     assert archiver.progress.filling == {}

@@ -40,3 +40,23 @@ PARTITION BY (zone, from_ms, filled)
 ORDER BY (period, organisation_id, begins, member, queue, country, provider, event)
 -- The ends of a report are a few hundred rows of each organisation.
 SETTINGS non_replicated_deduplication_window = 1000, index_granularity = 1024;
+
+-- `report_events` (0013_report_periods.sql) without the country, which most reports do not show: to plan a report with it
+-- takes ten milliseconds more.
+CREATE VIEW IF NOT EXISTS report_events_anywhere AS
+SELECT
+    stream_ms,
+    organisation_id,
+    accepted_at,
+    queue,
+    provider,
+    if(activity.event = 'retrying' AND provider_message_id != '', 'resent', toString(activity.event)) AS event,
+    segments,
+    units,
+    latency_us,
+    activity.event IN ('sent', 'delivered') AS aged,
+    toUInt32(least(4294967295, greatest(0,
+        toUnixTimestamp64Micro(at) - toUnixTimestamp64Micro(accepted_at)))) AS age
+FROM activity
+WHERE activity.event IN ('accepted', 'scheduled', 'retrying', 'sent', 'outcome_unknown',
+    'outcome_unknown_released', 'failed', 'expired', 'canceled', 'undelivered', 'delivered');
