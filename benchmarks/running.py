@@ -17,8 +17,10 @@ from typing import Any
 
 import msgspec
 
+from supervisor.embedded.recipes import Postgres
 from supervisor.embedded.server_dir import ServerDir
 
+_HERE = Path(__file__).resolve().parent.parent
 # So many calls at a time make organisations.
 _CALLS = 8
 
@@ -40,6 +42,12 @@ class Engine:
         password = ServerDir(self.data_dir, "redis").password()
         port = int((self.data_dir / "run" / "redis.port").read_text())
         return f"redis://:{password}@127.0.0.1:{port}/0"
+
+    @property
+    def postgres_url(self) -> str:
+        """Where its embedded PostgreSQL answers, with the password."""
+        port = int((self.data_dir / "run" / "postgres.port").read_text())
+        return Postgres().url(port, ServerDir(self.data_dir, "postgres").password())
 
     def call(self, method: str, path: str, body: object = None, timeout_s: float = 150.0) -> Any:
         """The decoded answer to a call with the admin key. Raises HTTPError for a status from 400."""
@@ -82,7 +90,7 @@ class Engine:
         """Anonymous memory of each process of the engine, MiB, by a short name of the process."""
         found: dict[str, float] = {}
         for pid in descendants(self.pid):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, IndexError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
                 kib = int(rollup.partition("Anonymous:")[2].split()[0])
@@ -94,7 +102,7 @@ class Engine:
         """CPU time used so far by each process of the engine, seconds, by the same names."""
         found: dict[str, float] = {}
         for pid in descendants(self.pid):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, IndexError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 found[_short(title)] = found.get(_short(title), 0.0) + cpu_s_of(pid)
         return found
@@ -104,7 +112,7 @@ class Engine:
         names."""
         found: dict[str, int] = {}
         for pid in descendants(self.pid):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, IndexError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 for status in Path(f"/proc/{pid}/task").glob("*/status"):
                     given_up = status.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]
@@ -113,10 +121,13 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine(configuration: str, port: int = 0, place: Path | None = None) -> Iterator[Engine]:
+def engine(
+    configuration: str, port: int = 0, place: Path | None = None, root: Path = _HERE
+) -> Iterator[Engine]:
     """A demo engine with this TOML, stopped at the end.
 
-    It runs in a temporary directory, or in `place`, where its data and its log stay.
+    It runs in a temporary directory, or in `place`, where its data and its log stay. `root`: that of the
+    version of the engine.
     """
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as temporary:
         folder = str(place or temporary)
@@ -127,7 +138,7 @@ def engine(configuration: str, port: int = 0, place: Path | None = None) -> Iter
         command = [sys.executable, "-m", "supervisor.cli", "up", "--demo", "--json", "--config", str(config)]
         command += ["--data-dir", f"{folder}/data", "--listen", f"127.0.0.1:{port}"]
         with log.open("ab") as stderr:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=root)
         assert process.stdout is not None
         try:
             line = process.stdout.readline()

@@ -4,7 +4,8 @@ A key that PostgreSQL knew less than `fresh_s` ago is accepted at once. From hal
 is looked up again in the background: a busy key never waits, and a revoked one is refused within
 `fresh_s`. Such lookups gather for a moment, so that many busy keys cost few queries. Unknown keys
 are looked up in batches: the next query takes all that were asked for while the last one was under
-way, each key once, however many requests wait for it.
+way, each key once, however many requests wait for it. Queries begin `_APART_S` after one another, so that
+many callers who are new share them; the first of them does not wait.
 
 Under failure. PostgreSQL slow: a key that was known less than `slow_s` ago does not wait for a lookup
 that takes long, and a revoked one is refused that much later. PostgreSQL away: a known key stays good
@@ -37,6 +38,8 @@ _UNKNOWN_MAX = 10_000
 _CLOSE_S = 5.0
 # How long keys gather that are looked up again, seconds.
 _GATHER_S = 0.1
+# Lookups begin so long after one another, seconds: where many callers are new, more keys share one.
+_APART_S = 0.01
 # A lookup that takes longer is not waited for by a key that was known a moment ago, seconds.
 _LATE_S = 0.25
 # The first that come with unknown keys wait so long for a lookup, seconds. Once one has failed, those that
@@ -158,6 +161,8 @@ class KeyCache(Generic[C]):
         self._lookups: asyncio.Task[None] | None = None
         # When the lookup under way began; None: there is none.
         self._asked_at: float | None = None
+        # From when on the next one may begin, the loop's time.
+        self._next_s = float("-inf")
         self._ageing = _Ageing(self._want)
         # The last lookup failed: PostgreSQL is away as far as we know.
         self._away = False
@@ -275,7 +280,11 @@ class KeyCache(Generic[C]):
     async def _look_up(self) -> None:
         """Look up until nothing is wanted."""
         try:
+            loop = asyncio.get_running_loop()
             while self._wanted:
+                if (pause_s := self._next_s - loop.time()) > 0:
+                    await asyncio.sleep(pause_s)
+                self._next_s = loop.time() + _APART_S
                 for key_id in list(islice(self._wanted, _LOOKUP_MAX)):
                     self._asked[key_id] = self._wanted.pop(key_id)
                 # The time before the question, so that no age is ever taken for lower than it is.

@@ -18,6 +18,7 @@ from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.directory import Directory
 from tests.adversity.proxy import Proxy
 from tests.api.world import ADMIN_KEY, Api, services_with, serving, until
+from tests.delivery.turns import VirtualTime
 
 # The keys here are good from everywhere, so nothing of a request is looked at.
 HERE = make_mocked_request("GET", "/")
@@ -380,3 +381,28 @@ async def test_keys_that_age_are_looked_up_together(watched: Watched) -> None:
     assert sorted(watched.lookups[-1]) == sorted(key_id_of(o.api_key) for o in made)
     await known.close()
     await watched.close()
+
+
+def test_keys_that_come_one_after_another_share_lookups_and_the_first_does_not_wait() -> None:
+    asked: list[tuple[float, list[int]]] = []
+    credential = Credential(key_id=1, organisation_id=1, secret_sha256=api_keys.digest("x"), scopes=("send",))
+
+    async def look_up(key_ids: Sequence[int]) -> dict[int, Credential]:
+        asked.append((virtual.clock.now, list(key_ids)))
+        await asyncio.sleep(0.0005)
+        return dict.fromkeys(key_ids, credential)
+
+    async def callers() -> None:
+        for key_id in range(100):
+            found.append(asyncio.ensure_future(cache.found(key_cache.Presented(key_id, "x"))))
+            await asyncio.sleep(0.001)
+
+    with VirtualTime() as virtual:
+        found: list[asyncio.Future[Credential]] = []
+        cache = key_cache.KeyCache(look_up, "a key", clock=virtual.clock_s)
+        virtual.start(callers())
+        virtual.pass_s(1.0)
+        assert [task.result() for task in found] == [credential] * 100
+        assert asked[0][0] < 0.001
+        assert asked[0][1] == [0]
+        assert len(asked) <= 12

@@ -205,6 +205,36 @@ def test_a_ledger_that_has_read_as_much_as_it_may_applies_it() -> None:
         assert not entries
 
 
+def test_the_first_who_asks_is_applied_at_once_and_those_that_follow_together() -> None:
+    applied_s: list[float] = []
+
+    def read(positions: dict[int, StreamId], count: int, block_ms: int) -> list[UsageEntry]:
+        # An organisation asks each millisecond.
+        asked, seen = int(virtual.clock.now * 1000), positions[0].ms
+        return [
+            UsageEntry(0, StreamId(n, 0), "request", b"", "", "")
+            for n in range(seen + 1, min(asked, 1000) + 1)
+        ]
+
+    with VirtualTime() as virtual:
+        store = leading()
+        apply = store._answers["apply"]
+
+        def noted(entries: Sequence[UsageEntry], decide: Any, sent: int) -> Applied:
+            applied_s.extend([virtual.clock.now] * len(entries))
+            found: Applied = apply(entries, decide, sent)
+            return found
+
+        store._answers["apply"] = noted
+        virtual.start(ledger(store, usage(read), virtual).run(asyncio.Event(), lambda: None))
+        virtual.pass_s(3.0)
+        waited_s = [at_s - n / 1000 for n, at_s in enumerate(applied_s, 1)]
+        assert len(waited_s) == 1000
+        # The step that is under way, the time between two reads, and the step.
+        assert max(waited_s) < 0.03
+        assert store.calls["apply"] <= 55
+
+
 # -- archiver and matcher
 
 
