@@ -1,6 +1,6 @@
 """CPU of one `normal` worker per message, and how fast it drains a backlog, of one or several versions.
 
-    python -m benchmarks.worker [--versions DIR ...] [--rounds 5] [--messages 20000] [--rate 6000]
+    python -m benchmarks.worker [--versions DIR ...] [--messages 20000] [--organisations 1]
 
 Takes two minutes. A worker as the product puts it together (queue in Redis, dispatcher, SMPP with a window
 of 100) sends to an SMSC that accepts everything at once. The worker has the first core for itself. Redis,
@@ -8,7 +8,8 @@ whose append-only file is on disk before it answers, the SMSC and the loader sha
 root of another version of the engine; each round tries the versions one after another, and medians are
 printed.
 
-    backlog   the worker stands still while the messages are admitted in submissions of 100, then drains them
+    backlog   the worker stands still while the messages are admitted in submissions of 100, then drains them;
+              they are of 50 organisations in all shards, or of as many as are named
     singles   messages come one a submission, at the rate that is named
 
 CPU is the scheduler's count (schedstat) from the first message to the last settlement. The speed of a shared
@@ -63,10 +64,10 @@ class Version:
         self._loader.stdin.flush()
         return self._loader.stdout.readline().strip()
 
-    def backlog(self, messages: int) -> Figures:
-        """Let it drain so many messages."""
+    def backlog(self, messages: int, organisations: int) -> Figures:
+        """Let it drain so many messages, of so many organisations."""
         self._worker.send_signal(signal.SIGSTOP)
-        self.tell(f"backlog {messages}")
+        self.tell(f"backlog {messages} {organisations}")
         time.sleep(0.1)
         begun = self._reading()
         self._worker.send_signal(signal.SIGCONT)
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--versions", type=Path, nargs="*", default=[], help="roots of other versions")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--messages", type=int, default=20_000, help="a backlog (default 20000)")
+    parser.add_argument("--organisations", type=int, default=50, help="that the backlog is of (default 50)")
     parser.add_argument("--rate", type=float, default=6000, help="singles a second (default 6000)")
     parser.add_argument("--seconds", type=float, default=2, help="of singles in a round (default 2)")
     given = parser.parse_args()
@@ -151,7 +153,7 @@ def main() -> None:
         ]
         for turn in range(given.rounds + 1):
             for version in versions:
-                backlog = version.backlog(given.messages)
+                backlog = version.backlog(given.messages, given.organisations)
                 singles = version.singles(given.rate, given.seconds)
                 if turn:  # the first turn warms up
                     figures.setdefault((version.name, "backlog"), []).append(backlog)

@@ -6,9 +6,9 @@
 It imports what `PYTHONPATH` names, so that a version loads and sends by its own format. Each command of
 `load` is a line, answered by a line when it is done:
 
-    backlog MESSAGES        admits so many in submissions of 100, as fast as Redis takes them
-    singles RATE SECONDS    admits one message a submission, of 50 organisations, at that rate
-    held                    the units that are held: one for each message that is not settled
+    backlog MESSAGES ORGANISATIONS   admits so many in submissions of 100, as fast as Redis takes them
+    singles RATE SECONDS             admits one message a submission, of 50 organisations, at that rate
+    held                             the units that are held: one for each message that is not settled
 """
 
 from __future__ import annotations
@@ -111,11 +111,12 @@ class Loader:
         for _ in range(2):
             self._epochs = await self._admission.register("load")
 
-    async def backlog(self, messages: float) -> None:
+    async def backlog(self, messages: float, organisations: float) -> None:
         """See the module."""
+        of = int(organisations)
         while messages > 0:
             # Redis does nothing else meanwhile, so few at a time.
-            some = [1 + next(self._numbers) % ORGANISATIONS for _ in range(min(20, -(-int(messages) // 100)))]
+            some = [1 + next(self._numbers) % of for _ in range(min(20, -(-int(messages) // 100)))]
             await self._admit([(organisation, 100) for organisation in some])
             messages -= 100 * len(some)
         await self._trim()

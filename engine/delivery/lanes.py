@@ -73,11 +73,13 @@ class Lanes:
         than it may have in flight. They keep nobody from reading and sending others."""
         return sum(min(lane.awaited.hanging, lane.in_flight_max) for lane in self._order)
 
-    def room(self, now_s: float) -> int | None:
-        """How many more messages are worth reading now; None: as many as the worker takes in hand."""
+    def room(self, now_s: float, *, far: bool = True) -> int | None:
+        """How many more messages are worth reading now; None: as many as the worker takes in hand. Without
+        `far`: no more where a read takes long."""
         if not any(lane.open(now_s) and lane.room(now_s) > 0 for lane in self._order):
             return 0
-        return None if len(self._order) > 1 else read_ahead.room(self._order[0], now_s, self.supply.read_s)
+        read_s = self.supply.read_s if far else 0.0
+        return None if len(self._order) > 1 else read_ahead.room(self._order[0], now_s, read_s)
 
     def held_up(self, now_s: float) -> int:
         """How many messages are with lanes that are crowded. More for them are put off as they are read, so

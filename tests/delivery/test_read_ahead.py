@@ -53,6 +53,8 @@ def test_a_limited_lane_is_read_for_further_ahead_where_a_read_takes_long() -> N
     for _ in range(100):
         made.supply.note_read(0.1)
     assert made.room(0.0) == 40
+    # Where what is in hand may be lost, it is not.
+    assert made.room(0.0, far=False) == 6
 
 
 def test_a_lane_without_a_limit_and_one_of_several_take_what_the_worker_has_room_for() -> None:

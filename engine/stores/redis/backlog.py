@@ -122,7 +122,8 @@ class Backlog:
         for shard, share in self._asked.items():
             by_share.setdefault(share, []).append(shard)
         reads = [(of, share) for share, of in by_share.items() if share]
-        return [*reads, (calm, look)] if calm else reads
+        # What comes where nobody waits is served at once, so it is not sent behind what is read with it.
+        return [(calm, look), *reads] if calm else reads
 
     def waited(self) -> list[int]:
         """The busy shards that the last read did not ask."""

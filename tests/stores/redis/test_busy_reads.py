@@ -12,8 +12,10 @@ import structlog
 from engine import redis_keys as keys
 from engine.histogram import ROUND_TRIP_S, Histogram
 from engine.records import Entry, Settlement
+from engine.stores.redis import backlog
 from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.lua_libraries import libraries
 from engine.stores.redis.queue import QueueStreams
 from tests.conftest import own_database
 from tests.simulation.fair_load import SHARD, FairLoad
@@ -65,6 +67,10 @@ def test_a_stream_of_which_a_read_gave_more_than_a_step_moves_is_filled_by_the_n
     backlog.fills([0])
     backlog.note([0], [10])
     assert backlog.take() == ({0: 10}, [])
+
+
+def test_a_step_moves_as_many_messages_as_the_backlog_counts_on() -> None:
+    assert any(b"\nlocal MOVED_MAX = %d\n" % backlog._MOVED_MAX in code for _, code in libraries())
 
 
 async def test_reads_of_a_backlog_go_with_the_settlements_and_in_order(link: RedisLink, url: str) -> None:

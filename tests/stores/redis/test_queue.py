@@ -89,6 +89,17 @@ async def test_one_busy_shard_gets_most_of_the_count_and_the_others_a_look(kit: 
     assert len(await reader.read(100, 50)) >= 70
 
 
+async def test_what_comes_where_nobody_waits_is_given_before_what_is_read_of_a_backlog(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    await kit.put(1, *(message(f"{n}") for n in range(400)))
+    await reader.read(40, 50)
+    for shard in (0, 3):
+        await kit.put(shard, message(f"light{shard}"))
+    given = [entry.message.id for entry in await reader.read(40, 50)]
+    assert given[:2] == ["light0", "light3"]
+    assert len(given) > 20
+
+
 @pytest.mark.parametrize("busy", [[], [2], [0, 5], list(range(16))])
 @pytest.mark.parametrize("count", [1, 3, 16, 100, 1000])
 def test_shares_ask_every_stream_and_stay_within_count_plus_shards(busy: list[int], count: int) -> None:
