@@ -12,7 +12,9 @@ end
 local KEPT = '>BI5I5I5I5I5I5I5I5I5'
 local FOUR = 206 * 4294967296
 local KEPT_LIST = '>xxI4xI4xI4xI4xI4xI4'
-local KEPT_WINDOW = '>xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxI4xI4xI4'
+-- From the octet KEPT_WINDOW_AT on.
+local KEPT_WINDOW = '>I4xI4xI4'
+local KEPT_WINDOW_AT = 33
 local KEPT_ALL = '>xxI4xI4xI4xI4xI4xI4xI4xI4xI4'
 local KEPT_SIZE = 46
 
@@ -56,7 +58,7 @@ end
 local function kept_of(list, begins)
   local began, now, before
   if list.kept and #list.kept == KEPT_SIZE then
-    began, now, before = struct_unpack(KEPT_WINDOW, list.kept)
+    began, now, before = struct_unpack(KEPT_WINDOW, list.kept, KEPT_WINDOW_AT)
   else
     local of = list.kept and cmsgpack.unpack(list.kept) or {}
     began, now, before = of[7] or 0, of[8] or 0, of[9] or 0
@@ -155,10 +157,14 @@ local function enter_all(line, count, index, records)
   end
   if n > 1 then
     local kept, limits = call('HMGET', line.wait, unpack(unknown)), limits_of(line, unknown)
-    local ahead = call('ZMSCORE', line.ahead, unpack(unknown))
+    local idle = {}
     for i, organisation in ipairs(unknown) do
       local list = list_of(line, organisation, kept[i], limits[i])
-      if list.messages == 0 and not list.paused then list.start = max(line.time, tonumber(ahead[i] or 0)) end
+      if list.messages == 0 and not list.paused then idle[#idle + 1] = organisation end
+    end
+    local ahead = idle[1] and call('ZMSCORE', line.ahead, unpack(idle))
+    for i, organisation in ipairs(idle) do
+      line.lists[organisation].start = max(line.time, tonumber(ahead[i] or 0))
     end
   end
   for i = 1, #of, 4 do
@@ -172,8 +178,11 @@ end
 local SUFFIXES = {}
 
 local function suffix_of(n)
-  local suffix = SUFFIXES[n] or format(':%.0f', n)
-  if n <= 1000 then SUFFIXES[n] = suffix end
+  local suffix = SUFFIXES[n]
+  if not suffix then
+    suffix = format(':%.0f', n)
+    if n <= 1000 then SUFFIXES[n] = suffix end
+  end
   return suffix
 end
 

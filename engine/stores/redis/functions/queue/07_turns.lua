@@ -34,14 +34,13 @@ local function fetch(line, page, count)
       if limits[next] or #kept ~= KEPT_SIZE then
         list = list_of(line, name, kept, limits[next] or false)
       else
-        local a, b, c, d = byte(kept, 3, 6)
-        number = ((a * 256 + b) * 256 + c) * 256 + d
+        number = struct_unpack('>xxI4', kept)
       end
     end
     if list then list.start, number = starts[i], not list.chunk and list.first end
     if number then
       local at = #wanted + 1
-      wanted[at], places[at] = name .. (SUFFIXES[number] or suffix_of(number)), i
+      wanted[at], places[at] = name .. suffix_of(number), i
     end
   end
   local read = values_of(line.wait, wanted)
@@ -87,50 +86,38 @@ end
 -- Returns the place behind the last one, and how many messages are left to be moved.
 local function take_turns(line, page, i, left, slice, again, next)
   local names, kepts, chunks, starts = page.names, page.kept, page.chunks, page.starts
-  local fields, turned, gone, begins, four = line.fields, line.turned, line.gone, line.begins, FOUR
-  local fields_size, turned_size, moved_all, sum_all = #fields, #turned, 0, 0
-  local records, open, octets, time = line.records, line.open, line.octets, line.time
-  local page_size, bundle_most, other = page.size, line.bundle, again[next]
-  local soonest = other and starts[other] or math.huge
-  while i <= page_size and left > 0 do
-    local start, chunk = starts[i], chunks[i]
+  local fields, turned, gone, begins = line.fields, line.turned, line.gone, line.begins
+  local records, open, octets, time, bundle_most = line.records, line.open, line.octets, line.time, line.bundle
+  local moved_all, sum_all, soonest = 0, 0, again[next] and starts[again[next]] or math.huge
+  while i <= page.size and left > 0 do
+    local name, start, chunk = names[i], starts[i], chunks[i]
     if not chunk or start > soonest then break end
     if open >= bundle_most then records, open, octets = next_bundle(line, open, octets) end
     local first, last, taken, tail, messages, segments, began, now, before = struct_unpack(KEPT_ALL, kepts[i])
     local most = bundle_most - open
     if most > left then most = left end
-    local at, moved, sum = taken + 1, 0, 0
-    repeat
-      local own, size, from = struct_unpack('>HI4', chunk, at)
-      at, moved, sum = from + size, moved + 1, sum + own
-    until moved == most or sum >= slice or at > #chunk
+    local at, moved, sum = walk(chunk, taken + 1, most, slice)
     if sum < slice and moved < messages and moved < left then break end
     local size = at - taken - 1
     if octets + size > BUNDLE_OCTETS then records, open, octets = next_bundle(line, open, octets) end
     records[#records + 1] = sub(chunk, taken + 1, at - 1)
     open, octets = open + moved, octets + size
     if start > time then time = start end
-    start = start + sum
-    if at > #chunk then
-      gone[#gone + 1] = names[i] .. (SUFFIXES[first] or suffix_of(first))
+    start, taken = start + sum, at - 1
+    if taken == #chunk then
+      gone[#gone + 1] = name .. suffix_of(first)
       first, taken, chunks[i] = first + 1, 0, false
-    else
-      taken = at - 1
     end
     if messages == moved then
-      local name = names[i]
       gone[#gone + 1], line.left[#line.left + 1] = name, name
       if start > time then put(line.passed, start, name) end
     else
       if began == begins then now = now + sum else began, now, before = moved_in(began, now, before, sum, begins) end
-      local kept, name = struct_pack(
-        KEPT, 153, four + first, four + last, four + taken, four + tail, four + messages - moved, four + segments - sum,
-        four + began, four + now, four + before), names[i]
+      local kept = pack_kept(first, last, taken, tail, messages - moved, segments - sum, began, now, before)
       kepts[i], starts[i] = kept, start
-      fields[fields_size + 1], fields[fields_size + 2] = name, kept
-      turned[turned_size + 1], turned[turned_size + 2] = start, name
-      fields_size, turned_size = fields_size + 2, turned_size + 2
       if start < soonest then soonest = start end
+      put(fields, name, kept)
+      put(turned, start, name)
       put_again(again, next, starts, i)
     end
     left, moved_all, sum_all, i = left - moved, moved_all + moved, sum_all + sum, i + 1
