@@ -55,7 +55,7 @@ from engine.stores.redis.throughput import RedisSlots
 # is read alone costs the worker and Redis several times as much. Redis serves who waits for a message
 # before it answers its client, so a worker that waits all the time also delays every 202 of one who sends
 # alone.
-_LINGER_S: dict[Queue, float] = {"express": 0.002, "normal": 0.01}
+_LINGER_S, _EXPRESS_LINGER_S = 0.01, 0.002
 # Due messages moved to a queue in one step of one shard.
 _PROMOTE_MAX = 500
 
@@ -112,10 +112,10 @@ def assemble_worker(
     )  # fmt: skip
     _know_receipts(dispatcher.lanes, provider_settings)
     ends = partial(_ending, now_us, unknown, readable)
-    room = settings.concurrency
     worker = Worker(
-        reader, dispatcher, settler, concurrency=room, clock_s=clock_s, log=log, fit=fit,
-        linger_s=_LINGER_S[reader.queue], careful=unknown.sends_max == 1,
+        reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log, fit=fit,
+        linger_s=_EXPRESS_LINGER_S if reader.queue == "express" else _LINGER_S,
+        careful=unknown.sends_max == 1,
     )  # fmt: skip
     return WorkerParts(worker, _sweeper(reader, worker, ends, take_over_s, now_us, log), dispatcher)
 
