@@ -75,7 +75,8 @@ INSERT_SETTINGS = {
     # The server must not split a block, so that there is one token a partition.
     "min_insert_block_size_rows": 1_048_576,
     "min_insert_block_size_bytes": 1 << 30,
-    "max_partitions_per_insert_block": 100,
+    # Without a bound: a block that is refused for its many days would be tried for ever.
+    "max_partitions_per_insert_block": 0,
     "input_format_native_allow_types_conversion": 1,
 }
 # Where the server knows them: versions before 2025 do not. Merges make the indexes; parts that are not merged

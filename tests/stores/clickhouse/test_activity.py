@@ -181,6 +181,17 @@ async def test_the_units_are_those_between_two_places_of_a_shards_stream(world: 
     assert await between(2, (2, 0), (9, 0), 5) == ({}, 0)
 
 
+async def test_a_block_whose_rows_are_of_very_many_days_is_stored(world: World) -> None:
+    day_us = 86_400_000_000
+    rows = [
+        make_row(n, organisation_id=7, event="sent", provider="sim", at_us=T0 + n * day_us,
+                 accepted_at_us=T0 + n * day_us, provider_message_id=f"p{n}")
+        for n in range(150)
+    ]  # fmt: skip
+    await world.store.insert(block(rows), "t")
+    assert await world.query("SELECT count() FROM activity") == [(150,)]
+
+
 async def rows_to_read(world: World, condition: str, *settings: str) -> int:
     """How many rows a sum of units reads, as ClickHouse plans it."""
     found = await world.query(
