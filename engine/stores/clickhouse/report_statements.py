@@ -16,12 +16,15 @@ the rows of its windows say how far they go, and the report is read again when t
 from __future__ import annotations
 
 from datetime import date, datetime, time, timedelta, tzinfo
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from engine.activity.countries import numbers_of
 from engine.activity.report_rolling import Series
 from engine.activity.reports import COUNTED, Group, ReportQuery
+from engine.stores.clickhouse.local_time import day_sql, hour_sql, offsets_of
 from engine.stores.clickhouse.report_period_sql import (
     DAY,
     HOUR_MEMBERS,
@@ -89,12 +92,7 @@ _COLUMNS: dict[Group, str] = {
     "reference": "extract(reference, '^[^-_/:. ]*')",
     "organisation": "organisation_id",
 }
-_TIMES: dict[Group, str] = {
-    "minute": "toUnixTimestamp(toStartOfMinute({time}))",
-    "hour": "toUnixTimestamp(toStartOfHour({time}, {{zone:String}}))",
-    # Days since 1970.
-    "day": "toUInt32(toDate({time}, {{zone:String}}))",
-}
+_TIMES: tuple[Group, ...] = ("minute", "hour", "day")
 
 
 def statement(query: ReportQuery) -> tuple[str, dict[str, Any]]:
@@ -114,7 +112,7 @@ def statement(query: ReportQuery) -> tuple[str, dict[str, Any]]:
         f"{source.time} >= fromUnixTimestamp({{from:UInt32}})",
         f"{source.time} < fromUnixTimestamp({{until:UInt32}})",
     ]
-    parameters: dict[str, Any] = {"from": query.from_s, "until": query.until_s, "zone": query.time_zone}
+    parameters: dict[str, Any] = {"from": query.from_s, "until": query.until_s}
     if query.organisation_id is not None:
         where.insert(0, "organisation_id = {organisation:Int64}")
     if query.campaign:
@@ -201,7 +199,7 @@ def by_periods(query: ReportQuery, series: Series | None, utc: Series, days: Day
     if len(parts) > 1 and series == utc:
         times = [(min(query.from_s, days.first_s), max(query.until_s, days.last_s))]
         parts = [_Part(utc, parts[0].periods + parts[1].periods, times)]
-    parameters: dict[str, Any] = {"zone": query.time_zone, **_filtered(query)}
+    parameters = _filtered(query)
     for place, part in enumerate(parts):
         parameters |= {f"series{place}": part.series.zone, f"begun{place}": part.series.from_ms}
     counted = [f"counted{place}" for place in range(len(parts))]
@@ -269,7 +267,7 @@ def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:
     groups = _groups(query, "")
     for i, name in enumerate(name for name in query.group_by if name != "status"):
         if name in _TIMES:
-            groups[i] = _TIMES[name].format(time=f"fromUnixTimestamp(toUInt32(begins * {QUARTER_S}))")
+            groups[i] = _time_sql(query, name, f"fromUnixTimestamp(toUInt32(begins * {QUARTER_S}))")
             if name == "day":
                 groups[i] = f"if(period IN ({QUARTER}, {QUARTER + MEMBERS}), {groups[i]}, begins)"
         elif name == "organisation" and _by_members(query):
@@ -331,7 +329,21 @@ def _select(
 def _groups(query: ReportQuery, time: str) -> list[str]:
     """What a report is grouped by, as SQL; `time`: the column of the acceptance."""
     named = [name for name in query.group_by if name != "status"]
-    return [_TIMES[name].format(time=time) if name in _TIMES else _COLUMNS[name] for name in named]
+    return [_time_sql(query, name, time) if name in _TIMES else _COLUMNS[name] for name in named]
+
+
+def _time_sql(query: ReportQuery, name: Group, time: str) -> str:
+    """What a report is grouped by in time. A day is that since 1970."""
+    if name == "minute":
+        return f"toUnixTimestamp(toStartOfMinute({time}))"
+    offsets = _offsets_of(query.time_zone, query.from_s, query.until_s)
+    return hour_sql(time, offsets) if name == "hour" else day_sql(time, offsets)
+
+
+@lru_cache(32)
+def _offsets_of(zone: str, from_s: int, until_s: int) -> list[tuple[int, int]]:
+    """A statement names the same times in several places."""
+    return offsets_of(ZoneInfo(zone), from_s, until_s)
 
 
 def _filters(query: ReportQuery) -> list[str]:

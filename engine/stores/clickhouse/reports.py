@@ -45,8 +45,10 @@ _TRIES = 5
 _BEHIND_MS = 86_400_000
 # Nothing was accepted yet after a time that is so much after now, seconds: clocks differ.
 _CLOCKS_S = 5
-# Of the server's errors, those that say that a report is too large: rows read, memory, rows of the result.
+# Of the server's errors, those that say that a report is too large: rows read, memory, rows of the result. It
+# is not the report that is too large when the memory of the server as a whole is used up.
 _TOO_LARGE = (158, 241, 396)
+_OF_SERVER = "(total)"
 _EPOCH = date(1970, 1, 1)
 # Whether all rows that were archived before the views stood are counted.
 _COMPLETE = "SELECT (SELECT max(from_ms) FROM report_start) <= (SELECT max(until_ms) FROM report_filled)"
@@ -63,8 +65,9 @@ class ClickHouseReports(ClickHouseAdapter):
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         """`timeout_s`: the deadline of each report, seconds. Raises ConfigError for a malformed URL."""
         super().__init__(url, timeout_s)
-        # Zones of which this process has noted that they were asked for, and the day of that.
-        self._noted: dict[str, date] = {}
+        # Who has had a zone noted on that day: an organisation by its number, operators by the zone.
+        self._noted: set[int | str] = set()
+        self._noted_on = date.min
         # Whether all rows that were archived before the views stood are counted: it stays so.
         self._complete = False
 
@@ -91,7 +94,7 @@ class ClickHouseReports(ClickHouseAdapter):
         if len({sum_.group for sum_ in sums}) > GROUPS_MAX:
             raise _too_large(f"it has more than {GROUPS_MAX:,} groups")
         if is_long(query) and "day" in query.group_by and zone_of(query) != "UTC":
-            await self._note(query.time_zone)
+            await self._note(query)
         return Report(
             from_time=_rfc3339(query.from_s, zone),
             until_time=_rfc3339(query.until_s, zone),
@@ -131,12 +134,20 @@ class ClickHouseReports(ClickHouseAdapter):
         ]
         return max((int(row[-1]) for row in found), default=0), series
 
-    async def _note(self, zone: str) -> None:
-        """Note that a report was asked for in the days of a zone; once a day is enough."""
-        today = datetime.now(UTC).date()
-        if self._noted.get(zone) == today:
+    async def _note(self, query: ReportQuery) -> None:
+        """Note that a report was asked for in the days of a zone; once a day is enough.
+
+        Of an organisation the first zone of a day is noted alone. So many zones are counted that one
+        organisation that asks for all there are must not take the places of the others.
+        """
+        zone, today = query.time_zone, datetime.now(UTC).date()
+        if self._noted_on != today:
+            self._noted_on = today
+            self._noted.clear()
+        who = zone if query.organisation_id is None else query.organisation_id
+        if who in self._noted:
             return
-        self._noted[zone] = today
+        self._noted.add(who)
         try:
             async with answering(self._url, self._timeout_s):
                 client = await self._connected()
@@ -158,7 +169,7 @@ class ClickHouseReports(ClickHouseAdapter):
                 client = await self._connected()
                 found = await client.query(sql, parameters=parameters, settings=settings)
         except Unavailable as e:
-            if getattr(e.__cause__, "code", None) in _TOO_LARGE:
+            if _is_too_large(e.__cause__):
                 raise _too_large("it reads too many rows") from e
             raise
         rows: Sequence[Sequence[Any]] = found.result_rows
@@ -195,6 +206,11 @@ def _group(
 
 def _rfc3339(at_s: int, zone: ZoneInfo) -> str:
     return datetime.fromtimestamp(at_s, zone).isoformat()
+
+
+def _is_too_large(error: BaseException | None) -> bool:
+    """Whether ClickHouse refused a report for its own size."""
+    return getattr(error, "code", None) in _TOO_LARGE and _OF_SERVER not in str(error)
 
 
 def _too_large(why: str) -> Refusal:

@@ -152,6 +152,20 @@ async def test_a_zone_is_counted_while_reports_are_asked_for_in_its_days_and_few
     assert {s.zone for s in await archiver.periods.series()} == {"UTC", "Asia/Tokyo", *sorted(many)[:-1]}
 
 
+async def test_an_organisation_that_asks_for_all_zones_takes_one_place_among_those_that_are_counted(
+    world: World, archiver: Archiver, reader: ClickHouseReports
+) -> None:
+    day = (FIRST_S // DAY_S + 1) * DAY_S
+    for organisation_id, zones in ((7, ("Asia/Baku", "Asia/Aden", "Asia/Amman")), (8, ("Asia/Tehran",))):
+        for zone in zones:
+            query = ReportQuery(
+                from_s=day, until_s=day + 40 * DAY_S, group_by=("day",), time_zone=zone,
+                organisation_id=organisation_id,
+            )  # fmt: skip
+            await reader.summary(query)
+    assert sorted(await archiver.periods.zones()) == ["Asia/Baku", "Asia/Tehran"]
+
+
 @pytest.mark.parametrize(("version", "table"), [("0013", "report_days"), ("0015", "report_periods")])
 async def test_counts_of_an_earlier_version_are_made_anew_and_it_does_not_take_its_own_for_whole(
     redis_url: str, clickhouse_url: str, tmp_path: Path, version: str, table: str
