@@ -93,6 +93,12 @@ class World:
             )
         return list((await self._client.query(sql)).result_rows)
 
+    async def reconnect(self) -> None:
+        """Ask over a new connection from now on: the server was killed."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
     async def stored(self, organisation_id: int, message_id: str, accepted_at_us: int) -> list[ActivityRow]:
         """The rows of one message in the table, by time."""
         key = MessageKey(organisation_id, message_id, accepted_at_us)
