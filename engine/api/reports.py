@@ -255,7 +255,8 @@ def period_of(
     until_s = _time(request, "until_time", step_s, (now_s // step_s + 1) * step_s)
     from_s = _time(request, "from_time", step_s, max(0, until_s - period_s))
     if from_s >= until_s:
-        raise invalid("`from_time` must be before `until_time`.", "from_time")
+        until = "" if request.query.get("until_time") else ", which is now when it is not given"
+        raise invalid(f"`from_time` must be before `until_time`{until}.", "from_time")
     return from_s, until_s
 
 

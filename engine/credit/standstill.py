@@ -108,7 +108,7 @@ class Standstill:
     async def _look(self) -> None:
         shards = self.waiting()
         if shards and not self._refusing:
-            log.warning("customers without quota are refused for now", shards=shards)
+            log.warning("organisations without quota are refused for now", shards=shards)
         self._refusing = bool(shards)
         # It is for information. When it fails, the next look says it again.
         with contextlib.suppress(Unavailable, Broken):

@@ -16,7 +16,7 @@ from engine.credit.ledger_records import Books, Standing, UnbookedUsage
 _SKIPPED_IDS = 100_000
 _SKIPPED_ROWS = 1_000_000
 
-# Ids that others remember: in messages and streams of Redis, and in the keys of customers.
+# Ids that others remember: in messages and streams of Redis, and in the API keys of organisations.
 _SKIP = """
 SELECT setval(pg_get_serial_sequence('organisations', 'id'),
               nextval(pg_get_serial_sequence('organisations', 'id')) + $1),
