@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -17,15 +16,9 @@ from engine.errors import ConfigError, Unavailable
 from engine.records import ActivityRow
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.client import parse_url
-from tests.activity.world import T0, World, blob_of, in_database, make_row, new_world
+from tests.activity.world import T0, World, blob_of, in_database, make_row
 
 MONTH_US = 31 * 86_400_000_000
-
-
-@pytest.fixture
-async def world(redis_url: str, clickhouse_url: str) -> AsyncIterator[World]:
-    async with new_world(redis_url, clickhouse_url) as world:
-        yield world
 
 
 def block(rows: list[ActivityRow], shard: int = 0, ms: int = 1, seq: int = 0) -> ActivityBlock:

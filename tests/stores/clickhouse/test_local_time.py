@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
@@ -11,7 +10,7 @@ import pytest
 from engine.activity.reports import Group, ReportQuery
 from engine.stores.clickhouse.local_time import day_sql, hour_sql, offsets_of
 from engine.stores.clickhouse.report_statements import statement
-from tests.activity.world import World, new_world
+from tests.activity.world import World
 
 _FROM = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp())
 _UNTIL = int(datetime(2026, 2, 1, tzinfo=UTC).timestamp())
@@ -19,12 +18,6 @@ ZONES = (
     "UTC", "Asia/Tehran", "Asia/Kathmandu", "Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe",
     "Africa/Casablanca", "Pacific/Kiritimati", "Pacific/Marquesas",
 )  # fmt: skip
-
-
-@pytest.fixture
-async def world(redis_url: str, clickhouse_url: str) -> AsyncIterator[World]:
-    async with new_world(redis_url, clickhouse_url) as world:
-        yield world
 
 
 def test_the_offsets_of_a_year_are_those_between_its_changes_of_summer_time() -> None:

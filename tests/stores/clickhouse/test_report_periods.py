@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -38,26 +37,6 @@ from tests.stores.clickhouse.report_scene import (
     few,
     midnight,
 )
-
-
-@pytest.fixture
-async def world(redis_url: str, clickhouse_url: str) -> AsyncIterator[World]:
-    async with new_world(redis_url, clickhouse_url) as world:
-        yield world
-
-
-@pytest.fixture
-async def archiver(world: World) -> AsyncIterator[Archiver]:
-    archiver = Archiver(world)
-    yield archiver
-    await archiver.periods.close()
-
-
-@pytest.fixture
-async def reader(world: World) -> AsyncIterator[ClickHouseReports]:
-    reader = ClickHouseReports(world.clickhouse_url)
-    yield reader
-    await reader.close()
 
 
 async def test_reports_agree_with_the_rows_whatever_is_counted_of_them(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from engine.errors import Unavailable
 from engine.redis_keys import activity_key
 from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from engine.stores.clickhouse.reports import ClickHouseReports
-from tests.activity.world import World, new_world
+from tests.activity.world import World
 from tests.stores.clickhouse.report_scene import (
     ZONES,
     Archiver,
@@ -22,26 +22,6 @@ from tests.stores.clickhouse.report_scene import (
     assert_all_agree,
     few,
 )
-
-
-@pytest.fixture
-async def world(redis_url: str, clickhouse_url: str) -> AsyncIterator[World]:
-    async with new_world(redis_url, clickhouse_url) as world:
-        yield world
-
-
-@pytest.fixture
-async def archiver(world: World) -> AsyncIterator[Archiver]:
-    archiver = Archiver(world)
-    yield archiver
-    await archiver.periods.close()
-
-
-@pytest.fixture
-async def reader(world: World) -> AsyncIterator[ClickHouseReports]:
-    reader = ClickHouseReports(world.clickhouse_url)
-    yield reader
-    await reader.close()
 
 
 class Killed(Exception):
