@@ -126,7 +126,7 @@ class FairLoad:
         """The worker gives messages back that it has not begun to send."""
         back = []
         for one in some:
-            message = self._given[one.entry_id, one.place]
+            message = self.given(one)
             back.append(
                 Settled(
                     one.entry_id, one.place, one.bundle, "retry", message.organisation_id,
@@ -143,7 +143,11 @@ class FairLoad:
 
     def given_of(self, some: Sequence[Settled], organisations: set[int]) -> list[Settled]:
         """Those that are messages of these organisations."""
-        return [of for of in some if self._given[of.entry_id, of.place].organisation_id in organisations]
+        return [of for of in some if self.given(of).organisation_id in organisations]
+
+    def given(self, one: Settled) -> Message:
+        """The message that the worker was given."""
+        return self._given[one.entry_id, one.place]
 
     def _forget(self, organisation: int) -> None:
         self._ahead = {pair: ahead for pair, ahead in self._ahead.items() if organisation not in pair}

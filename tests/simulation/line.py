@@ -16,7 +16,7 @@ from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
 _MOVED_MAX = 256
-_TURNS_MIN, _ROUND = 4, 4
+_TURNS_MIN, _ROUND, _ROUND_MAX, _TURN = 4, 4, 64, 4
 
 
 class Waiting:
@@ -152,7 +152,8 @@ class Line(Ready):
         if self.messages:
             self.count_in_hand()
             left = min(self.room(), _MOVED_MAX)
-        waiting = max(_TURNS_MIN, len(self.store.db.get(self.turns, {})) / _ROUND)
+        part = self.mark / max(1, len(self.store.db.get(self.turns, {})))
+        turn = min(self.mark / _TURNS_MIN, max(_ROUND * part, min(_TURN, _ROUND_MAX * part)))
         turns = []
         # One that this step has emptied has its turn until the end of it.
         waits = [
@@ -166,7 +167,7 @@ class Line(Ready):
             of = self.next(turns)
             self.time = max(self.time, of.start)
             start, of.start = of.start, 0
-            slice_ = self.mark / waiting / of.weight
+            slice_ = turn / of.weight
             while left > 0:
                 self.serve(of)
                 left -= 1

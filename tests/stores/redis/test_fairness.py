@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import AsyncIterator
 from random import Random
@@ -12,7 +13,7 @@ import pytest
 import structlog
 
 from engine import redis_keys as keys
-from engine.bundle_format import payloads_of
+from engine.bundle_format import MESSAGES_MAX, payloads_of
 from engine.clocks.store_clock import StoreClock
 from engine.formats import FORMATS, note
 from engine.stores.redis import queue_wire as wire
@@ -83,6 +84,25 @@ async def test_a_light_organisation_waits_for_the_ready_stream_alone(link: Redis
     # It is in the stream at once, behind no more than what lay ready.
     assert load.waiting[2] == []
     assert load.unread[-1] == before + 1 <= 10
+
+
+@pytest.mark.parametrize(("mark", "turn"), [(16, 1), (64, 4)])
+async def test_of_many_that_wait_a_turn_is_four_messages_if_the_others_do_not_wait_long(
+    link: RedisLink, mark: int, turn: int
+) -> None:
+    load = FairLoad(link.batch, Random(0))
+    await load.begin()
+    await load.refill(4)
+    await load.admit({organisation: [1] * 8 for organisation in range(1, 1101)})
+    # The first message of each went to the stream at once, because its turn was then.
+    assert len(await load.read(4000)) >= 1100
+    await link.call(*wire.refill("normal", SHARD, wire.Room(mark, MESSAGES_MAX)))
+    moved = [load.given(one).organisation_id for one in await load.read(mark)]
+    assert len(moved) == min(mark, 256)
+    turns = [len(list(run)) for _, run in itertools.groupby(moved)]
+    # The first of them has begun before, the last may end in the next step.
+    assert set(turns[1:-1]) == {turn}
+    assert max(turns) == turn
 
 
 async def test_an_organisation_that_was_idle_has_earned_nothing(link: RedisLink) -> None:

@@ -38,8 +38,11 @@ local CHUNK = 4000
 local CHUNK_SMALL = 1000
 -- The turns of all that wait come to so many marks, segments, or to one message each, whichever is more: about a
 -- tenth of a second of what providers take. So a step touches few lists, and one turn is a small part of what its
--- organisation is served in ten seconds. No turn is more than such a part of the mark.
+-- organisation is served in ten seconds. Where very many wait, turns are up to TURN segments, as long as they come to
+-- ROUND_MAX marks, a second or less. No turn is more than a part TURNS_MIN of the mark.
 local ROUND = 4
+local ROUND_MAX = 64
+local TURN = 4
 local TURNS_MIN = 4
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256

@@ -202,9 +202,10 @@ local function waiting_of(line)
   return line.waiting
 end
 
--- The segments of one turn; a turn has a message at least. Where few wait, the turns are as if TURNS_MIN did.
+-- The segments of one turn; a turn has a message at least.
 local function slice_of(line)
-  return line.mark / max(TURNS_MIN, waiting_of(line) / ROUND)
+  local part = line.mark / waiting_of(line)
+  return min(line.mark / TURNS_MIN, max(ROUND * part, min(TURN, ROUND_MAX * part)))
 end
 
 -- The most octets of a chunk that is written now.
