@@ -39,7 +39,11 @@ def rate(lane: Lane, now_s: float) -> float:
 def ahead(lane: Lane, concurrency: int, now_s: float, supply: Supply, *, far: bool) -> int:
     """How many messages to have in hand for a lane beside those that are being sent. `concurrency`: how many
     may be in flight. Without `far`: the least."""
-    if lane.allowance is not None or not lane.awaited.usual_s:
+    if lane.allowance is not None:
+        # What it sends until more comes.
+        most = min(_AHEAD_MAX * concurrency, int(rate(lane, now_s) * supply.hold_s)) if far else 0
+        return max(1, int(_AHEAD_MIN * concurrency), most)
+    if not lane.awaited.usual_s:
         return max(1, int(_AHEAD_MIN * concurrency))
     seen = min(rate(lane, now_s), supply.rate)
     return ahead_at(concurrency, seen, supply.hold_s if far else 0.0)
