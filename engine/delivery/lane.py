@@ -33,10 +33,13 @@ from engine.routing.throughput import Allowance
 # fewer than the second, segments.
 _WAITING_S = 1.0
 _WAITING_MIN = 8
+# Beyond its part of the sends that may be in flight no more waits than is sent in so many times as long as a read
+# takes, no less than the first, seconds: until more is recalled and read.
+_AHEAD_MIN_S, _AHEAD_READS = 0.1, 10.0
 # Of what is put off so much is recalled that this part of what would make the lane crowded waits, or what it
 # sends in the second, seconds, where that is less; where it has no throughput, as much as is to lie ready. What
-# has not come after the third is not waited for.
-_RECALLED, _RECALLED_S, _COMING_S = 0.5, 0.5, 0.5
+# has not come after the third, or after two reads, is not waited for.
+_RECALLED, _RECALLED_S, _COMING_S = 0.5, 0.5, 0.03
 # A message is put off for no less than this, seconds.
 _PUT_OFF_MIN_S = 0.5
 # When a provider throttles that has no throughput in the configuration, the lane rests, seconds. The
@@ -99,8 +102,8 @@ class Lane:
         self.waiting_max = waiting_max
         # Whether messages are put off that would go to it now.
         self.behind = False
-        # How much was recalled for it and has not come yet, and until when that is waited for.
-        self._coming, self._coming_until_s = 0, 0.0
+        # What was recalled for it and has not come: until when that is waited for, and how much it is.
+        self._coming: deque[tuple[float, int]] = deque()
         self._put_off = PutOffTurns()
         self._rests = Backoff(_REST_S, _REST_MAX_S)
         self._rests_until_s = 0.0
@@ -166,7 +169,7 @@ class Lane:
             return -math.inf
         if self.allowance is not None:
             rate = self.allowance.rate_seen(now_s)
-            most = max(self.waiting_max, rate * self._supply.hold_s)
+            most = max(self.waiting_max, rate * max(_AHEAD_MIN_S, _AHEAD_READS * self._supply.read_s))
             return min(most, max(_WAITING_MIN, rate * _WAITING_S)) - self.waiting_segments
         if self.hesitates:
             return _WAITING_MIN - len(self.waiting)
@@ -187,11 +190,15 @@ class Lane:
         if self.breaker.state != "closed":
             return 1
         room = self.room(now_s)
-        if now_s >= self._coming_until_s:
-            self._coming = 0
+        if room <= 0:
+            return 0
+        while self._coming and now_s >= self._coming[0][0]:
+            self._coming.popleft()
         waiting = self.waiting_units
-        most = _RECALLED * (waiting + room)
-        return max(0, math.ceil(min(most, self._soon(now_s))) - waiting - self._coming) if room > 0 else 0
+        if not waiting and self.allowance is not None:
+            self.allowance.starves()
+        most = math.ceil(min(_RECALLED * (waiting + room), self._soon(now_s)))
+        return max(0, most - waiting - sum(count for _, count in self._coming))
 
     def lasts_s(self, now_s: float) -> float:
         """For how long a quarter of what waits lasts, when as much was recalled as is wanted, seconds."""
@@ -210,12 +217,17 @@ class Lane:
         return self.in_flight_max / self.awaited.usual_s if self.awaited.usual_s else _UNKNOWN_RATE
 
     def comes(self, count: int, now_s: float) -> None:
-        """Note that so much was recalled for it."""
-        self._coming, self._coming_until_s = self._coming + count, now_s + _COMING_S
+        """Note that so much was recalled for it. Other workers may be given some of that."""
+        self._coming.append((now_s + max(_COMING_S, 2 * self._supply.read_s), count))
 
     def came(self, message: Message) -> None:
         """Note that a recalled message has come."""
-        self._coming = max(0, self._coming - (1 if self.allowance is None else message.segments))
+        left = 1 if self.allowance is None else message.segments
+        while left > 0 and self._coming:
+            until_s, count = self._coming.popleft()
+            if count > left:
+                self._coming.appendleft((until_s, count - left))
+            left -= count
 
     def add(self, entries: Sequence[Entry], read_at_s: float) -> None:
         """Let `entries` wait, behind all others; they were read at `read_at_s`."""

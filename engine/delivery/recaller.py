@@ -75,11 +75,14 @@ class Recaller:
 
     async def _recall(self) -> None:
         """Recall what there is room for now. Raises Unavailable."""
-        recalls = self._ways.wanted(self._clock_s())
+        asked_at_s = self._clock_s()
+        recalls = self._ways.wanted(asked_at_s)
         if not recalls:
             return
         moved = await self._reader.recall(recalls)
         now_s = self._clock_s()
+        # While nothing waits behind the ready stream, reads wait, and say nothing of this.
+        self._lanes.supply.note_read(now_s - asked_at_s)
         for recall, (messages, segments) in zip(recalls, moved, strict=True):
             self._ways.recalled(recall, messages, segments, now_s)
 

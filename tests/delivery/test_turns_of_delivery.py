@@ -50,6 +50,8 @@ class Backlog:
         self.aside: dict[str, dict[int, list[Entry]]] = {}
         self._served: dict[tuple[str, int], float] = {}
         self.puts_off = True
+        # How long a read and a recall take, seconds.
+        self.trip_s = TRIP_S
 
     @property
     def put_off(self) -> list[PutOff]:
@@ -57,7 +59,7 @@ class Backlog:
         return [PutOff(0, n, way, count, 1.0) for n, (way, count) in enumerate(sums) if count]
 
     async def recall(self, recalls: Sequence[Recall]) -> list[tuple[int, int]]:
-        await asyncio.sleep(TRIP_S)
+        await asyncio.sleep(self.trip_s)
         return [self._recalled(of) for of in recalls]
 
     def _recalled(self, recall: Recall) -> tuple[int, int]:
@@ -75,7 +77,7 @@ class Backlog:
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         self.reads += 1
-        await asyncio.sleep(TRIP_S if self.left else block_ms / 1000)
+        await asyncio.sleep(self.trip_s if self.left else block_ms / 1000)
         taken, self.left = self.left[:count], self.left[count:]
         return taken
 

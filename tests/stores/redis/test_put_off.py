@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import msgspec
 import pytest
 
 from engine import redis_keys as keys
@@ -231,9 +230,7 @@ async def test_a_campaign_that_is_put_off_is_canceled_and_no_other(kit: PutOffKi
     reader = await kit.reader("w")
     for way in (WAY, "3 other"):
         for n, reference in enumerate(("spring", "autumn", "spring-2")):
-            messages = [
-                message(f"{way[2]}{n}{m:04}", segments=1, reference=reference) for m in range(400)
-            ]
+            messages = [message(f"{way[2]}{n}{m:04}", segments=1, reference=reference) for m in range(400)]
             await kit.put_off(reader, *messages, way=way)
     cancels = RedisCancels(kit.link, SHARDS, now_us)
     place: CampaignPlace | None = CampaignPlace(queue="normal")
