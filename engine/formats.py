@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 # The number of the formats that this version reads; versions that noted none read 0.
-FORMATS = 5
+FORMATS = 6
 # By kind, the number of the first formats that have it; 0 for those that are not named.
 # "line": messages in the lists behind the ready stream of a queue. "pause": lists of organisations that are
 # paused and have no turn. "bundle": several messages in an entry of that stream. "canceled": that event.
+# "way": messages that are put off in lists of their own, which a worker recalls.
 SINCE = {
     "outcome_unknown": 1, "outcome_unknown_released": 1, "line": 2, "pause": 3, "bundle": 4, "canceled": 5,
+    "way": 6,
 }  # fmt: skip
 # A process that has noted nothing for so long is gone, microseconds.
 GONE_US = 30_000_000

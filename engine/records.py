@@ -131,6 +131,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     bundle: int = 1
     # The entry in which it became ready, when that was another: a bundle that was taken apart. Else b"".
     first_id: bytes = b""
+    # What it waited for when it was put off and recalled (`engine.delivery.ways`); "" for any other.
+    way: str = ""
 
 
 VerdictKind = Literal["accepted", "temporary", "throttled", "permanent", "unknown"]
@@ -163,7 +165,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     captured  charge the units held
     released  give the units back
     retry     keep them held, and put the message on the due set until `due_at_us`; 0: not there, but back
-              to the front of its organisation's backlog
+              to the front of its organisation's backlog; with a `way`, to what is put off
     dead      keep them held, and move the message to the dead-letter stream
     """
 
@@ -174,6 +176,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     due_at_us: int = 0
     # For `retry` and `dead`: the message as it is kept.
     message: Message | None = None
+    # What a message that is put off waits for (`engine.delivery.ways`); "" for any other.
+    way: str = ""
 
     @property
     def outcome(self) -> SettlementOutcome:

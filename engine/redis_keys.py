@@ -61,6 +61,13 @@ def line_keys(shard: int, queue: Queue) -> tuple[bytes, bytes, bytes, bytes]:
 
 
 @cache
+def ways_key(shard: int, queue: Queue) -> bytes:
+    """Sorted set: of what is put off in a queue, the turns of organisations by what their messages wait
+    for."""
+    return b"ways:{%d}:%s" % (shard, queue.encode())
+
+
+@cache
 def archiver_lock_key(shard: int) -> bytes:
     """The archiver that has the shard."""
     return b"archiver:{%d}:lock" % shard

@@ -29,7 +29,7 @@ from engine.records import QUEUES
 _CANCELED_MAX, _CALL_S = 10_000, 2.0
 # The places of `CampaignPlace`, as `next` has them.
 _PLACE = re.compile(
-    rf"({'|'.join(QUEUES)}):(?:(list)(?::([0-9]{{1,15}}))?|(ready)|due"
+    rf"({'|'.join(QUEUES)}):(?:(list)(?::([0-9]{{1,16}})(?::([0-9]{{1,5}}))?)?|(ready)|due"
     r"(?::([0-9]{1,17}(?:\.[0-9]{1,9})?):([0-9]{1,15}):([0-9A-Za-z-]{0,36}))?)"
 )
 
@@ -56,10 +56,10 @@ def place_of(cursor: str) -> CampaignPlace | None:
     found = _PLACE.fullmatch(cursor)
     if found is None:
         return None
-    name, listed, chunk, ready, *due = found.groups()
+    name, listed, chunk, way, ready, *due = found.groups()
     queue = next(of for of in QUEUES if of == name)
     if listed:
-        return CampaignPlace(queue=queue, where="list", at=(chunk,) if chunk else ())
+        return CampaignPlace(queue=queue, where="list", at=tuple(filter(None, (chunk, way))))
     if ready:
         return CampaignPlace(queue=queue, where="ready")
     return CampaignPlace(queue=queue, where="due", at=() if due[0] is None else tuple(due))

@@ -116,8 +116,8 @@ class CampaignPlace(msgspec.Struct, frozen=True, kw_only=True):
 
     queue: Queue
     where: Literal["due", "list", "ready"] = "due"
-    # In `due`: (when due, microseconds; the kind of the payload; the id of the message); in `list`: (chunk,);
-    # () at the end, from which such a walk begins.
+    # In `due`: (when due, microseconds; the kind of the payload; the id of the message); in `list`: (chunk,),
+    # or (chunk, number of a way) in one of what is put off; () at the end, from which such a walk begins.
     at: tuple[str, ...] = ()
 
 

@@ -24,6 +24,7 @@ from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.lanes import Lanes
 from engine.delivery.ports import QueueReader
+from engine.delivery.recaller import Recaller
 from engine.delivery.settlement import RetryPauses, UnknownOutcomes, before_sending
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
@@ -108,16 +109,18 @@ def assemble_worker(
     dispatcher = Dispatcher(
         reader.queue, built, provider_settings, slots, settler,
         concurrency=settings.concurrency, rng=rng, log=log, clock_s=clock_s, hedge=settings.hedge,
-        weight_of=weight_of,
+        weight_of=weight_of, puts_off=lambda: reader.puts_off,
     )  # fmt: skip
+    recaller = Recaller(reader, dispatcher.ways, dispatcher.lanes, clock_s=clock_s, log=log)
     _know_receipts(dispatcher.lanes, provider_settings)
     ends = partial(_ending, now_us, unknown, readable)
     worker = Worker(
         reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log, fit=fit,
         linger_s=_EXPRESS_LINGER_S if reader.queue == "express" else _LINGER_S,
-        careful=unknown.sends_max == 1,
+        careful=unknown.sends_max == 1, recalling=recaller.run,
     )  # fmt: skip
-    return WorkerParts(worker, _sweeper(reader, worker, ends, take_over_s, now_us, log), dispatcher)
+    sweeper = _sweeper(reader, worker, ends, recaller.look, take_over_s, now_us, log)
+    return WorkerParts(worker, sweeper, dispatcher)
 
 
 def _ending(
@@ -154,6 +157,7 @@ def _sweeper(
     reader: QueueReader,
     worker: Worker,
     ends: Callable[[Entry], Settlement | None],
+    looked: Callable[[], None],
     take_over_s: float,
     now_us: Callable[[], int],
     log: FilteringBoundLogger,
@@ -165,6 +169,7 @@ def _sweeper(
         stirred=worker.stirred,
         take=worker.take,
         before_sending=ends,
+        looked=looked,
         min_idle_ms=int(take_over_s * 1000),
         promote_max=_PROMOTE_MAX,
         now_us=now_us,

@@ -38,7 +38,7 @@ from random import Random
 from structlog.typing import FilteringBoundLogger
 
 from engine.delivery.alarm import Alarm
-from engine.delivery.crowding import takes
+from engine.delivery.lane import Lane
 from engine.delivery.lanes import Lanes
 from engine.delivery.pauses import Pauses
 from engine.delivery.provider_choice import ProviderChoice
@@ -46,11 +46,13 @@ from engine.delivery.settler import Settler
 from engine.delivery.slot_supply import SlotSupply
 from engine.delivery.verdict_actions import VerdictActions
 from engine.delivery.verdict_notes import LaneVerdicts, VerdictNotes, submitting
+from engine.delivery.ways import Ways, takes
 from engine.providers.ports import Provider
 from engine.providers.settings import ProviderSettings
 from engine.records import Entry, Queue
 from engine.routing.ports import SlotStore
 from engine.routing.records import RoutingPlan
+from engine.routing.routes import Candidates
 from engine.stream_id import StreamId
 
 # How long a message is put off whose route names only providers that this process does not know, seconds.
@@ -76,14 +78,17 @@ class Dispatcher:
         clock_s: Callable[[], float],
         hedge: bool = False,
         weight_of: Callable[[int], float] = lambda organisation_id: 1.0,
+        puts_off: Callable[[], bool] = lambda: True,
     ) -> None:
         """`providers`: in order of preference, started and stopped by the caller; `settings`: of each, in
         the same order. `settler` takes what becomes of entries. `concurrency` bounds the sends in
         flight, without those that were in flight when their provider stalled. `hedge`: a message
         that has waited for an answer longer than its provider ever takes goes to another provider at
         once, before the time-out, as long as one more send of unknown outcome does not end it.
-        `weight_of`: the weight of an organisation among those whose messages are put off.
+        `puts_off`: whether messages may be put off in ways; `weight_of`: where they may not, the weight of an
+        organisation among those whose messages are put off.
         """
+        self._puts_off = puts_off
         self._weight_of = weight_of
         self._pauses = Pauses()
         self._queue = queue
@@ -93,6 +98,8 @@ class Dispatcher:
         names = [provider.name for provider in providers]
         self._choice = ProviderChoice(queue, names, self.lanes.by_name, rng)
         shares = {p.name: p.express_share for p in settings}
+        # What is put off, and how much of that is recalled.
+        self.ways = Ways(queue, self.lanes)
         self._slots = SlotSupply(queue, self.lanes, shares, slots, self.pump, log=log, clock_s=clock_s)
         self._turns = Alarm(clock_s)
         # The verdicts that providers have called back and the loop has not acted on; by provider what gives
@@ -113,6 +120,7 @@ class Dispatcher:
         queue is paused, what waits here goes back, as in `pause`, and nothing more is to be read."""
         queue_paused = self._queue in plan.paused_queues
         self._choice.use(plan)
+        self.ways.version = plan.version
         self.lanes.use(plan, queue_paused=queue_paused)
         self._heed(self._pauses.of_queue(queue_paused))
         self._turns.ring()
@@ -159,17 +167,34 @@ class Dispatcher:
             # Another node's configuration has the providers of this route; not ours.
             self._settler.put_off(entry, _ELSEWHERE_S)
             return
-        weight = self._weight_of(message.organisation_id)
-        lane = self._choice.of(candidates, message, now_s)
+        lane = self._recalled(entry, candidates, now_s) or self._choice.of(candidates, message, now_s)
         if lane is None:
-            # All its providers are closed: back to Redis until the first of them may have opened.
+            # All its providers are closed: back to Redis until one of them has opened.
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
-            self._settler.put_off(entry, first.put_off_s(message, weight, now_s))
-        elif len(self.lanes) == 1 or takes(lane, message, weight, now_s):
+            self._put_off(entry, first, candidates, now_s)
+        elif len(self.lanes) == 1 or takes(lane, entry, now_s):
             lane.add([entry], read_at_s)
         else:
+            self._put_off(entry, lane, candidates, now_s)
+
+    def _recalled(self, entry: Entry, candidates: Candidates, now_s: float) -> Lane | None:
+        """The lane for which a message was recalled, if it may go there; it is not drawn for again."""
+        if not entry.way or (lane := self.ways.lane(entry.way, now_s)) is None:
+            return None
+        lane.came(entry.message)
+        return lane if lane.name in candidates.open and lane.name not in entry.message.tried else None
+
+    def _put_off(self, entry: Entry, lane: Lane, candidates: Candidates, now_s: float) -> None:
+        """Put off a message that would go to `lane`."""
+        message = entry.message
+        if not self._puts_off():
+            weight = self._weight_of(message.organisation_id)
             self._settler.put_off(entry, lane.put_off_s(message, weight, now_s))
+            return
+        others = [n for n in candidates.providers if n != lane.name and n not in message.tried]
+        self._settler.put_off_in(entry, self.ways.text([lane.name, *others]))
+        lane.behind = True
 
     def pump(self, now_s: float) -> None:
         """Submit what may be sent."""

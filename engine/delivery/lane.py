@@ -6,9 +6,8 @@ about a second after it began to hang, and long before its time-out. When one of
 that were expected comes after all, the circuit is closed again.
 
 A lane is *crowded* when more messages wait in it than it can send within about a second. A
-message that comes then is put off: back to Redis until about its turn (`engine.delivery.put_off`).
+message that comes then is put off: back to Redis, until a worker has room for it (`engine.delivery.ways`).
 While its provider takes unusually long and has not stalled yet, a few messages that wait make it crowded.
-What it takes all the same says `engine.delivery.crowding`.
 
 Times are monotonic seconds.
 """
@@ -25,6 +24,7 @@ from engine.clocks.backoff import Backoff
 from engine.delivery.breaker import Breaker
 from engine.delivery.in_flight import InFlight
 from engine.delivery.put_off import PutOffTurns
+from engine.delivery.supply import Supply
 from engine.delivery.verdict_counts import VerdictCounts
 from engine.records import RECEIPTS_BY_ANY_ID, Entry, Message, VerdictKind
 from engine.routing.throughput import Allowance
@@ -33,6 +33,13 @@ from engine.routing.throughput import Allowance
 # fewer than the second, segments.
 _WAITING_S = 1.0
 _WAITING_MIN = 8
+# Beyond its part of the sends that may be in flight no more waits than is sent in so many times as long as a read
+# takes, no less than the first, seconds: until more is recalled and read.
+_AHEAD_MIN_S, _AHEAD_READS = 0.1, 10.0
+# Of what is put off so much is recalled that this part of what would make the lane crowded waits, or what it
+# sends in the second, seconds, where that is less; where it has no throughput, as much as is to lie ready. What
+# has not come after the third, or after two reads, is not waited for.
+_RECALLED, _RECALLED_S, _COMING_S = 0.5, 0.5, 0.03
 # A message is put off for no less than this, seconds.
 _PUT_OFF_MIN_S = 0.5
 # When a provider throttles that has no throughput in the configuration, the lane rests, seconds. The
@@ -69,10 +76,13 @@ class Lane:
         in_flight_max: int,
         waiting_max: int,
         stocks: bool = False,
+        supply: Supply | None = None,
     ) -> None:
         """`timeout_s`: within that time the provider gives each message its verdict. `in_flight_max`
         bounds the messages that are sent and not answered; `waiting_max` the segments, or without a
-        throughput the messages, that wait. `stocks`: as of `Allowance`."""
+        throughput the messages, that wait; with a throughput also what is sent until more comes, by `supply`.
+        `stocks`: as of `Allowance`."""
+        self._supply = supply or Supply()
         self._stocks = stocks
         self.name = name
         # How the provider's receipts name the messages.
@@ -90,7 +100,11 @@ class Lane:
         self.waiting_segments = 0
         self.in_flight_max = in_flight_max
         self.waiting_max = waiting_max
-        self.put_off = PutOffTurns()
+        # Whether messages are put off that would go to it now.
+        self.behind = False
+        # What was recalled for it and has not come: until when that is waited for, and how much it is.
+        self._coming: deque[tuple[float, int]] = deque()
+        self._put_off = PutOffTurns()
         self._rests = Backoff(_REST_S, _REST_MAX_S)
         self._rests_until_s = 0.0
         self.counts = VerdictCounts()
@@ -154,14 +168,66 @@ class Lane:
         if now_s < self._rests_until_s:
             return -math.inf
         if self.allowance is not None:
-            of_rate = self.allowance.rate_seen(now_s) * _WAITING_S
-            return min(self.waiting_max, max(_WAITING_MIN, of_rate)) - self.waiting_segments
+            rate = self.allowance.rate_seen(now_s)
+            most = max(self.waiting_max, rate * max(_AHEAD_MIN_S, _AHEAD_READS * self._supply.read_s))
+            return min(most, max(_WAITING_MIN, rate * _WAITING_S)) - self.waiting_segments
         if self.hesitates:
             return _WAITING_MIN - len(self.waiting)
         if not self.awaited.usual_s:
             return self.waiting_max - len(self.waiting)
         most = max(_WAITING_MIN, self.in_flight_max * _WAITING_S / self.awaited.usual_s)
         return most - len(self.waiting)
+
+    @property
+    def waiting_units(self) -> int:
+        """How much waits, in what `room` counts."""
+        return len(self.waiting) if self.allowance is None else self.waiting_segments
+
+    def wanted(self, now_s: float) -> int:
+        """How much of what is put off is to be recalled for it, in what `room` counts."""
+        if not self.open(now_s):
+            return 0
+        if self.breaker.state != "closed":
+            return 1
+        room = self.room(now_s)
+        if room <= 0:
+            return 0
+        while self._coming and now_s >= self._coming[0][0]:
+            self._coming.popleft()
+        waiting = self.waiting_units
+        if not waiting and self.allowance is not None:
+            self.allowance.starves()
+        most = math.ceil(min(_RECALLED * (waiting + room), self._soon(now_s)))
+        return max(0, most - waiting - sum(count for _, count in self._coming))
+
+    def lasts_s(self, now_s: float) -> float:
+        """For how long a quarter of what waits lasts, when as much was recalled as is wanted, seconds."""
+        most = min(_RECALLED * (self.waiting_units + max(0.0, self.room(now_s))), self._soon(now_s))
+        return most / 4 / self._rate(now_s)
+
+    def _soon(self, now_s: float) -> float:
+        """How much it sends in the time for which recalled messages are to last."""
+        lasts_s = self._supply.ready_s if self.allowance is None else max(_RECALLED_S, self._supply.ready_s)
+        return max(_WAITING_MIN, self._rate(now_s) * lasts_s)
+
+    def _rate(self, now_s: float) -> float:
+        """Segments a second that it sends; without a throughput, messages a second."""
+        if self.allowance is not None:
+            return max(self.allowance.rate_seen(now_s), 0.1)
+        return self.in_flight_max / self.awaited.usual_s if self.awaited.usual_s else _UNKNOWN_RATE
+
+    def comes(self, count: int, now_s: float) -> None:
+        """Note that so much was recalled for it. Other workers may be given some of that."""
+        self._coming.append((now_s + max(_COMING_S, 2 * self._supply.read_s), count))
+
+    def came(self, message: Message) -> None:
+        """Note that a recalled message has come."""
+        left = 1 if self.allowance is None else message.segments
+        while left > 0 and self._coming:
+            until_s, count = self._coming.popleft()
+            if count > left:
+                self._coming.appendleft((until_s, count - left))
+            left -= count
 
     def add(self, entries: Sequence[Entry], read_at_s: float) -> None:
         """Let `entries` wait, behind all others; they were read at `read_at_s`."""
@@ -238,13 +304,14 @@ class Lane:
         return left
 
     def put_off_s(self, message: Message, weight: float, now_s: float) -> float:
-        """For how long one more message, of an organisation of this weight, is to be put off, seconds."""
+        """For how long one more message, of an organisation of this weight, is to be put off beside a process
+        that does not know ways, seconds."""
         ahead_s = max(_PUT_OFF_MIN_S, self.breaker.closed_for(now_s))
         rate = _UNKNOWN_RATE
         if self.allowance is not None:
-            rate = max(self.allowance.rate_seen(now_s), 0.1)
+            rate = self._rate(now_s)
             ahead_s = max(ahead_s, self.waiting_segments / rate)
-        return self.put_off.pause_s(message.organisation_id, weight, message.segments, rate, ahead_s, now_s)
+        return self._put_off.pause_s(message.organisation_id, weight, message.segments, rate, ahead_s, now_s)
 
 
 def _stock_wish(lane: Lane, now_s: float) -> Wish:

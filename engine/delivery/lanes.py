@@ -35,13 +35,13 @@ class Lanes:
     ) -> None:
         """`concurrency` bounds the sends in flight, without those in flight when their provider stalled.
         `stocks`: as of `Allowance`."""
-        self.by_name = {p.name: _lane(p, concurrency, len(settings), stocks) for p in settings}
+        # How fast the worker sends, and how long a read takes.
+        self.supply = Supply()
+        self.by_name = {p.name: _lane(p, concurrency, len(settings), stocks, self.supply) for p in settings}
         self._throughput = {p.name: p.throughput for p in settings}
         self._concurrency = concurrency
         self.places = Places(concurrency, len(settings))
         self._order = list(self.by_name.values())
-        # How fast the worker sends, and how long a read takes.
-        self.supply = Supply()
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._order)
@@ -126,7 +126,7 @@ class Lanes:
         return [waiting for lane in self._order for waiting in lane.leave()]
 
 
-def _lane(settings: ProviderSettings, concurrency: int, lanes: int, stocks: bool) -> Lane:
+def _lane(settings: ProviderSettings, concurrency: int, lanes: int, stocks: bool, supply: Supply) -> Lane:
     in_flight_max, waiting_max = _bounds(concurrency, lanes)
     return Lane(
         settings.name,
@@ -135,6 +135,7 @@ def _lane(settings: ProviderSettings, concurrency: int, lanes: int, stocks: bool
         in_flight_max=in_flight_max,
         waiting_max=waiting_max,
         stocks=stocks,
+        supply=supply,
     )
 
 

@@ -7,7 +7,7 @@ raises `Unavailable`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from engine.delivery.sent import SentEntries
 from engine.records import (
@@ -15,6 +15,30 @@ from engine.records import (
     Queue,
     Settlement,
 )
+
+
+class PutOff(NamedTuple):
+    """The messages of one way (`engine.delivery.ways`) that are put off in one shard."""
+
+    shard: int
+    # The number of the way there.
+    number: int
+    way: str
+    # 0: none is left, and the way is to be recalled once more to be forgotten.
+    messages: int
+    # The sum of the weights of their organisations, without those that are paused.
+    weight: float
+
+
+class Recall(NamedTuple):
+    """What is to be moved to the ready stream of what is put off: so many messages of a way, and no more once
+    they have so many segments."""
+
+    shard: int
+    number: int
+    way: str
+    messages: int
+    segments: int
 
 
 class UnreadMessages(Protocol):
@@ -49,6 +73,14 @@ class QueueReader(Protocol):
         """The queue that is read."""
 
     @property
+    def put_off(self) -> Sequence[PutOff]:
+        """What is put off, as far as is known: as of the last `promote`, and what was recalled since."""
+
+    @property
+    def puts_off(self) -> bool:
+        """Whether messages may be put off in ways: every living process knows these."""
+
+    @property
     def unread(self) -> UnreadMessages:
         """What no worker has been given."""
 
@@ -76,6 +108,10 @@ class QueueReader(Protocol):
 
     async def promote(self, now_us: int, limit: int) -> int:
         """Move messages that are due at `now_us` to the queue, up to `limit` a shard; returns how many."""
+
+    async def recall(self, recalls: Sequence[Recall]) -> list[tuple[int, int]]:
+        """Move messages that are put off to the queue; returns how many of each of `recalls`, and their
+        segments."""
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
         """Take over about `limit` entries (at most two a shard more).

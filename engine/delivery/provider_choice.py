@@ -54,7 +54,7 @@ class ProviderChoice:
         for entry in entries:
             message = entry.message
             lane = None
-            if not message.tried:
+            if not message.tried and not entry.way:
                 lane = straight.lane(router.candidates(message, queue), message.segments)
             if lane is None:
                 left.append(entry)
@@ -97,8 +97,9 @@ class StraightChoice:
     """The lanes of messages that have nothing out of the ordinary, while the messages of one read are placed.
 
     The provider that a message's route prefers, or each that it draws from, has a closed circuit and is not
-    crowded, and no provider has failed the message. Then `ProviderChoice.of` would choose the same. What is
-    known of a lane is looked up once; each message that the lane is given takes from its room.
+    crowded, nothing is put off for it or was of the message, and no provider has failed that. Then
+    `ProviderChoice.of` would choose the same. What is known of a lane is looked up once; each message that
+    the lane is given takes from its room.
     """
 
     __slots__ = ("_lanes", "_now_s", "_rng", "_room", "_ways")
@@ -117,7 +118,7 @@ class StraightChoice:
         lanes = self._open(candidates)
         if len(lanes) != 1 or lanes[0].allowance is not None or self._room[lanes[0].name] < len(entries):
             return False
-        if any(entry.message.tried for entry in entries):
+        if any(entry.message.tried or entry.way for entry in entries):
             return False
         lanes[0].add(entries, read_at_s)
         return True
@@ -153,7 +154,7 @@ class StraightChoice:
         lanes = tuple(self._lanes[name] for name in names)
         alone = len(self._lanes) == 1
         for lane in lanes:
-            if lane.breaker.state != "closed" or lane.paused:
+            if lane.breaker.state != "closed" or lane.paused or (lane.behind and not alone):
                 return ()
             if lane.name not in self._room:
                 self._room[lane.name] = math.inf if alone else lane.room(self._now_s)

@@ -1,4 +1,6 @@
-"""Rule: when the messages that a lane puts off come back, in turns of their organisations.
+"""Rule: when the messages that a lane puts off come back beside a process of an older version, in turns of
+their organisations. Beside such a process they wait on the due set, which it knows, and not in ways
+(`engine.delivery.ways`).
 
 The turns of one organisation lie on a timeline that moves on at its share of the rate at which the lane
 sends, so a message of a long backlog is put off about once. (With a fixed pause the whole backlog would be
@@ -25,12 +27,6 @@ class PutOffTurns:
         self._weights: dict[int, float] = {}
         self._weight = 0.0
         self._counted_at_s = 0.0
-
-    def part(self, organisation_id: int, weight: float) -> float:
-        """What part of the rate an organisation of this weight has beside the others that have messages put
-        off, from 0 to 1."""
-        others = self._weight - self._weights.get(organisation_id, 0.0)
-        return weight / (weight + others)
 
     def pause_s(
         self, organisation_id: int, weight: float, segments: int, rate: float, ahead_s: float, now_s: float

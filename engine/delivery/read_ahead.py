@@ -19,6 +19,8 @@ from engine.delivery.supply import Supply
 # many times as long as a read takes. Half of that is left when it reads on, and has to last until more has
 # come, and slots for it.
 _WAITING_READS = 4.0
+# In hand for a limited lane beside what is being sent is what it sends in so many times as long as a read takes.
+_AHEAD_READS = 5.0
 # What an unlimited lane has in hand beside what is being sent is no more than the second, in parts of the
 # sends that may be in flight. It is no less than the first, or than so much of a slow lane's time, seconds,
 # and so many messages.
@@ -39,7 +41,11 @@ def rate(lane: Lane, now_s: float) -> float:
 def ahead(lane: Lane, concurrency: int, now_s: float, supply: Supply, *, far: bool) -> int:
     """How many messages to have in hand for a lane beside those that are being sent. `concurrency`: how many
     may be in flight. Without `far`: the least."""
-    if lane.allowance is not None or not lane.awaited.usual_s:
+    if lane.allowance is not None:
+        # What it sends until more comes.
+        most = rate(lane, now_s) * _AHEAD_READS * supply.read_s if far else 0
+        return max(1, int(_AHEAD_MIN * concurrency), min(_AHEAD_MAX * concurrency, int(most)))
+    if not lane.awaited.usual_s:
         return max(1, int(_AHEAD_MIN * concurrency))
     seen = min(rate(lane, now_s), supply.rate)
     return ahead_at(concurrency, seen, supply.hold_s if far else 0.0)

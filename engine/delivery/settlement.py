@@ -167,6 +167,14 @@ def put_off(entry: Entry, due_at_us: int) -> Settlement:
     return Settlement(entry=entry, row=None, due_at_us=due_at_us, message=_message_of(entry))
 
 
+def put_off_in(entry: Entry, way: str) -> Settlement:
+    """The settlement of an entry that waits for room at its providers, in a way (`engine.delivery.ways`).
+
+    Nothing happened to the message, so no event is recorded.
+    """
+    return Settlement(entry=entry, row=None, message=_message_of(entry), way=way)
+
+
 def put_back(entry: Entry) -> Settlement:
     """The settlement of an entry that its worker has not begun to send and will not, because its organisation
     is paused or the worker ends: back to the front of the organisation's backlog.

@@ -26,6 +26,7 @@ from engine.delivery.settlement import (
     in_older_words,
     put_back,
     put_off,
+    put_off_in,
     unroutable,
 )
 from engine.delivery.settlement_writer import SettlementWriter
@@ -171,6 +172,10 @@ class Settler:
         # One that expires before its turn is due then, to be ended.
         due_at_us = min(now_us + int(pause_s * 1e6), entry.message.expires_at_us)
         self._settle(before_sending(entry, now_us, self._unknown) or put_off(entry, due_at_us))
+
+    def put_off_in(self, entry: Entry, way: str) -> None:
+        """Put `entry` off until there is room at the providers of a way (`engine.delivery.ways`)."""
+        self._settle(before_sending(entry, self._now_us(), self._unknown) or put_off_in(entry, way))
 
     def put_back(self, entry: Entry) -> None:
         """Give back `entry`, which was only read: to the front of its organisation's backlog, for any worker.

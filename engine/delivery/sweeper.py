@@ -12,7 +12,8 @@ of it. What a look costs does not depend on the backlog.
 Every worker sweeps. The steps are atomic in Redis, so workers may sweep at the same time.
 
 A worker that has something in hand, or had a moment ago, looks every `TICK_S`, because it may put messages
-on the due set at any time. One at rest looks when the next message is due, and every `_REST_S`. When all
+on the due set at any time. So does each while messages are put off, which it may have room for
+(`engine.delivery.recaller`). One at rest looks when the next message is due, and every `_REST_S`. When all
 workers rest, a message is late by that at most that somebody else has put on the due set: one that is
 scheduled for an instant nearer than `_REST_S`, or a retry whose worker has died since.
 
@@ -68,6 +69,7 @@ class Sweeper:
         stirred: asyncio.Event,
         take: Callable[[Sequence[Entry]], None],
         before_sending: Callable[[Entry], Settlement | None],
+        looked: Callable[[], None] = lambda: None,
         min_idle_ms: int,
         promote_max: int,
         now_us: Callable[[], int],
@@ -75,7 +77,8 @@ class Sweeper:
     ) -> None:
         """`room`: how many entries the worker can take over. `busy`: whether it has any in hand; `stirred` is
         set when it takes some, and cleared here. `take` gives them to it. `before_sending`: the
-        settlement of a message that must not be sent, None for any other. `min_idle_ms`:
+        settlement of a message that must not be sent, None for any other. `looked` is called when the reader
+        has looked what is due and what is put off. `min_idle_ms`:
         entries that were given out so long ago are taken over. `promote_max` bounds the messages
         moved in one step of one shard, because Redis does nothing else meanwhile.
         """
@@ -87,6 +90,7 @@ class Sweeper:
         self._rests_at = 0.0
         self._take = take
         self._before_sending = before_sending
+        self._looked = looked
         self._min_idle_ms = min_idle_ms
         self._promote_max = promote_max
         self._now_us = now_us
@@ -125,7 +129,7 @@ class Sweeper:
         if self._busy() or self._stirred.is_set():
             self._stirred.clear()
             self._rests_at = now + _STIRRED_S
-        if more or now < self._rests_at:
+        if more or now < self._rests_at or self._reader.put_off:
             await asyncio.sleep(0 if more else TICK_S)
             return
         due_us = self._reader.next_due_us
@@ -143,6 +147,7 @@ class Sweeper:
         if draining:
             return False
         promoted = await self._reader.promote(self._now_us(), self._promote_max)
+        self._looked()
         room = self._room()
         if by >= self._take_over_at and room > 0:
             entries = await self._reader.take_over(self._min_idle_ms, room)

@@ -26,7 +26,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
@@ -70,13 +71,16 @@ class Worker:
         fit: Callable[[], bool] = lambda: True,
         linger_s: float = 0.0,
         careful: bool = False,
+        recalling: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """`concurrency` bounds the sends in flight, as the dispatcher counts them; `dispatcher`
         and `settler` are this worker's alone. While it is not `fit`, it takes nothing more. `linger_s`: after
         a read that has emptied the queue it lets so much time pass, seconds, so that more can come together.
         `careful`: what is in hand when the worker is killed is never sent again. So it takes little in hand:
-        `concurrency` and half as many for each provider, what waits to be settled included.
+        `concurrency` and half as many for each provider, what waits to be settled included. `recalling` runs
+        as long as it reads.
         """
+        self._recalling = recalling
         self._reader = reader
         self._dispatcher = dispatcher
         self._settler = settler
@@ -144,8 +148,11 @@ class Worker:
             settling = group.create_task(self._settler.run(), name="settle")
             dispatching = group.create_task(self._dispatcher.run(), name="dispatch")
             waking = group.create_task(self._wake_when(draining), name="drain")
+            recalling = group.create_task(self._recalling(), name="recall") if self._recalling else None
             await self._read_loop(draining)
             self._draining = True
+            if recalling is not None:
+                recalling.cancel()
             for entry, _ in self._dispatcher.lanes.leave():
                 self._settler.put_back(entry)
             try:

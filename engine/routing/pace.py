@@ -100,8 +100,10 @@ class Attained:
         self.rate = rate
         # Segments a second, as far as is known.
         self.value = rate
-        # Whether it wanted more than it got in the present window.
+        # Whether it wanted more than it got in the present window, and whether it had nothing to send in it for
+        # a while.
         self.short = False
+        self.starved = False
         # Segments sent in the present window.
         self.sent = 0
         # Segments a second in the window before; and when the present one began.
@@ -120,14 +122,14 @@ class Attained:
             return
         self._sent_rate = self.sent / elapsed_s
         # A window much longer than usual holds a pause; that slots were short before it says nothing.
-        if self.short and elapsed_s < 2 * self._window_s:
+        if self.short and not self.starved and elapsed_s < 2 * self._window_s:
             self.value += (self._sent_rate - self.value) / 2
         else:
             # Nothing shows that it could not have had more: the value doubles with each window.
             grown = self.value * 2.0 ** min(60.0, elapsed_s / self._window_s)
             self.value = max(self._sent_rate, grown)
         self.value = min(self.rate, max(self.value, self.rate / 1000))
-        self.short, self.sent, self._since_s = False, 0, now_s
+        self.short, self.starved, self.sent, self._since_s = False, False, 0, now_s
 
     def sending(self, now_s: float) -> float:
         """What it sends now, segments a second, whether it wants more or not."""

@@ -250,6 +250,10 @@ class Allowance:
         self._attained.close(now_s)
         return self._attained.value
 
+    def starves(self) -> None:
+        """Note that nothing waits although there is more to send: what it sends now says nothing of what it can."""
+        self._attained.starved = True
+
     def slow_down(self, now_s: float) -> None:
         """Send half as much for a while, because the provider said "throttled"."""
         sending = max(self._attained.sending(now_s), _SMALL_PART * self.rate)

@@ -146,7 +146,7 @@ class Status(msgspec.Struct):
 
 
 class OrganisationBacklog(msgspec.Struct, frozen=True):
-    """What one organisation has waiting behind the ready messages of a queue."""
+    """What one organisation has waiting behind the ready messages of a queue, put off or not."""
 
     organisation_id: int
     messages: int
@@ -161,6 +161,8 @@ class OrganisationBacklog(msgspec.Struct, frozen=True):
     share: float | None
     # When the last of them will have left, milliseconds from now, by what left lately; None: nobody knows.
     ends_in_ms: int | None
+    # How many of the messages are put off, because their providers take no more now.
+    put_off: int = 0
 
 
 class QueueBacklog(msgspec.Struct, frozen=True):
@@ -174,9 +176,11 @@ class QueueBacklog(msgspec.Struct, frozen=True):
     segments_in_10_s: int
     # The longest backlogs first, up to `_ORGANISATIONS_MAX`.
     organisations: list[OrganisationBacklog]
-    # Messages of all organisations that are in no backlog because they are not due yet: scheduled, to be
-    # tried again, or put off because their provider takes no more now. They have left a backlog, too.
+    # Messages of all organisations that are in no backlog because they are not due yet: scheduled, or to be
+    # tried again.
     due: int = 0
+    # Of all organisations, those of their backlogs that are put off.
+    put_off: int = 0
     # None: the queue is not paused, not drained, or `missing` says why that is not known.
     pause: Pause | None = None
     drain: Drain | None = None
@@ -275,10 +279,10 @@ class StatusReader:
         found = await self._link.batch(commands + [_backlog(queue, s) for s in self._shards])
         due, replies = sum(found[: len(commands)]), found[len(commands) :]
         replies = [reply for reply in replies if not isinstance(reply, ReplyError)]
-        messages, paused, moved = (sum(reply[i] for reply in replies) for i in range(3))
+        messages, paused, moved, put_off = (sum(reply[i] for reply in replies) for i in (0, 1, 2, 6))
         rows = [_organisation(row, moved, now_ms) for reply in replies for row in reply[3]]
         rows.sort(key=lambda o: (-o.messages, o.organisation_id))
-        return QueueBacklog(queue, messages, paused, moved, rows[:_ORGANISATIONS_MAX], due)
+        return QueueBacklog(queue, messages, paused, moved, rows[:_ORGANISATIONS_MAX], due, put_off)
 
     async def paused_organisations(self) -> list[PausedOrganisation]:
         """Those that are paused, the first by id."""
@@ -297,8 +301,8 @@ class StatusReader:
         status = QueueStatus()
         for at in range(0, len(replies), _READS):
             first, due, dead, line = replies[at : at + _READS]
-            nothing: tuple[Any, ...] = (0, 0, 0, [], 0, 0)
-            behind, parked, _, lists, in_hand, unread = nothing if isinstance(line, ReplyError) else line
+            nothing: tuple[Any, ...] = (0, 0, 0, [], 0, 0, 0)
+            behind, parked, _, lists, in_hand, unread, _ = nothing if isinstance(line, ReplyError) else line
             status.in_hand += in_hand
             status.waiting += unread + behind
             status.paused += parked
@@ -306,7 +310,7 @@ class StatusReader:
             status.dead += dead
             if first:
                 status.oldest_ms = max(status.oldest_ms, now_ms - _ms(first[0][0]))
-            for _, _, _, oldest_us, *_, is_paused in lists:
+            for _, _, _, oldest_us, _, _, is_paused, _ in lists:
                 if not is_paused:
                     status.oldest_ms = max(status.oldest_ms, now_ms - oldest_us // 1000)
         return status
@@ -314,7 +318,7 @@ class StatusReader:
 
 def _organisation(row: Sequence[Any], moved_of_all: int, now_ms: int) -> OrganisationBacklog:
     """One row of `backlog` in functions/queue; `moved_of_all`: segments that left all backlogs lately."""
-    organisation_id, messages, segments, oldest_us, moved, weight, paused = row
+    organisation_id, messages, segments, oldest_us, moved, weight, paused, put_off = row
     return OrganisationBacklog(
         organisation_id,
         messages,
@@ -325,12 +329,13 @@ def _organisation(row: Sequence[Any], moved_of_all: int, now_ms: int) -> Organis
         moved,
         share=round(moved / moved_of_all, 4) if moved_of_all else None,
         ends_in_ms=segments * DRAIN_S * 1000 // moved if moved and not paused else None,
+        put_off=put_off,
     )
 
 
 def _backlog(queue: Queue, shard: int) -> Command:
     """Reply as `backlog` in functions/queue says."""
-    touched = (*keys.line_keys(shard, queue), keys.limits_key(shard))
+    touched = (*keys.line_keys(shard, queue), keys.limits_key(shard), keys.ways_key(shard, queue))
     return ("FCALL_RO", versioned("backlog"), len(touched), *touched, _ORGANISATIONS_MAX)
 
 

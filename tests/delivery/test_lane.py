@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from engine.delivery.breaker import Breaker
-from engine.delivery.crowding import takes
 from engine.delivery.lane import Lane
 from engine.delivery.put_off import PutOffTurns
+from engine.delivery.ways import takes
 from engine.records import Entry, Message, VerdictKind
 from tests.stores.redis.kit import message
 
@@ -188,30 +188,26 @@ def test_organisations_that_put_messages_off_share_the_rate_by_their_weights() -
     assert shares == pytest.approx([w / 3.5 for w in weights.values()], abs=0.02)
 
 
-def test_a_crowded_lane_takes_what_has_less_waiting_than_its_part_and_no_more_than_twice_what_fills_it() -> (
-    None
-):
+def test_a_crowded_lane_takes_what_was_recalled_up_to_twice_what_fills_it_and_nothing_else() -> None:
     full = lane(waiting_max=8)
 
-    def comes(organisation_id: int, weight: float = 1.0) -> bool:
-        one = of(organisation_id)
-        if takes(full, one, weight, 0.0):
-            full.add([Entry(shard=0, queue="normal", entry_id=b"1-0", message=one)], 0.0)
+    def comes(way: str = "") -> bool:
+        one = Entry(shard=0, queue="normal", entry_id=b"1-0", message=of(7), way=way)
+        if takes(full, one, 0.0):
+            full.add([one], 0.0)
             return True
-        full.put_off_s(one, weight, 0.0)
         return False
 
-    # One alone fills it, and no more.
-    assert [comes(7) for _ in range(9)] == [True] * 8 + [False]
-    # Another has half of it beside that. One of three times its weight has three fifths, or what is left.
-    assert [comes(8) for _ in range(5)] == [True] * 4 + [False]
-    assert sum(comes(9, 3.0) for _ in range(9)) == 4
-    assert len(full.waiting) == 16
-    assert not comes(10)
-    assert not comes(7)
+    assert [comes() for _ in range(9)] == [True] * 8 + [False]
+    assert [comes("1 p") for _ in range(9)] == [True] * 8 + [False]
+    full.leave()
+    full.behind = True
+    assert not comes()
+    assert comes("1 p")
 
 
 def test_a_lane_that_rests_takes_nothing() -> None:
     resting = lane()
     answered(resting, "throttled", 0.0 * submitted(resting, 0.0), 0.0)
-    assert not takes(resting, of(8), 1.0, 0.01)
+    recalled = Entry(shard=0, queue="normal", entry_id=b"1-0", message=of(8), way="1 p")
+    assert not takes(resting, recalled, 0.01)

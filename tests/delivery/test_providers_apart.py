@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from engine.delivery.places import Places
+from engine.delivery.ports import Recall
 from engine.records import Entry, Message, Queue
 from engine.routing.records import Route, RoutingPlan
 from tests.delivery.carrier import Carrier
@@ -37,6 +38,10 @@ class Arriving(Backlog):
         self.left = [*entries, *self.left] if count == 1 else [*self.left, *entries]
         self._came.set()
         return came
+
+    def _recalled(self, recall: Recall) -> tuple[int, int]:
+        self._came.set()
+        return super()._recalled(recall)
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         if not self.left:

@@ -206,7 +206,7 @@ def test_a_slow_read_is_read_ahead_of_for_longer() -> None:
 
 
 @pytest.mark.parametrize("read_s", [0.002, 0.03, 0.1])
-@pytest.mark.parametrize("limit", [10.0, 50.0, 200.0])
+@pytest.mark.parametrize("limit", [10.0, 50.0, 200.0, 500.0, 2000.0])
 def test_a_throughput_is_used_however_long_a_read_takes(limit: float, read_s: float) -> None:
     with VirtualTime() as virtual:
         carrier, *_ = at_work(virtual, 0.00001, 0.005, limit, read_s=read_s)

@@ -13,7 +13,7 @@ import pytest
 from engine.boot.worker import assemble_worker
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.ports import UnreadMessages
+from engine.delivery.ports import PutOff, Recall, UnreadMessages
 from engine.delivery.sent import SentEntries
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
@@ -46,10 +46,38 @@ class Backlog:
         self.reads = 0
         self.ready_max = 0
         self.next_due_us: int | None = None
+        # What is put off, by its way and organisation, and how much of each was served.
+        self.aside: dict[str, dict[int, list[Entry]]] = {}
+        self._served: dict[tuple[str, int], float] = {}
+        self.puts_off = True
+        # How long a read and a recall take, seconds.
+        self.trip_s = TRIP_S
+
+    @property
+    def put_off(self) -> list[PutOff]:
+        sums = [(way, sum(map(len, of.values()))) for way, of in self.aside.items()]
+        return [PutOff(0, n, way, count, 1.0) for n, (way, count) in enumerate(sums) if count]
+
+    async def recall(self, recalls: Sequence[Recall]) -> list[tuple[int, int]]:
+        await asyncio.sleep(self.trip_s)
+        return [self._recalled(of) for of in recalls]
+
+    def _recalled(self, recall: Recall) -> tuple[int, int]:
+        taken: list[Entry] = []
+        lists = self.aside[recall.way]
+        while any(lists.values()) and len(taken) < recall.messages:
+            if sum(entry.message.segments for entry in taken) >= recall.segments:
+                break
+            turn = min((o for o in lists if lists[o]), key=lambda o: self._served[recall.way, o])
+            taken.append(lists[turn].pop(0))
+            self._served[recall.way, turn] += taken[-1].message.segments
+        came = [msgspec.structs.replace(entry, way=recall.way) for entry in taken]
+        self.left = [*came, *self.left]
+        return len(came), sum(entry.message.segments for entry in came)
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         self.reads += 1
-        await asyncio.sleep(TRIP_S if self.left else block_ms / 1000)
+        await asyncio.sleep(self.trip_s if self.left else block_ms / 1000)
         taken, self.left = self.left[:count], self.left[count:]
         return taken
 
@@ -61,7 +89,20 @@ class Backlog:
             for entry, row in zip(batch.entries, batch.rows, strict=True)
         ]
         self.settled += [*settlements, *ordinary]
+        for settlement in settlements:
+            if settlement.way:
+                self._put_off(settlement.way, settlement.entry)
         return len(settlements) + len(ordinary)
+
+    def _put_off(self, way: str, entry: Entry) -> None:
+        lists, organisation_id = self.aside.setdefault(way, {}), entry.message.organisation_id
+        waiting = lists.setdefault(organisation_id, [])
+        if not waiting:
+            served = [self._served[way, o] for o in lists if lists[o]]
+            self._served[way, organisation_id] = max(
+                self._served.get((way, organisation_id), 0.0), min(served, default=0.0)
+            )
+        waiting.insert(0 if entry.way else len(waiting), entry)
 
     def drop(self, entries: Sequence[Entry]) -> None: ...
 
@@ -133,7 +174,7 @@ def started(
     **settings: Any,
 ) -> tuple[Worker, Dispatcher, asyncio.Event]:
     """A worker at work, its dispatcher, and what makes it drain."""
-    worker, _, dispatcher = assemble_worker(
+    worker, sweeper, dispatcher = assemble_worker(
         reader,
         carriers,
         [SimulatedSettings(name=c.name, **{"timeout_s": 8.0, **settings}) for c in carriers],
@@ -154,6 +195,8 @@ def started(
     dispatcher.use(RoutingPlan(version=1, throughput=limits or {}))
     draining = asyncio.Event()
     virtual.start(worker.run(draining, 5.0))
+    if not isinstance(reader, Away):
+        virtual.start(sweeper.run(draining))
     return worker, dispatcher, draining
 
 

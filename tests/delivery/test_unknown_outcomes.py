@@ -127,17 +127,17 @@ async def test_a_message_taken_over_is_remembered_as_such_when_it_is_put_off(
             await settled(kit, 1)
             assert await events(kit) == [("outcome_unknown_released", "taken_over", 1)]
         else:
-            waiting = await until_due(kit)
+            waiting = await until_put_off(kit)
             assert waiting.unknown_sends == 1
     assert paused.submitted == open_.submitted == []
 
 
-async def until_due(kit: QueueKit) -> Message:
-    """The one message, once it is on the due set."""
+async def until_put_off(kit: QueueKit) -> Message:
+    """The one message, once it is put off."""
     async with asyncio.timeout(60):
-        while not (due := await kit.due()):  # noqa: ASYNC110 - Redis has no event for it
+        while not (found := await kit.put_off_messages()):  # noqa: ASYNC110 - Redis has no event for it
             await asyncio.sleep(0.01)
-    return due[0][1]
+    return found[0]
 
 
 @pytest.mark.parametrize("at_most_once", [False, True])

@@ -83,6 +83,7 @@ class Away:
 
     def __init__(self, after_s: float = 0.0) -> None:
         self.calls = 0
+        self.put_off: tuple[object, ...] = ()
         self._after_s = after_s
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:

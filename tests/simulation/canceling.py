@@ -60,14 +60,17 @@ class Canceling(LineFunctions):
         queue, organisation, first, last, now_us, bundle_max = args[:6]
         line = self.line(self.store, keys[:4], bundle_max)
         wanted = Wanted(organisation, first, last)
-        place, places, *times = args[9:]
+        place, places, _, *times = args[9:]
         due = dict(self.store.db.get(keys[4], {}))
         self.cancel_due(keys[4], [p for p in self.store.zrange(keys[4]) if due[p] in times], wanted)
         self.cancel_due(keys[4], self.store.zrange(keys[4])[place : place + places], wanted)
         in_hand = self.cancel_ready(line, wanted)
         waits = self.cancel_listed(line, organisation, wanted)
+        for number in [way.number for way in line.ways]:
+            self.cancel_aside(line, number, organisation, wanted)
         ids, rows = self.recorded(queue, now_us, wanted)
-        return line, wanted, [ids, in_hand, wanted.before, *([1, 1, 1, 1] if waits else [0, 0, 0, 0])], rows
+        places_in_list = [1, 1, 1, 1] if waits else [0, 0, 0, 0]
+        return line, wanted, [ids, in_hand, wanted.before, *places_in_list, []], rows
 
     def canceled_of_campaign(self, keys: Any, args: Any) -> tuple[Line, Wanted, list[Any], list[bytes]]:
         """The same for what of a campaign waits in one place. Of a list it looks at all chunks, as one."""
@@ -82,7 +85,13 @@ class Canceling(LineFunctions):
                 following = [b"%d" % score, *_place_of(page[0])]
             self.cancel_due(keys[4], page, wanted)
         elif where == "list":
-            self.cancel_listed(line, organisation, wanted)
+            number = int(place[1]) if len(place) > 1 else 0
+            if number:
+                self.cancel_aside(line, number, organisation, wanted)
+            else:
+                self.cancel_listed(line, organisation, wanted)
+            if line.put_off_count and (more := [way.number for way in line.ways if way.number > number]):
+                following = [b"1000000000000000", b"%d" % min(more)]
         else:
             in_hand = self.cancel_ready(line, wanted)
         ids, rows = self.recorded(queue, now_us, wanted)
@@ -120,6 +129,14 @@ class Canceling(LineFunctions):
                 self.store.list_take(line.wait, name, item)
                 self.taken(line, name)
         return waits
+
+    def cancel_aside(self, line: Line, number: int, organisation: int, wanted: Wanted) -> None:
+        """Cancel messages of an organisation that are put off in one way."""
+        name = b"%d" % organisation
+        for way in line.ways:
+            for item in list(self.store.lists(line.wait).get(b"%b@%d" % (name, way.number), [])):
+                if way.number == number and wanted.take(item[1]):
+                    line.take_aside(way, name, item)
 
     def cancel_due(self, key: bytes, payloads: list[bytes], wanted: Wanted) -> None:
         for payload in payloads:
@@ -201,7 +218,9 @@ def drawn(rng: Random, messages: int) -> tuple[Any, ...]:
 def command(shard: int, organisation_id: int, first: int, last: int, places: int) -> Any:
     """The call as the engine's own adapter writes it: all of the list, and some of the due set."""
     range_ = IdRange("normal", organisation_id, f"m{first:07}", f"m{last:07}", f"m{first:07}")
-    return cancel(shard, range_, 150, chunk=1, chunks=1 << 20, place=3, places=places, due_at_us=(100, 150))
+    return cancel(
+        shard, range_, 150, chunk=None, chunks=1 << 20, place=3, places=places, due_at_us=(100, 150)
+    )
 
 
 def found(reply: Any) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from engine.bundle_format import record, records_of
-from tests.simulation.ready import Ready
+from tests.simulation.put_off import PutOff, packed_ways
 from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
@@ -32,7 +32,7 @@ class Waiting:
         self.paused = paused
 
 
-class Line(Ready):
+class Line(PutOff):
     """One step's view of a line."""
 
     def __init__(self, store: Store, keys: Any, bundle_max: int = 1) -> None:
@@ -179,6 +179,7 @@ class Line(Ready):
                 turns.append(of)
 
     def finish(self) -> int:
+        self.keep_ways()
         if not self.busy:
             self.keep_ready()
             return 0
@@ -274,6 +275,7 @@ class LineFunctions:
             return
         line.count(b"limited", (weight != 1 or paused) - (name in kept))
         line.count(b"paused", paused - paused_before)
+        line.limit_ways(organisation, (before, weight), (paused_before, paused))
         kept.pop(name, None)
         if weight != 1 or paused:
             kept[name] = b"%.17g" % weight + (b" paused" if paused else b"")
@@ -294,16 +296,38 @@ class LineFunctions:
     def sift(self, keys: Any, args: Any) -> list[Any]:
         line = self.line(self.store, keys, args[2])
         over: list[bytes] = []
+        asides = line.lists_aside()
         for organisation, waiting in self.store.lists(keys[1]).items():
             for segments, payload in list(waiting):
                 if _unpack(payload)[9] <= self.store.now_us():
-                    self.store.list_take(keys[1], organisation, (segments, payload))
                     over.append(record(segments, payload))
+                    if organisation in asides:
+                        line.take_aside(*asides[organisation], (segments, payload))
+                        continue
+                    self.store.list_take(keys[1], organisation, (segments, payload))
                     line.lost(organisation)
         for of in sorted(over):
             line.make_all_ready(records_of(of))
         line.finish()
         return [b"0", len(over)]
+
+    def recall(self, keys: Any, args: Any) -> list[Any]:
+        number, text, count, segments_max, mark, bundle_max = args
+        line = self.line(self.store, keys[:4], bundle_max)
+        line.aim(mark)
+        moved = segments = 0
+        found = [way for way in line.ways if (way.number, way.text) == (number, text)]
+        for way in found:
+            line.recalled_way = text
+            moved, segments = line.serve_aside(way, min(count, _MOVED_MAX), segments_max)
+            line.close_bundle()
+            line.recalled_way = ""
+        weight = line.finish()
+        for way in found:
+            if not way.messages and not line.turns_aside(way):
+                way.over = True
+                line.write_ways()
+        return [moved, segments, packed_ways(self.store, keys[1]), weight]
 
     def refill(self, keys: Any, args: Any) -> int:
         line = self.line(self.store, keys, args[1])

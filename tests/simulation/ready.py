@@ -44,6 +44,8 @@ class Ready:
         self.changed = False
         self._left: int | None = None
         self._counted = False
+        # The way of what is being recalled.
+        self.recalled_way = ""
 
     @property
     def bundle(self) -> int:
@@ -122,6 +124,8 @@ class Ready:
         head = bundled((), self.number)
         payload = content if count == 1 else head[:2] + count.to_bytes(2, "big") + head[4:] + content
         fields = [b"m", payload, *([b"d", b"%d" % given, b"i", from_id] if given else [])]
+        if self.recalled_way:
+            fields += [b"d", b"0", b"i", b"", b"w", self.recalled_way.encode()]
         self.store.xadd(self.sms, fields, (ms, self.number))
         self.count_entry(count)
 

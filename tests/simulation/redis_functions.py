@@ -17,6 +17,7 @@ from engine.stores.redis.queue import MARK
 from engine.stores.redis.wire import ReplyError
 from tests.simulation.canceling import Canceling, Wanted
 from tests.simulation.line import Line, LineFunctions
+from tests.simulation.put_off import packed_ways
 from tests.simulation.ready import note_of
 from tests.simulation.redis_notes import Notes
 from tests.simulation.redis_store import Group, Store, format_id, parse_id
@@ -203,8 +204,9 @@ class Settling(Closing, LineFunctions):
         # Whether there is more is not looked at, when the last one has filled it up.
         return [found, int(messages >= args[1])]
 
-    def due_in(self, keys: Any, args: Any) -> list[int]:
-        return [self.due_at(keys[i], keys[i + 1], args[0]) for i in range(0, len(keys), 2)]
+    def due_in(self, keys: Any, args: Any) -> list[Any]:
+        times = [self.due_at(keys[i], keys[i + 1], args[0]) for i in range(0, len(keys), 2)]
+        return [times, [packed_ways(self.store, wait) for wait in keys[1::2]]]
 
     def due_at(self, due: bytes, wait: bytes, mark: int) -> int:
         known = self.store.db.get(wait, {})
@@ -217,7 +219,7 @@ class Settling(Closing, LineFunctions):
 
     def is_unread(self, sms: bytes, wait: bytes) -> bool:
         waiting = self.store.db.get(wait, {})
-        if any(int(waiting.get(field, 0)) for field in (b"messages", b"parked")):
+        if any(int(waiting.get(field, 0)) for field in (b"messages", b"parked", b"put_off")):
             return True
         try:
             given = self.store.group(sms, GROUP).last
@@ -253,6 +255,7 @@ class Settling(Closing, LineFunctions):
         rows: list[bytes] = []
         sums: dict[int, list[int]] = {}
         back: dict[bytes, list[bytes]] = {}
+        put_off: list[tuple[str, bytes]] = []
         # Whole entries count first, as in one step.
         of = [list(zip(*[iter(flat)] * 6, strict=True)) for flat in _unpack(details)]
         counts = [
@@ -267,7 +270,9 @@ class Settling(Closing, LineFunctions):
                     continue
                 counted += 1
                 rows += [row] if row else []
-                if put > 0 and not due[2 * put - 2]:
+                if put > 0 and isinstance(due[2 * put - 2], str):
+                    put_off.append((due[2 * put - 2], due[2 * put - 1]))
+                elif put > 0 and not due[2 * put - 2]:
                     back.setdefault(b"%d" % org, []).append(due[2 * put - 1])
                 elif put > 0:
                     self.store.zadd(keys[4], due[2 * put - 2], due[2 * put - 1])
@@ -288,6 +293,8 @@ class Settling(Closing, LineFunctions):
         line.aim(mark)
         for organisation, payloads in back.items():
             line.put_back(organisation, payloads)
+        if put_off:
+            line.put_off(put_off)
         return [counted, line.finish()]
 
     def settle_entry(

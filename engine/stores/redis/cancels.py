@@ -34,12 +34,14 @@ _LIKELY, _CHUNKS = 8, 100
 # A chunk has at least about so many messages. At so many times one step looks in the due set.
 _TOGETHER, _TIMES = 4, 50
 # Messages of a due set that one step looks at, and how many in all, when it is not known when a message is
-# due: those that were put off, which come back within the time, microseconds.
+# due: those that an older version put off, which come back within the time, microseconds.
 _PLACES, _PLACES_MAX = 500, 100_000
 _PUT_OFF_US = 601_000_000
 # Of a campaign: members of a due set and chunks of a list that one step looks at. A chunk has 4,000 octets
 # and one message more.
 _CAMPAIGN_COUNTS = {"due": 500, "list": 20, "ready": 0}
+# The number of a way whose list is meant; "": the one behind the ready stream.
+Way = int | Literal[""]
 # Behind all that is due, and the last chunk of a list.
 _BEGIN = {"due": ("+inf", "0", ""), "list": ("1000000000000000",), "ready": ()}
 _NEXT: dict[str, Literal["list", "ready"]] = {"due": "list", "list": "ready"}
@@ -82,13 +84,14 @@ class RedisCancels:
         for place in range(_TIMES, len(due_at_us), _TIMES):
             await self._step(found, range_, due_at_us=due_at_us[place : place + _TIMES])
         due_at_us, chunks = due_at_us[:_TIMES], max(_LIKELY, count // _TOGETHER)
-        list_first, list_last, low, high = await self._step(found, range_, due_at_us=due_at_us, chunks=chunks)
+        lists = await self._step(found, range_, due_at_us=due_at_us, chunks=chunks)
         if not far:
             return found
-        for chunk in _outward(list_first, list_last, low, high):
-            if len(found) >= count:
-                return found
-            await self._step(found, range_, chunk=chunk, chunks=_CHUNKS)
+        for way, list_first, list_last, low, high in lists:
+            for chunk in _outward(list_first, list_last, low, high):
+                if len(found) >= count:
+                    return found
+                await self._step(found, range_, chunk=chunk, chunks=_CHUNKS, way=way)
         key, until = (
             keys.due_key(shard_of(organisation_id, self._shards), queue),
             self._now_us() + _PUT_OFF_US,
@@ -123,19 +126,20 @@ class RedisCancels:
         place: int = 0,
         places: int = 0,
         due_at_us: Sequence[int] = (),
-    ) -> list[int]:
-        """One call of the function; what it did is added to `found`. Returns the first and the last chunk of
-        the list, and the first and the last that was looked at."""
+        way: Way = "",
+    ) -> list[tuple[Way, int, int, int, int]]:
+        """One call of the function; what it did is added to `found`. Returns of each list that was looked at
+        its way, the first and the last chunk of it, and the first and the last that was looked at."""
         command = cancel(
             shard_of(range_.organisation_id, self._shards), range_, self._now_us(),
-            chunk=chunk, chunks=chunks, place=place, places=places, due_at_us=due_at_us,
+            chunk=chunk, chunks=chunks, place=place, places=places, due_at_us=due_at_us, way=way,
         )  # fmt: skip
         (reply,) = await self._all([command])
-        canceled, in_hand, before, *places_in_list = reply
+        canceled, in_hand, before, first, last, low, high, put_off = reply
         found.canceled.update(map(bytes.decode, canceled))
         found.in_hand.update(map(bytes.decode, in_hand))
         found.given_before.update(map(bytes.decode, before))
-        return list(places_in_list)
+        return [(way, first, last, low, high), *map(tuple, put_off)]
 
     async def _all(self, commands: Sequence[Command]) -> list[Any]:
         replies = await self._link.batch(commands)
@@ -185,15 +189,16 @@ def cancel(
     place: int,
     places: int,
     due_at_us: Sequence[int],
+    way: Way = "",
 ) -> Command:
     """Cancel what is found in one step; reply: see `cancel` in functions/queue. `chunk`: None for the likely
-    one."""
+    one, of each list; else of the list of `way`."""
     queue = range_.queue
     touched = _touched(shard, queue)
     return (
         "FCALL", versioned("cancel"), len(touched), *touched,
         queue, range_.organisation_id, range_.first, range_.last, now_us, bundle_format.MESSAGES_MAX,
-        range_.near, "" if chunk is None else chunk, chunks, place, places, *due_at_us,
+        range_.near, "" if chunk is None else chunk, chunks, place, places, way, *due_at_us,
     )  # fmt: skip
 
 

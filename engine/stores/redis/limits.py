@@ -82,7 +82,10 @@ class RedisLimits:
 def limit(limits: ShardLimits) -> Command:
     """Put limits in force in a shard; reply: 1 when they are, 0 when others stand than those known."""
     s = limits.shard
-    touched = (keys.limits_key(s), *keys.line_keys(s, "express"), *keys.line_keys(s, "normal"))
+    touched = (
+        keys.limits_key(s), *keys.line_keys(s, "express"), *keys.line_keys(s, "normal"),
+        keys.ways_key(s, "express"), keys.ways_key(s, "normal"),
+    )  # fmt: skip
     rows: list[Argument] = []
     for row in limits.rows:
         rows += (row.organisation_id, repr(row.weight), "1" if row.paused else "")

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from engine import bundle_format, message_format
+from engine.delivery.ports import PutOff, Recall
 from engine.delivery.settlement import DELIVERIES_MAX
 from engine.records import NO_RECORD, Entry, Message, Queue
 from engine.redis_keys import (
@@ -21,14 +22,19 @@ from engine.redis_keys import (
     line_keys,
     queue_key,
     wait_key,
+    ways_key,
 )
 from engine.stores.redis._entries import add_entries, array_of
 from engine.stores.redis.link import Command
 from engine.stores.redis.lua_libraries import versioned
 
 # An entry as a stream holds it: (id, payload, how often its message was delivered, of a bundle: which of its
-# messages are settled, see functions/queue; the bundle out of which its message was taken).
-RawEntry = tuple[bytes, bytes, int, bytes, bytes]
+# messages are settled, see functions/queue; the bundle out of which its message was taken; of messages that
+# were put off, their way).
+RawEntry = tuple[bytes, bytes, int, bytes, bytes, bytes]
+_unpack = msgspec.msgpack.Decoder(list[Any]).decode
+# How many values the hash of a line has of each way.
+_OF_WAY = 10
 # Bits of what `pending_in` answers.
 OWN, OTHERS = 1, 2
 # Of a bundle, the messages that are settled.
@@ -58,10 +64,11 @@ def decoded(shard: int, queue: Queue, raw: Iterable[RawEntry]) -> tuple[list[Ent
     """(the messages of these entries that are not settled, those that cannot be read)."""
     entries: list[Entry] = []
     undecodable: list[Undecodable] = []
-    for entry_id, packed, deliveries, note, first_id in raw:
-        messages = None if note else _all_of(packed)
+    for one in raw:
+        entry_id, packed, deliveries, note, first_id, way = one
+        messages = None if note or way else _all_of(packed)
         if messages is None:
-            _add_each(entries, undecodable, shard, queue, (entry_id, packed, deliveries, note, first_id))
+            _add_each(entries, undecodable, shard, queue, one)
         else:
             add_entries(entries, messages, shard, queue, entry_id, deliveries, first_id)
     return entries, undecodable
@@ -82,7 +89,7 @@ def _add_each(
     entries: list[Entry], undecodable: list[Undecodable], shard: int, queue: Queue, raw: RawEntry
 ) -> None:
     """Append the messages of one entry, one after another."""
-    entry_id, packed, deliveries, note, first_id = raw
+    entry_id, packed, deliveries, note, first_id, way = raw
     payloads = bundle_format.payloads_of(packed)
     bundle = len(payloads)
     for place, payload in enumerate(payloads):
@@ -103,6 +110,7 @@ def _add_each(
                     place=place,
                     bundle=bundle,
                     first_id=first_id,
+                    way=way.decode(),
                 )
             )
 
@@ -125,7 +133,8 @@ def unread(queue: Queue, shard: int, after: bytes, limit: int) -> Command:
 
 
 def due_in(queue: Queue, shards: Iterable[int], mark: int) -> Command:
-    """Ask from which time on `promote` has something to do; reply: by shard, microseconds, -1 for never."""
+    """Ask from which time on `promote` has something to do, and what is put off; reply: [by shard,
+    microseconds, -1 for never; by shard, its ways (see `ways_of`)]."""
     keys = [key for s in shards for key in (due_key(s, queue), wait_key(s, queue))]
     return ("FCALL", versioned("due_in"), len(keys), *keys, mark)
 
@@ -154,6 +163,22 @@ def refill(queue: Queue, shard: int, room: Room) -> Command:
     """Fill the stream up to its mark, if so many messages wait; reply: the weight that waits then."""
     keys = line_keys(shard, queue)
     return ("FCALL", versioned("refill"), len(keys), *keys, room.mark, room.bundle_max)
+
+
+def recall(queue: Queue, of: Recall, room: Room) -> Command:
+    """Move messages that are put off to the stream; reply [how many, their segments, the ways of the shard as
+    they are then, the weight that waits behind the stream]."""
+    keys = (*line_keys(of.shard, queue), ways_key(of.shard, queue))
+    return (
+        "FCALL", versioned("recall"), len(keys), *keys,
+        of.number, of.way, of.messages, of.segments, room.mark, room.bundle_max,
+    )  # fmt: skip
+
+
+def ways_of(shard: int, packed: bytes) -> list[PutOff]:
+    """What is put off in a shard, from what its hash has of the ways (see 06_put_off.lua)."""
+    flat = _unpack(packed) if packed else []
+    return [PutOff(shard, *flat[first : first + 4]) for first in range(0, len(flat), _OF_WAY)]
 
 
 def sift(queue: Queue, shard: int, cursor: bytes, chunks: int, room: Room) -> Command:
@@ -221,13 +246,14 @@ def beat(name: str, shard: int) -> Command:
 def raw_entry(entry_id: bytes, fields: Sequence[bytes], given: int = 1, note: bytes | None = b"") -> RawEntry:
     """An entry from its fields; `given`: how often it was delivered."""
     if len(fields) == 2:
-        return entry_id, fields[1], given, note or b"", b""
-    return entry_id, fields[1], given + int(fields[3]), note or b"", fields[5]
+        return entry_id, fields[1], given, note or b"", b"", b""
+    way = fields[7] if len(fields) > 6 else b""
+    return entry_id, fields[1], given + int(fields[3]), note or b"", fields[5], way
 
 
 def fields_of(entries: Any) -> list[RawEntry]:
     """Entries of a reply, [[id, fields] …], as delivered for the first time."""
     return [
-        (entry_id, fields[1], 1, b"", b"") if len(fields) == 2 else raw_entry(entry_id, fields)
+        (entry_id, fields[1], 1, b"", b"", b"") if len(fields) == 2 else raw_entry(entry_id, fields)
         for entry_id, fields in entries
     ]

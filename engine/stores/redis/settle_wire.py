@@ -24,6 +24,7 @@ from engine.redis_keys import (
     line_keys,
     usage_head_key,
     usage_key,
+    ways_key,
 )
 from engine.stores.redis._entries import add_captured, captured_alone
 from engine.stores.redis.link import Argument, Command
@@ -47,9 +48,17 @@ class Settled(msgspec.Struct, frozen=True):
     units: int = 0
     # The row to record, MessagePack; b"": none.
     row: bytes = b""
-    # For `retry` and `dead`: when it is due again, and the message as it is kept.
+    # For `retry` and `dead`: when it is due again, or to which way it is put off; the message as it is kept.
     due_at_us: int = 0
     payload: bytes = b""
+    way: str = ""
+    # It was put off or sent before, and goes to the front there.
+    again: bool = False
+
+    @property
+    def due(self) -> Argument:
+        """When it is due again, as for `settle` in functions/queue."""
+        return self.due_at_us if not self.way else ("<" if self.again else "@") + self.way
 
 
 def settled(settlement: Settlement) -> Settled:
@@ -66,6 +75,8 @@ def settled(settlement: Settlement) -> Settled:
         b"" if settlement.row is None else _encode(settlement.row),
         settlement.due_at_us,
         message_format.packed(kept or message) if outcome in ("retry", "dead") else b"",
+        settlement.way,
+        entry.way != "" or message.attempts > 0,
     )
 
 
@@ -213,6 +224,7 @@ def _keys(queue: Queue, shard: int) -> tuple[bytes, ...]:
         usage_head_key(shard),
         held_key(shard),
         held_by_key(shard),
+        ways_key(shard, queue),
     )
 
 
@@ -277,7 +289,7 @@ class _Sums:
         for place, of in messages.items():
             captured = released = put = 0
             if of.outcome == "retry":
-                self.due += (of.due_at_us, of.payload)
+                self.due += (of.due, of.payload)
                 put = len(self.due) // 2
             elif of.outcome == "dead":
                 self.dead.append(of.payload)

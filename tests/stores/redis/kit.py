@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from engine.bundle_format import records_of
 from engine.records import ActivityRow, Message, Queue
 from engine.redis_keys import (
     GROUP,
@@ -142,6 +144,16 @@ class QueueKit:
     async def pending(self) -> int:
         """Entries given to a worker and not settled."""
         return sum([reply[0] for reply in await self._each("XPENDING", queue_key, GROUP)])
+
+    async def put_off_messages(self) -> list[Message]:
+        """The messages that are put off and none of which was recalled."""
+        decode = msgspec.msgpack.Decoder(Message).decode
+        found = []
+        for flat in await self._each("HGETALL", wait_key):
+            for name, records in zip(flat[::2], flat[1::2], strict=True):
+                if re.fullmatch(rb"\d+@\d+:\d+", name):
+                    found += [decode(payload) for _, payload in records_of(records)]
+        return found
 
     async def due(self) -> list[tuple[int, Message]]:
         """Time and message of everything in the due sets."""

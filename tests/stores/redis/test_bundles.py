@@ -59,8 +59,12 @@ class BundleKit(QueueKit):
 
     async def counts(self) -> tuple[int, int]:
         """(messages that were given to a worker, messages that nobody was given), as Redis counts them."""
-        touched = (*keys.line_keys(_SHARD, self.queue), keys.limits_key(_SHARD))
-        *_, given, unread = await self.link.call("FCALL_RO", versioned("backlog"), 5, *touched, 10)
+        touched = (
+            *keys.line_keys(_SHARD, self.queue),
+            keys.limits_key(_SHARD),
+            keys.ways_key(_SHARD, self.queue),
+        )
+        *_, given, unread, _ = await self.link.call("FCALL_RO", versioned("backlog"), 6, *touched, 10)
         return given, unread
 
     async def noted(self) -> list[bytes]:

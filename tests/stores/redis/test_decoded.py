@@ -49,7 +49,7 @@ def test_messages_of_a_bundle_read_together_are_those_read_one_by_one(
     messages: list[bytes], more: int, cut: int, note: bytes
 ) -> None:
     packed = bundle(messages, max(0, len(messages) + more), cut)
-    raw = (b"5-0", packed, 2, note, b"4-0")
+    raw = (b"5-0", packed, 2, note, b"4-0", b"")
     assert queue_wire.decoded(3, "normal", [raw]) == one_by_one(raw)
 
 
@@ -58,7 +58,7 @@ def test_octets_that_only_begin_like_a_bundle_are_left_to_be_read_one_by_one(
     octets: bytes, count: int
 ) -> None:
     packed = b"\xc1\x01" + pack(">HQ", count, 7) + octets
-    raw = (b"5-0", packed, 1, b"", b"")
+    raw = (b"5-0", packed, 1, b"", b"", b"")
     assert queue_wire.decoded(3, "normal", [raw]) == one_by_one(raw)
 
 

@@ -211,8 +211,8 @@ async def test_beside_an_older_version_the_lists_are_emptied_and_nothing_more_go
 
 async def waiting(link: RedisLink) -> int:
     """Messages in the lists."""
-    touched = (*keys.line_keys(SHARD, "normal"), keys.limits_key(SHARD))
-    messages: int = (await link.call("FCALL_RO", versioned("backlog"), 5, *touched, 10))[0]
+    touched = (*keys.line_keys(SHARD, "normal"), keys.limits_key(SHARD), keys.ways_key(SHARD, "normal"))
+    messages: int = (await link.call("FCALL_RO", versioned("backlog"), 6, *touched, 10))[0]
     return messages
 
 

@@ -6,8 +6,10 @@
 -- and it takes its turn at a virtual start time (start-time fair queueing): the time of the turn before,
 -- plus the segments that it was served since divided by its weight, and no earlier than the virtual time now.
 -- The messages of an organisation that is paused wait in its list, and it has no turn.
+-- What workers put off waits beside all this: see 06_put_off.lua.
 --   sms    the ready stream. An entry has one message or a bundle of several, in the field `m`. When its message
 --          was given to a worker in a bundle before, the field `d` says how often, and `i` has the id of that.
+--          Of messages that were put off before, `d` is 0, `i` is empty, and the field `w` has their way.
 --   wait   hash:  messages         how many messages wait in all lists
 --                 bundled          how many more messages than entries the ready stream holds: the messages that
 --                                  are not settled, less 1 for each entry
@@ -125,7 +127,8 @@ end
 -- caller lets be written in one entry. `gone`: chunks that have become empty.
 local function line_of(keys, first, bundle_max)
   local known = call(
-    'HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra', 'bundled', 'number', 'moved')
+    'HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra', 'bundled', 'number', 'moved',
+    'put_off')
   local line = {
     sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
     messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), mark = tonumber(known[3] or MARK),
@@ -134,6 +137,7 @@ local function line_of(keys, first, bundle_max)
     bundled = tonumber(known[7] or 0), number = tonumber(known[8] or FIRST),
     bundle_max = tonumber(bundle_max or 1),
     records = {''}, open = 0, octets = 0, gone = {}, moved = 0, window = known[9],
+    put_off = tonumber(known[10] or 0), aside = {}, aside_by = {},
   }
   -- What of this the hash is known to have: nothing in the first step of a busy period.
   line.known = known[2] and {messages = line.messages, time = line.time, extra = line.extra} or {}

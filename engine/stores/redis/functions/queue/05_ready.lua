@@ -10,6 +10,8 @@ local function add_entry(line, content, count, given, from)
       payload = concat(content)
     end
     if given then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', given, 'i', from) end
+    -- Versions that do not know ways read four fields, or six.
+    if line.way then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', 0, 'i', '', 'w', line.way) end
     return redis.pcall('XADD', line.sms, id, 'm', payload)
   end
   line.now = line.now or now_ms()

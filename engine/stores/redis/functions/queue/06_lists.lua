@@ -75,7 +75,9 @@ end
 -- Note that `count` messages came to a list, or left it.
 local function count_waiting(line, list, count, segments)
   list.messages, list.segments, list.changed = list.messages + count, list.segments + segments, true
-  if list.paused then
+  if list.way then
+    list.way.messages, line.put_off = list.way.messages + count, line.put_off + count
+  elseif list.paused then
     line.came = (line.came or 0) + count
   else
     line.messages = line.messages + count

@@ -197,6 +197,7 @@ end
 -- a message in or makes room. Returns the weight of all that wait for their turn, in tenths; 0: nobody does.
 local function finish(line)
   keep_parked(line)
+  ways.keep(line)
   if not line.busy then
     keep_ready(line)
     return 0

@@ -1,8 +1,8 @@
 -- Put messages that nobody has begun to send back to the front of their list, in the order of their ids, which
 -- is the order in which they were accepted: behind those there that are older, as far as these lie in the first
 -- octets, CHUNK or a little more. `finish` has to follow.
-local function put_back(line, organisation, payloads)
-  local list, came, segments_came = list_of(line, organisation), {}, 0
+local function put_back(line, list, payloads)
+  local came, segments_came = {}, 0
   local function id_of(payload)
     local readable, message = pcall(cmsgpack.unpack, payload)
     return readable and message[1] or '', readable and message[7]
@@ -16,8 +16,8 @@ local function put_back(line, organisation, payloads)
   local chunk, at, parts, next = '', 1, {}, 1
   if list.messages > 0 then
     chunk, at = first_chunk(line.wait, list), list.taken + 1
-  elseif not list.paused then
-    list.start = list.start or next_start(line, organisation)
+  elseif not list.paused and not list.way then
+    list.start = list.start or next_start(line, list.organisation)
   end
   local read = #chunk
   -- The next chunk becomes a part of this one. Those that `sift` or `cancel` has emptied are not there.
@@ -50,7 +50,7 @@ local function put_back(line, organisation, payloads)
   list.taken, list.chunk = 0, false
   call('HSET', line.wait, chunk_name(list, list.first), chunk)
   count_waiting(line, list, #came, segments_came)
-  if not list.paused then line.busy = true end
+  if not list.paused and not list.way then line.busy = true end
 end
 
 -- Put messages of any organisations back to the front of their lists.
@@ -64,5 +64,5 @@ local function put_all_back(line, payloads)
     end
     table.insert(of[organisation], payload)
   end
-  for _, organisation in ipairs(order) do put_back(line, organisation, of[organisation]) end
+  for _, organisation in ipairs(order) do put_back(line, list_of(line, organisation), of[organisation]) end
 end

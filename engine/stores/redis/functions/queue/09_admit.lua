@@ -18,11 +18,16 @@ local function draw(limits, args, at)
   return left
 end
 
--- How many messages wait in the lists of organisations that a step has let messages into: an organisation, its
--- messages, the next one, and so on, for each line.
-local function backlogs_of(lines)
+-- How many messages wait in the lists of `organisations`, those that a step has let messages in of: an organisation, its
+-- messages, the next one, and so on, for each line; again with what is put off, where something is.
+local function backlogs_of(lines, organisations)
   local found = {}
   for _, line in pairs(lines) do
+    for _, organisation in ipairs(line.put_off > 0 and organisations or {}) do
+      local name = format('%.0f', organisation)
+      local put_off, list = ways.sums(line.wait, ways.of(line), name, 0), line.lists[name]
+      if put_off > 0 then put(found, organisation, put_off + (list and list.messages or 0)) end
+    end
     for _, lists in ipairs({line.order, line.parked}) do
       for _, list in ipairs(lists) do
         if list.changed and list.messages > 0 then
@@ -131,7 +136,8 @@ local function admit(keys, args)
     at = due + 3 * dues
   end
 
-  local backlogs = backlogs_of({lines['e'], lines['n']})
+  local organisations, units, held, flat = add_up(used)
+  local backlogs = backlogs_of(lines, organisations)
   if lines['e'] then finish(lines['e']) end
   if lines['n'] then finish(lines['n']) end
   if row_count > 0 then
@@ -141,7 +147,6 @@ local function admit(keys, args)
     call('XADD', keys[12], '*', 'b', blob)
   end
   if used[1] then
-    local organisations, units, held, flat = add_up(used)
     hold(keys[16], organisations, units)
     append(chain, 'usage', name, epoch, flat)
     call('INCRBY', keys[15], held)

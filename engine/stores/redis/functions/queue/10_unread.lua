@@ -40,22 +40,27 @@ local function of_each(keys, names, look)
 end
 
 -- due_in(due and wait of each shard; mark)
--- -> by shard, the time from which on `promote` has something to do, microseconds: that of the first due message,
---    0 where messages wait for their turn or another mark stands there, -1 where nothing is
+-- -> {by shard, the time from which on `promote` has something to do, microseconds: that of the first due message,
+--    0 where messages wait for their turn or another mark stands there, -1 where nothing is;
+--    by shard, what the hash has of its ways, '' for none}
 local function due_in(keys, args)
-  return of_each(keys, 2, function(first)
-    local known = call('HMGET', keys[first + 1], 'time', 'mark')
+  local found = {}
+  local times = of_each(keys, 2, function(first)
+    local known = call('HMGET', keys[first + 1], 'time', 'mark', 'ways')
+    found[#found + 1] = known[3] or ''
     if known[1] or tonumber(known[2] or MARK) ~= tonumber(args[1]) then return 0 end
     return tonumber(call('ZRANGE', keys[first], 0, 0, 'WITHSCORES')[2] or -1)
   end)
+  return {times, found}
 end
 
 -- unread_in(sms and wait of each shard)
--- -> by shard, 1 when `sift` or `unread` has something to look at: messages in lists, or that nobody was given
+-- -> by shard, 1 when `sift` or `unread` has something to look at: messages in lists, put off or not, or that nobody
+--    was given
 local function unread_in(keys)
   return of_each(keys, 2, function(first)
-    local waiting = call('HMGET', keys[first + 1], 'messages', 'parked')
-    if tonumber(waiting[1] or 0) > 0 or tonumber(waiting[2] or 0) > 0 then return 1 end
+    local waiting = call('HMGET', keys[first + 1], 'messages', 'parked', 'put_off')
+    if tonumber(waiting[1] or 0) + tonumber(waiting[2] or 0) + tonumber(waiting[3] or 0) > 0 then return 1 end
     local group = group_of(keys[first])
     if not group then return 1 end
     local last = call('XREVRANGE', keys[first], '+', '-', 'COUNT', 1)[1]

@@ -57,13 +57,14 @@ local function settle_whole(line, ids, given)
   return counts, all
 end
 
--- settle(line, due, dead, activity, usage, head, held, held by organisation; name, mark, bundle_max,
+-- settle(line, due, dead, activity, usage, head, held, held by organisation, ways; name, mark, bundle_max,
 --        whole entries, of these bundles, messages in whole entries, parts of bundles, messages in parts,
 --        dues, deads, rows, array of rows without header, sums, details,
 --        then ids of whole entries, bundles first,
 --        then per part: entry id, messages of the bundle, places (a byte each, from 0),
 --        then per message that is due again: due_at_us, payload; then payloads of dead letters)
---        due_at_us 0: not due, but back to the front of its organisation's list.
+--        due_at_us 0: not due, but back to the front of its organisation's list. '@' or '<' and the text of a way:
+--        put off, there at the end, or back at the front.
 --   sums     MessagePack: organisation, units captured, units released, and so on
 --   details  MessagePack array, an element for each entry in the order of above, a flat array: of each message
 --            its place, organisation, units captured, units released, bytes of its row, and its number among
@@ -96,14 +97,14 @@ local function settle(keys, args, given)
   end
 
   local counted, rows, row_count = tonumber(args[6]) + tonumber(args[8]), args[12], tonumber(args[11])
-  local due, back, dead, flat, summed = {}, {}, {}, nil, args[13]
+  local due, back, dead, put_off, flat, summed = {}, {}, {}, {}, nil, args[13]
   local at_due, at_dead = part, part + 2 * dues
   local function put_due(at)
+    local first = byte(args[at])
     if args[at] == '0' then
       back[#back + 1] = args[at + 1]
     else
-      local n = #due
-      due[n + 1], due[n + 2] = args[at], args[at + 1]
+      put((first == 64 or first == 60) and put_off or due, args[at], args[at + 1])
     end
   end
   if plain then
@@ -174,6 +175,10 @@ local function settle(keys, args, given)
   end
   aim(line, args[2])
   put_all_back(line, back)
+  if put_off[1] then
+    line.ways_key = keys[12]
+    ways.put_off(line, put_off)
+  end
   return {counted, finish(line)}
 end
 

@@ -71,11 +71,10 @@ local function likely_chunk(line, list, near)
   return low
 end
 
--- Cancel messages that wait in `count` chunks of the list, from `chunk` on; '': around the one that is likely for
+-- Cancel messages that wait in `count` chunks of a list, from `chunk` on; '': around the one that is likely for
 -- `near`. Returns the first and the last chunk of the list, and the first and the last of those looked at; zeros
--- when there is no list.
-local function cancel_waiting(line, organisation, wanted, near, chunk, count)
-  local list = list_of(line, organisation)
+-- when nothing is in it.
+local function cancel_waiting(line, list, wanted, near, chunk, count)
   if list.messages == 0 then return 0, 0, 0, 0 end
   local from = tonumber(chunk) or likely_chunk(line, list, near) - floor(count / 4)
   from = max(list.first, min(from, list.last))
@@ -106,8 +105,8 @@ local function cancel_waiting(line, organisation, wanted, near, chunk, count)
       if n == list.last then list.tail = rest == '' and CHUNK or #rest end
     end
   end
-  if list.messages == 0 and not list.paused then
-    list.start = tonumber(call('ZSCORE', line.turns, organisation))
+  if list.messages == 0 and not list.paused and not list.way then
+    list.start = tonumber(call('ZSCORE', line.turns, list.organisation))
   end
   return list.first, list.last, from, to
 end
@@ -134,24 +133,36 @@ local function record_canceled(keys, queue, organisation, now_us, wanted)
 end
 
 -- cancel(line, due, activity, usage, head, held, held by organisation; queue, organisation, first id, last id,
---        now_us, bundle_max, near, chunk, chunks, place, places, due_at_us ...)
+--        now_us, bundle_max, near, chunk, chunks, place, places, number, due_at_us ...)
 -- -> {ids that were canceled, ids that a worker has in hand, ids that a provider may have been given before, then
---     what `cancel_waiting` returns}
+--     what `cancel_waiting` returns, then an array: the same of the lists of what is put off, each behind the
+--     number of its way}
 -- Takes messages of an organisation that no worker has been given from where they wait, with their units, and
 -- records it. They are looked for in the ready stream, in the due set at each `due_at_us` and at the places
--- from `place` on, and in the list: see `cancel_waiting`. So what a call costs does not grow with what waits.
+-- from `place` on, and in the list: see `cancel_waiting`. Where `chunk` is '', they are looked for in the list, and
+-- in those of what is put off; else in the list of the way `number`, '' for none. So what a call costs does not grow
+-- with what waits.
 -- A message is canceled only where it is found, and a worker is given only what is in the stream, so it is either
 -- canceled or sent. A second call finds nothing.
 local function cancel(keys, args)
   local organisation, line = args[2], line_of(keys, 1, args[6])
   local wanted = wanted_of(tonumber(organisation), args[3], args[4])
-  for i = 12, #args do cancel_due(keys[5], args[i], wanted) end
+  for i = 13, #args do cancel_due(keys[5], args[i], wanted) end
   if tonumber(args[11]) > 0 then cancel_due_at(keys[5], tonumber(args[10]), tonumber(args[11]), wanted) end
   local in_hand = cancel_ready(line, wanted)
-  local first, last, from, to = cancel_waiting(line, organisation, wanted, args[7], args[8], tonumber(args[9]))
+  local near, chunk, count, way = args[7], args[8], tonumber(args[9]), ways.numbered(line, args[12])
+  local first, last, from, to, put_off = 0, 0, 0, 0, {}
+  if way or args[12] == '' then
+    local list = way and ways.list(line, way, organisation) or list_of(line, organisation)
+    first, last, from, to = cancel_waiting(line, list, wanted, near, chunk, count)
+  end
+  for _, other in ipairs(chunk == '' and line.put_off > 0 and ways.of(line) or {}) do
+    local of = {cancel_waiting(line, ways.list(line, other, organisation), wanted, near, chunk, count)}
+    if of[1] > 0 then put_off[#put_off + 1] = {other.number, unpack(of)} end
+  end
   local ids = record_canceled(keys, args[1], organisation, args[5], wanted)
   finish(line)
-  return {ids, in_hand, wanted.before, first, last, from, to}
+  return {ids, in_hand, wanted.before, first, last, from, to, put_off}
 end
 
 -- cancel_campaign(the keys of `cancel`; queue, organisation, campaign, now_us, bundle_max, where, count, place ...)
@@ -159,11 +170,12 @@ end
 --     before, the place to go on from}
 -- The same for the messages of a campaign, in one of the places where messages wait: `where` is
 --   due     and `place` is (at_us, number, id): see `cancel_due_before`
---   list    and `place` is the last of `count` chunks of the organisation's list
+--   list    and `place` is the last of `count` chunks of the organisation's list; with the number of a way behind it,
+--           of what is put off
 --   ready   all of the ready stream
 -- The place to go on from is empty at the end of `where`. Who goes through these in this order, and each from behind,
 -- comes upon every message that waited before: what moves on meanwhile goes from `due` to the end of the list, from its
--- front to the ready stream, and from there to a worker.
+-- front to the ready stream, and from there to a worker, or is put off to the end of another list.
 local function cancel_campaign(keys, args)
   local organisation, line = args[2], line_of(keys, 1, args[5])
   local wanted, count = wanted_in(tonumber(organisation), args[3]), tonumber(args[7])
@@ -171,13 +183,19 @@ local function cancel_campaign(keys, args)
   if args[6] == 'due' then
     place = cancel_due_before(keys[5], args[8], args[9], args[10], count, wanted)
   elseif args[6] == 'list' then
-    local list = list_of(line, organisation)
-    local chunk = min(tonumber(args[8]), list.last)
-    local from = max(list.first, chunk - count + 1)
-    if list.messages > 0 and chunk >= from then
-      cancel_waiting(line, organisation, wanted, '', from, chunk - from + 1)
-      if from > list.first then place = {format('%.0f', from - 1)} end
+    local number = args[9] or ''
+    local way = ways.numbered(line, number)
+    local list = way and ways.list(line, way, organisation) or number == '' and list_of(line, organisation)
+    if list then
+      local chunk = min(tonumber(args[8]), list.last)
+      local from = max(list.first, chunk - count + 1)
+      if list.messages > 0 and chunk >= from then
+        cancel_waiting(line, list, wanted, '', from, chunk - from + 1)
+        if from > list.first then place = {format('%.0f', from - 1), number ~= '' and number or nil} end
+      end
     end
+    local following = #place == 0 and ways.following(line, tonumber(number) or 0)
+    if following then place = {'1000000000000000', format('%.0f', following)} end
   else
     in_hand = cancel_ready(line, wanted)
   end

@@ -87,10 +87,11 @@ local function sift(keys, args)
   local page = call('HSCAN', line.wait, args[1], 'COUNT', args[2])
   for i = 1, #page[2], 2 do
     local field, chunk = page[2][i], page[2][i + 1]
-    local organisation, n = match(field, '^(%d+):(%d+)$')
-    if organisation and not seen[field] then
+    local organisation, number, n = match(field, '^(%d+)@?(%d*):(%d+)$')
+    local way = organisation and ways.numbered(line, number)
+    if organisation and not seen[field] and (way or number == '') then
       seen[field], n = true, tonumber(n)
-      local list, rest = list_of(line, organisation), {}
+      local list, rest = way and ways.list(line, way, organisation) or list_of(line, organisation), {}
       local at, before = n == list.first and list.taken + 1 or 1, #over
       while at <= #chunk do
         local segments, size, from = struct_unpack('>HI4', chunk, at)
@@ -110,7 +111,7 @@ local function sift(keys, args)
         if n == list.first then list.taken = 0 end
         -- Nothing is appended to a chunk that is gone.
         if n == list.last then list.tail = rest == '' and CHUNK or #rest end
-        if list.messages == 0 and not list.paused then
+        if list.messages == 0 and not list.paused and not way then
           list.start = tonumber(call('ZSCORE', line.turns, organisation))
         end
       end

@@ -9,6 +9,29 @@ local function paused_of(limits)
   return found, notes
 end
 
+-- Put limits of one organisation in force in the ways of a line. `weights`, `pauses`: as they were, and as they are.
+function ways.limit(wait, ways_key, organisation, weights, pauses)
+  local all = ways.read(call('HGET', wait, 'ways'))
+  if not all[1] then return end
+  for _, way in ipairs(all) do
+    local name = ways.name(organisation, way)
+    local kept = call('HGET', wait, name)
+    local of = kept and cmsgpack.unpack(kept)
+    if of and of[5] > 0 then
+      way.weight = way.weight + (pauses[2] and 0 or weights[2]) - (pauses[1] and 0 or weights[1])
+    end
+    if of and pauses[2] and not pauses[1] then
+      call('ZREM', ways_key, ways.turn(way, of[10], organisation))
+      if of[5] == 0 then call('HDEL', wait, name) end
+    elseif of and pauses[1] and not pauses[2] then
+      of[10] = max(way.time, of[10])
+      call('HSET', wait, name, cmsgpack.pack(of))
+      call('ZADD', ways_key, 0, ways.turn(way, of[10], organisation))
+    end
+  end
+  call('HSET', wait, 'ways', ways.pack(all))
+end
+
 -- Put limits of one organisation in force in one line; what waits takes its turns by them from then on.
 local function limit_turns(keys, first, organisation, weight, paused)
   local wait, turns, ahead = keys[first + 1], keys[first + 2], keys[first + 3]
@@ -23,6 +46,7 @@ local function limit_turns(keys, first, organisation, weight, paused)
   end
   count_in(wait, 'limited', ((weight ~= 1 or paused) and 1 or 0) - (known[2] and 1 or 0))
   count_in(wait, 'paused', (paused and 1 or 0) - (paused_before and 1 or 0))
+  ways.limit(wait, keys[first == 2 and 10 or 11], organisation, {weight_before, weight}, {paused_before, paused})
   if not known[1] then return end
   local messages = cmsgpack.unpack(known[1])[5]
   local extra = (paused and 0 or weight - 1) - (paused_before and 0 or weight_before - 1)
@@ -47,8 +71,8 @@ local function last_ids(keys)
   return found
 end
 
--- limit(limits, line express, line normal; known, version, whole, then per organisation: itself, weight,
---       '1' when it is paused, else '')
+-- limit(limits, line express, line normal, ways express, ways normal; known, version, whole,
+--       then per organisation: itself, weight, '1' when it is paused, else '')
 -- -> 1 when these limits are in force now, 0 when others are than those that the caller has seen: `known` is
 --    their version, '' for none
 -- `whole`, '1': organisations that are not named have no limits of their own any more; '': they keep theirs.
@@ -107,48 +131,77 @@ local function backlog_of(wait, organisation, at_s)
   return of[5], of[6], moved_lately({of[7] or 0, of[8] or 0, of[9] or 0}, at_s), of
 end
 
--- backlog(line, limits; organisations_max)
--- -> {messages in lists, of those of paused organisations, segments moved lately, {{organisation, messages,
---     segments, accepted_at_us of its oldest, segments moved lately, weight as text, 1 when it is paused} ...},
---     messages in the ready stream that a worker has been given, and that none has}
--- The organisations that have a list, in the order of their turns, up to `organisations_max`, and then as many
--- of those that are paused. It reads only.
+-- When the first message of a list was accepted.
+local function oldest_in(wait, name, of)
+  local chunk = first_chunk(wait, {organisation = name, first = of[1]})
+  local _, size, from = struct_unpack('>HI4', chunk, of[3] + 1)
+  return cmsgpack.unpack(sub(chunk, from, from + size - 1))[9]
+end
+
+-- backlog(line, limits, ways; organisations_max)
+-- -> {messages in lists, of those of paused organisations that are not put off, segments that left lately,
+--     {{organisation, messages, segments, accepted_at_us of its oldest, segments that left lately, weight as text,
+--      1 when it is paused, messages that are put off} ...},
+--     messages in the ready stream that a worker has been given, and that none has, and messages in lists that are
+--     put off}
+-- The organisations that have a list, in the order of their turns, up to `organisations_max`, as many that have messages
+-- put off, and as many of those that are paused. It reads only.
 -- A list keeps the order of admission, so its first message is its oldest, retries aside.
 local function backlog(keys, args)
-  local found, at_s = {}, floor(now_ms() / 1000)
+  local found, shown, at_s = {}, {}, floor(now_ms() / 1000)
+  local wait, all = keys[2], ways.read(call('HGET', keys[2], 'ways'))
   local function show(organisation)
-    local messages, segments, moved, of = backlog_of(keys[2], organisation, at_s)
-    if not messages then return end
-    local chunk = first_chunk(keys[2], {organisation = organisation, first = of[1]})
-    local _, size, from = struct_unpack('>HI4', chunk, of[3] + 1)
-    local message = cmsgpack.unpack(sub(chunk, from, from + size - 1))
-    local weight, paused = read_limits(call('HGET', keys[2], limits_name(organisation)))
+    if shown[organisation] then return end
+    shown[organisation] = true
+    local messages, segments, moved, of = backlog_of(wait, organisation, at_s)
+    local oldest = messages and oldest_in(wait, organisation, of)
+    local put_off, put_off_segments, recalled, off = ways.sums(wait, all, organisation, at_s)
+    for _, way in ipairs(put_off > 0 and all or {}) do
+      local name = ways.name(organisation, way)
+      local kept = call('HGET', wait, name)
+      of = kept and cmsgpack.unpack(kept)
+      if of and of[5] > 0 then oldest = min(oldest or math.huge, oldest_in(wait, name, of)) end
+    end
+    if not oldest then return end
+    local weight, paused = read_limits(call('HGET', wait, limits_name(organisation)))
     found[#found + 1] = {
-      tonumber(organisation), messages, segments, message[9], moved, tostring(weight), paused and 1 or 0,
+      tonumber(organisation), (messages or 0) + put_off, (segments or 0) + put_off_segments, oldest,
+      ways.left(moved or 0, recalled, off), tostring(weight), paused and 1 or 0, put_off,
     }
   end
   for _, organisation in ipairs(call('ZRANGE', keys[3], 0, args[1] - 1)) do show(organisation) end
+  for _, turn in ipairs(call('ZRANGE', keys[6], 0, args[1] - 1)) do show(sub(turn, 11)) end
   local paused = paused_of(keys[5])
   for i = 1, min(#paused, args[1]) do show(paused[i]) end
-  local known = call('HMGET', keys[2], 'parked', 'moved')
+  local known = call('HMGET', wait, 'parked', 'moved')
   local parked, line = tonumber(known[1] or 0), line_of(keys, 1)
-  local unread = count_unread(line)
+  local unread, recalled, off = count_unread(line), 0, 0
+  for _, way in ipairs(all) do
+    recalled = recalled + moved_lately({way.began, way.now, way.before}, at_s)
+    off = off + moved_lately({way.began, way.off, way.off_before}, at_s)
+  end
   return {
-    line.messages + parked, parked, known[2] and moved_lately(cmsgpack.unpack(known[2]), at_s) or 0, found,
-    call('XLEN', line.sms) + line.bundled - unread, unread,
+    line.messages + parked + line.put_off, parked,
+    ways.left(known[2] and moved_lately(cmsgpack.unpack(known[2]), at_s) or 0, recalled, off), found,
+    call('XLEN', line.sms) + line.bundled - unread, unread, line.put_off,
   }
 end
 
 -- backlogs(wait express, wait normal; organisations ...)
--- -> for each organisation {messages in its lists, segments, segments moved lately, 1 when it is paused}
+-- -> for each organisation {messages in its lists, put off or not, segments, segments that left lately, 1 when it is
+--    paused}
 -- It reads only.
 local function backlogs(keys, args)
   local found, at_s = {}, floor(now_ms() / 1000)
+  local all = {}
+  for i, wait in ipairs(keys) do all[i] = ways.read(call('HGET', wait, 'ways')) end
   for i, organisation in ipairs(args) do
     local sums = {0, 0, 0, 0}
-    for _, wait in ipairs(keys) do
+    for n, wait in ipairs(keys) do
       local messages, segments, moved = backlog_of(wait, organisation, at_s)
-      if messages then sums[1], sums[2], sums[3] = sums[1] + messages, sums[2] + segments, sums[3] + moved end
+      local put_off, put_off_segments, recalled, off = ways.sums(wait, all[n], organisation, at_s)
+      sums[1], sums[2] = sums[1] + (messages or 0) + put_off, sums[2] + (segments or 0) + put_off_segments
+      sums[3] = sums[3] + ways.left(moved or 0, recalled, off)
     end
     local _, paused = read_limits(call('HGET', keys[2], limits_name(organisation)))
     if paused then sums[4] = 1 end

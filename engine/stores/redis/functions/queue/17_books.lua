@@ -3,7 +3,7 @@ local function each_waiting(wait, read)
   local flat, fields = call('HGETALL', wait), {}
   for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
   for organisation, kept in pairs(fields) do
-    if match(organisation, '^%d+$') then
+    if match(organisation, '^%d+$') or match(organisation, '^%d+@%d+$') then
       local of = cmsgpack.unpack(kept)
       for n = of[1], of[2] do
         local chunk = fields[organisation .. ':' .. format('%.0f', n)] or ''

@@ -29,7 +29,7 @@ local function cut(keys, args)
   for _, i in ipairs({1, 2, 5, 6}) do waiting = waiting + call('XLEN', keys[i]) end
   for _, i in ipairs({3, 4}) do waiting = waiting + call('ZCARD', keys[i]) end
   for _, i in ipairs({7, 8}) do
-    for _, count in ipairs({'messages', 'parked', 'bundled'}) do
+    for _, count in ipairs({'messages', 'parked', 'bundled', 'put_off'}) do
       waiting = waiting + (call('HGET', keys[i], count) or 0)
     end
   end

@@ -35,6 +35,7 @@ offer('cancel_campaign', cancel_campaign, 'allow-oom')
 offer('replay', replay, 'allow-oom')
 offer('promote', promote, 'allow-oom')
 offer('refill', refill_line, 'allow-oom')
+offer('recall', recall, 'allow-oom')
 offer('sift', sift, 'allow-oom')
 -- Moves messages from one place to another, and writes a few bytes for each organisation that has limits.
 offer('limit', limit, 'allow-oom')

@@ -1,0 +1,157 @@
+"""Rule: what a message that is put off waits for, and how much of what is put off is recalled.
+
+A message that its provider cannot take soon is put off: it leaves its worker, so that it is in nobody's way,
+and waits in Redis in a list of its organisation. Its *way* says what it waits for: the providers that may
+carry it, the one that it would go to first, and the routing plan that says so. Messages of one way wait for
+the same, and their organisations share it by turns (`functions/queue/06_put_off.lua`).
+
+A worker recalls what it has room for, whoever put it off. So nothing is put off until a time, and a provider
+has work as long as anything waits for it, whatever is canceled or expires before that:
+
+    one of its providers is open   so much is recalled that about half of what would make its lane crowded
+                                   waits there
+    none of them is open           nothing is recalled
+    the plan is another one now    all of it is recalled, a little at a time: it may wait for others now
+    no provider of this process    a little is recalled now and then, when nobody else seems to: the providers
+                                   may not be configured anywhere any more
+
+Recalled messages come by the ready stream, so any worker may be given them. One that has no room for its part
+puts it off again, to the front of its list. While anything is put off for a lane, what comes to it otherwise
+goes behind that, so it is not overtaken.
+
+Times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from engine.delivery.lane import Lane
+from engine.delivery.lanes import Lanes
+from engine.delivery.ports import PutOff, Recall
+from engine.records import Entry, Queue
+
+# Of a way of another plan, and of one that nobody else seems to recall: so many messages of each shard at a
+# time, the first ten times a second, the second once in so long, seconds.
+_LITTLE = 64
+_STRANGE_S = 10.0
+# More segments than are ever recalled together.
+_ANY = 1 << 30
+# A lane takes a recalled message unless it has so many times what makes it crowded.
+_CROWDED_MAX = 2
+
+
+def takes(lane: Lane, entry: Entry, now_s: float) -> bool:
+    """Whether a lane among several takes an entry now; else it is put off."""
+    room = lane.room(now_s)
+    if not entry.way:
+        return room > 0 and not lane.behind
+    waiting = lane.waiting_units
+    return waiting < _CROWDED_MAX * (waiting + room)
+
+
+class Ways:
+    """The ways of one queue, as one worker knows them."""
+
+    def __init__(self, queue: Queue, lanes: Lanes) -> None:
+        self._queue: Queue = queue
+        self._lanes = lanes
+        # Of the routing plan that is in force.
+        self.version = 0
+        self._put_off: Sequence[PutOff] = ()
+        # What is to be recalled whatever has room, since the last look.
+        self._released: list[Recall] = []
+        # Of each way of a shard: so much it is behind its share of what was recalled.
+        self._owed: dict[tuple[int, str], float] = {}
+        # Of ways of no provider of ours: since when so many messages have waited.
+        self._strange: dict[tuple[int, str], tuple[int, float]] = {}
+
+    def text(self, names: Sequence[str]) -> str:
+        """The way of messages that these providers may carry."""
+        return f"{self.version} {','.join(names)}"
+
+    def note(self, put_off: Sequence[PutOff], now_s: float, *, release: bool = False) -> None:
+        """Note what is put off, ten times a second. `release`: all of it is to be recalled."""
+        self._put_off = put_off
+        for lane in self._lanes:
+            lane.behind = False
+        self._released, strange = [], {}
+        reads = any(lane.open(now_s) and lane.room(now_s) > 0 for lane in self._lanes)
+        for of in put_off:
+            version, names = _read(of.way)
+            known = any(name in self._lanes.by_name for name in names)
+            if not of.messages or (reads and (release or (known and version != self.version))):
+                self._released.append(Recall(of.shard, of.number, of.way, _LITTLE, _ANY))
+            elif not known:
+                since = self._strange.get((of.shard, of.way), (of.messages, now_s))
+                if since[0] != of.messages:
+                    since = (of.messages, now_s)
+                elif now_s >= since[1] + _STRANGE_S and reads:
+                    self._released.append(Recall(of.shard, of.number, of.way, _LITTLE, _ANY))
+                    since = (of.messages, now_s)
+                strange[of.shard, of.way] = since
+            elif (own := self.lane(of.way, now_s)) is not None:
+                own.behind = True
+        self._strange = strange
+
+    def lane(self, way: str, now_s: float) -> Lane | None:
+        """The lane to which messages of a way would go now; None: none of its providers is open. The first
+        that is open; of `express` the first that is not crowded, if there is one."""
+        found = [self._lanes.by_name[name] for name in _read(way)[1] if name in self._lanes.by_name]
+        found = [lane for lane in found if lane.open(now_s)]
+        if self._queue == "express":
+            found = [lane for lane in found if lane.room(now_s) > 0] or found
+        return found[0] if found else None
+
+    def wanted(self, now_s: float) -> list[Recall]:
+        """What is to be recalled now. `recalled` is to be told what came of it."""
+        released, self._released = self._released, []
+        by_lane: dict[str, list[PutOff]] = {}
+        for of in self._put_off:
+            if of.messages and of.weight > 0 and _read(of.way)[0] == self.version:
+                lane = self.lane(of.way, now_s)
+                if lane is not None:
+                    by_lane.setdefault(lane.name, []).append(of)
+        owed, self._owed = self._owed, {}
+        recalls = []
+        for name, ways in by_lane.items():
+            lane = self._lanes.by_name[name]
+            for of, count in self._divided(ways, lane.wanted(now_s), owed):
+                segments = _ANY if lane.allowance is None else count
+                recalls.append(Recall(of.shard, of.number, of.way, count, segments))
+        return released + recalls
+
+    def recalled(self, recall: Recall, messages: int, segments: int, now_s: float) -> None:
+        """Note what a recall has moved."""
+        lane = self.lane(recall.way, now_s)
+        if lane is None:
+            return
+        count = messages if lane.allowance is None else segments
+        lane.comes(count, now_s)
+        # What was not there is not owed.
+        over = count - (recall.messages if lane.allowance is None else recall.segments)
+        if over > 0 and (recall.shard, recall.way) in self._owed:
+            self._owed[recall.shard, recall.way] -= over
+
+    def _divided(
+        self, ways: Sequence[PutOff], wanted: int, owed: dict[tuple[int, str], float]
+    ) -> list[tuple[PutOff, int]]:
+        """How many of `wanted` are recalled of each, by the weight that waits there."""
+        whole = sum(of.weight for of in ways)
+        shares = [owed.get((of.shard, of.way), 0.0) + wanted * of.weight / whole for of in ways]
+        counts = [max(0, int(share)) for share in shares]
+        # Parts that come to a whole one go to those that are behind most.
+        behind = sorted(range(len(ways)), key=lambda n: counts[n] - shares[n])
+        for n in behind[: max(0, wanted - sum(counts))]:
+            counts[n] += 1
+        for of, share, count in zip(ways, shares, counts, strict=True):
+            self._owed[of.shard, of.way] = share - count
+        return [(of, count) for of, count in zip(ways, counts, strict=True) if count]
+
+
+@lru_cache(maxsize=1024)
+def _read(way: str) -> tuple[int, list[str]]:
+    """The version of the routing plan, and the providers, of a way."""
+    version, _, names = way.partition(" ")
+    return int(version) if version.isdecimal() else -1, names.split(",")

@@ -1,0 +1,104 @@
+-- The list that a message is put off to, and its segments. `to`: a mark, and the text of the way.
+function ways.of_payload(line, to, payload)
+  local organisation, segments = read_payload(payload)
+  return ways.list(line, ways.named(line, sub(to, 2)), organisation or '0'), segments or 0
+end
+
+-- Put messages off: `came` is of each whether it is new there or comes back, its way, and its payload. One that comes
+-- back was recalled, and its worker had no room: it goes to the front, in the order of the ids. `finish` has to follow.
+function ways.put_off(line, came)
+  local back, order = {}, {}
+  for i = 1, #came, 2 do
+    local list, segments = ways.of_payload(line, came[i], came[i + 1])
+    if byte(came[i]) == 60 then
+      list.moved = list.moved - segments
+      if not back[list] then
+        back[list] = {}
+        order[#order + 1] = list
+      end
+      table.insert(back[list], came[i + 1])
+    end
+  end
+  -- First, because a list of which nothing is written yet has no chunk.
+  for _, list in ipairs(order) do
+    ways.begin(list)
+    put_back(line, list, back[list])
+  end
+  for i = 1, #came, 2 do
+    if byte(came[i]) ~= 60 then
+      local list, segments = ways.of_payload(line, came[i], came[i + 1])
+      ways.begin(list)
+      list.came = list.came + segments
+      list.new = list.new or {}
+      list.new[#list.new + 1] = record_of(segments, came[i + 1])
+      count_waiting(line, list, 1, segments)
+    end
+  end
+end
+
+-- Up to `count` turns of a way, the first ones.
+function ways.turns(line, way, count)
+  local from, to = struct_pack('>H', way.number), struct_pack('>H', way.number + 1)
+  return call('ZRANGE', line.ways_key, '[' .. from, '(' .. to, 'BYLEX', 'LIMIT', 0, count)
+end
+
+-- Move messages of a way to the ready stream, always of the organisation whose turn is first: up to `count`, and no more
+-- once they have `segments_max`. Returns how many, and their segments.
+function ways.serve(line, way, count, segments_max)
+  local page, moved, sum = ways.turns(line, way, ways.TURNS), 0, 0
+  local turns, first, last = {}, 1, math.huge
+  for i, member in ipairs(page) do turns[i] = {struct_unpack('>d', member, 3), sub(member, 11)} end
+  -- What is behind the page is not known.
+  if #page == ways.TURNS then last = turns[#page][1] end
+  while turns[first] and turns[first][1] <= last do
+    local turn = turns[first]
+    local list = ways.list(line, way, turn[2])
+    if list.messages == 0 then
+      list.over = true
+    elseif moved == count or sum >= segments_max then
+      break
+    else
+      way.time = max(way.time, turn[1])
+      local some, segments = move_some(line, list, 1, 1)
+      list.start, list.moved = turn[1] + segments / list.weight, list.moved + segments
+      turn[1], moved, sum = list.start, moved + some, sum + segments
+      -- Behind those with the same start.
+      local at = #turns
+      while at > first and turns[at][1] > turn[1] do at = at - 1 end
+      table.insert(turns, at + 1, turn)
+    end
+    first = first + 1
+  end
+  return moved, sum
+end
+
+-- recall(line, ways; number of the way, its text, count, segments_max, mark, bundle_max)
+-- -> {how many messages came into the ready stream, their segments, the ways of the line as the hash has them, the
+--     weight that waits behind the stream now}
+-- The entries say for which way their messages waited, in the field `w`. A second call moves more. A way of which nothing
+-- is left goes with its last turn.
+local function recall(keys, args)
+  local line = line_of(keys, 1, args[6])
+  line.ways_key = keys[5]
+  aim(line, args[5])
+  local moved, sum, text = 0, 0, args[2]
+  for _, way in ipairs(ways.of(line)) do
+    if way.number == tonumber(args[1]) and way.text == text then
+      line.way = text
+      moved, sum = ways.serve(line, way, min(tonumber(args[3]), MOVED_MAX), tonumber(args[4]))
+      close_bundle(line)
+      line.way = nil
+      call_with('HDEL', line.wait, line.gone)
+      line.gone = {}
+      way.empty = way.messages == 0
+    end
+  end
+  local weight = finish(line)
+  for _, way in ipairs(line.ways) do
+    if way.empty and #ways.turns(line, way, 1) == 0 then
+      way.over = true
+      ways.write(line)
+    end
+  end
+  return {moved, sum, call('HGET', line.wait, 'ways') or '', weight}
+end

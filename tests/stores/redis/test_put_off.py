@@ -1,0 +1,250 @@
+"""Messages that are put off in a real Redis: in lists of their own, with turns, counted and found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from engine import redis_keys as keys
+from engine.activity.records import CampaignPlace
+from engine.delivery.ports import Recall
+from engine.delivery.settlement import put_off_in
+from engine.limits.records import LimitRow, ShardLimits
+from engine.organisations import Limits
+from engine.records import Entry, Message
+from engine.shards import shard_of
+from engine.stores.redis.cancels import RedisCancels
+from engine.stores.redis.limits import RedisLimits
+from engine.stores.redis.lua_libraries import versioned
+from engine.stores.redis.queue import QueueStreams
+from engine.stores.redis.waiting import waiting
+from tests.stores.redis.kit import SHARDS, QueueKit, message, now_us
+
+SHARD = shard_of(7, SHARDS)
+WAY = "3 slow,other"
+
+
+class PutOffKit(QueueKit):
+    """What waits put off in one shard."""
+
+    queue = "normal"
+
+    async def put_off(self, reader: QueueStreams, *messages: Message, way: str = WAY) -> list[Entry]:
+        """Put messages on the queue, read them, and put them off."""
+        await self.put(SHARD, *messages)
+        entries = await self.read(reader, len(messages))
+        assert await reader.settle([put_off_in(entry, way) for entry in entries]) == len(messages)
+        return entries
+
+    async def read(self, reader: QueueStreams, count: int) -> list[Entry]:
+        found: list[Entry] = []
+        while len(found) < count and (more := await reader.read(count, 50)):
+            found += more
+        return found
+
+    async def recalled(self, reader: QueueStreams, count: int, segments: int = 1 << 30) -> list[Entry]:
+        """What a recall brings, as it is read."""
+        await reader.promote(0, 10)
+        asks = [Recall(of.shard, of.number, of.way, count, segments) for of in reader.put_off]
+        moved = sum(messages for messages, _ in await reader.recall(asks))
+        return await self.read(reader, moved)
+
+    async def fields(self) -> dict[bytes, bytes]:
+        flat = await self.link.call("HGETALL", keys.wait_key(SHARD, "normal"))
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    async def turns(self) -> list[bytes]:
+        found: list[bytes] = await self.link.call("ZRANGE", keys.ways_key(SHARD, "normal"), 0, -1)
+        return [turn[10:] for turn in found]
+
+    async def backlog(self) -> Any:
+        touched = (
+            *keys.line_keys(SHARD, "normal"), keys.limits_key(SHARD), keys.ways_key(SHARD, "normal"),
+        )  # fmt: skip
+        return await self.link.call("FCALL_RO", versioned("backlog"), len(touched), *touched, 100)
+
+    async def limit(self, *rows: LimitRow) -> None:
+        limits = RedisLimits(self.link, SHARDS, lambda _: SHARD)
+        known = (await limits.in_force())[SHARD].version
+        await limits.put([ShardLimits(SHARD, known, known + "x", True, list(rows))])
+
+
+@pytest.fixture
+async def kit(redis_url: str) -> AsyncIterator[PutOffKit]:
+    kit = PutOffKit(redis_url)
+    await kit.start()
+    yield kit
+    await kit.stop()
+
+
+def of(organisation_id: int, count: int, first: int = 0, **changes: Any) -> list[Message]:
+    """Messages of one segment."""
+    return [
+        message(f"{organisation_id}-{first + n:05}", organisation_id=organisation_id, segments=1, **changes)
+        for n in range(count)
+    ]
+
+
+def ids(entries: Sequence[Entry]) -> list[str]:
+    return [entry.message.id for entry in entries]
+
+
+async def test_what_is_put_off_comes_back_in_order_and_says_what_it_waited_for(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 300))
+    assert (await kit.waiting(), await kit.due(), await kit.pending()) == (0, [], 0)
+    found = await kit.recalled(reader, 100)
+    assert ids(found) == [f"7-{n:05}" for n in range(100)]
+    assert {(entry.way, entry.deliveries) for entry in found} == {(WAY, 1)}
+    # Nobody had room for ten of them: they are in front of the others again.
+    await reader.settle([put_off_in(entry, WAY) for entry in found[90:]])
+    assert ids(await kit.recalled(reader, 256)) == [f"7-{n:05}" for n in range(90, 300)]
+
+
+async def test_organisations_share_what_is_recalled_by_their_weights_and_who_comes_later_is_served_now(
+    kit: PutOffKit,
+) -> None:
+    reader = await kit.reader("w")
+    await kit.limit(LimitRow(8, Limits(weight=2.0), paused=False))
+    await kit.put_off(reader, *of(7, 100), *of(8, 100))
+    found = await kit.recalled(reader, 60)
+    assert Counter(entry.message.organisation_id for entry in found) == {7: 20, 8: 40}
+    await kit.put_off(reader, *of(9, 1))
+    assert 9 in {entry.message.organisation_id for entry in await kit.recalled(reader, 4)}
+
+
+async def test_who_comes_in_small_portions_gets_no_more_than_its_share(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 200))
+    found: Counter[int] = Counter()
+    for n in range(50):
+        await kit.put_off(reader, *of(8, 2, 2 * n))
+        found.update(entry.message.organisation_id for entry in await kit.recalled(reader, 2))
+    assert found[7] == pytest.approx(50, abs=2)
+
+
+async def test_a_way_of_which_nothing_is_left_leaves_nothing_behind(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 20), *of(8, 3), *of(9, 1))
+    await kit.put_off(reader, *of(7, 2), way="3 other")
+    await reader.promote(0, 10)
+    while reader.put_off:
+        await kit.recalled(reader, 5)
+    assert set(await kit.fields()) <= {b"mark", b"number", b"bundled"}
+    assert await kit.turns() == []
+
+
+async def test_a_recall_takes_no_more_segments_than_it_asks_for(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *[message(f"{n:03}", segments=3) for n in range(20)])
+    assert len(await kit.recalled(reader, 20, 7)) == 3
+
+
+async def test_a_paused_organisation_stays_where_it_is_and_goes_on_in_its_turn(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 10), *of(8, 10))
+    await kit.limit(LimitRow(7, Limits(), paused=True))
+    assert {entry.message.organisation_id for entry in await kit.recalled(reader, 20)} == {8}
+    await kit.put_off(reader, *of(7, 1, 10))
+    assert await kit.recalled(reader, 20) == []
+    assert [of.weight for of in reader.put_off] == [0]
+    row = (await kit.backlog())[3][0]
+    assert (row[0], row[1], row[6], row[7]) == (7, 11, 1, 11)
+    await kit.limit()
+    assert ids(await kit.recalled(reader, 20)) == [f"7-{n:05}" for n in range(11)]
+
+
+async def test_what_is_put_off_is_counted_by_organisation_with_what_waits_behind_the_stream(
+    kit: PutOffKit,
+) -> None:
+    reader = await kit.reader("w")
+    oldest = now_us() - 60_000_000
+    await kit.put_off(reader, *of(7, 30, accepted_at_us=oldest), *of(8, 5))
+    assert await waiting(kit.link, ["normal"], SHARDS) == {"normal": 0}
+    messages, _, _, rows, _, _, put_off = await kit.backlog()
+    assert (messages, put_off) == (35, 35)
+    assert sorted((row[0], row[1], row[2], row[7]) for row in rows) == [(7, 30, 30, 30), (8, 5, 5, 5)]
+    assert {row[3] for row in rows if row[0] == 7} == {oldest}
+    limits = RedisLimits(kit.link, SHARDS, lambda _: SHARD)
+    assert [backlog.messages for backlog in await limits.backlogs([7, 8, 9])] == [30, 5, 0]
+    # Of what is recalled, and not put off again, it is said when the rest will have left.
+    found = await kit.recalled(reader, 20)
+    await reader.settle([put_off_in(entry, WAY) for entry in found[15:]])
+    assert [(row[0], row[1], row[4]) for row in (await kit.backlog())[3]] == [(7, 20, 10)]
+
+
+async def test_the_audit_counts_what_is_put_off(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 30), *of(8, 5))
+    places = [
+        of(SHARD, q)
+        for of in (keys.queue_key, keys.due_key, keys.dead_key, keys.wait_key)
+        for q in ("express", "normal")
+    ]
+    touched = (*places, keys.activity_key(SHARD), keys.usage_key(SHARD), keys.usage_head_key(SHARD))
+    reply = await kit.link.call(
+        "FCALL", versioned("cut"), 12, *touched, keys.held_key(SHARD), "0-0", "", 1000, 1000
+    )
+    assert reply[3:5] == [35, 70]
+
+
+async def test_what_is_put_off_expires_where_it_lies(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    soon = now_us() + 50_000
+    await kit.put_off(reader, *of(7, 3), *of(8, 2, expires_at_us=soon), *of(7, 3, 3, expires_at_us=soon))
+    while now_us() < soon:
+        pass
+    found = await reader.unread.look(100)
+    assert sorted(ids(found)) == ["7-00003", "7-00004", "7-00005", "8-00000", "8-00001"]
+    assert ids(await kit.read(reader, 5)) == ids(found)
+    assert ids(await kit.recalled(reader, 10)) == ["7-00000", "7-00001", "7-00002"]
+
+
+@pytest.mark.parametrize("count", [1, 40, 3000])
+async def test_a_message_that_is_put_off_is_canceled_in_one_step(kit: PutOffKit, count: int) -> None:
+    reader = await kit.reader("w")
+    for first in range(0, count, 500):
+        await kit.put_off(reader, *of(7, min(500, count - first), first))
+    one = f"7-{count // 2:05}"
+    assert await canceled(kit, one, one, 1) == {one}
+    assert (await kit.backlog())[0] == count - 1
+    assert one not in ids(await kit.recalled(reader, 256))
+    assert await kit.held() == 2 * (count - 1)
+
+
+async def test_all_of_a_batch_that_is_put_off_in_two_ways_is_canceled(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    for first in range(0, 3000, 500):
+        await kit.put_off(reader, *of(7, 250, first))
+        await kit.put_off(reader, *of(7, 250, first + 250), way="3 other")
+    found = await canceled(kit, "7-00000", "7-02499", 2500, far=True)
+    assert found == {f"7-{n:05}" for n in range(2500)}
+    assert await kit.recalled(reader, 1) != []
+    assert (await kit.backlog())[0] == 500 - 2
+
+
+async def test_a_campaign_that_is_put_off_is_canceled_and_no_other(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    for way in (WAY, "3 other"):
+        for n, reference in enumerate(("spring", "autumn", "spring-2")):
+            messages = [message(f"{way[2]}{n}{m:04}", segments=1, reference=reference) for m in range(400)]
+            await kit.put_off(reader, *messages, way=way)
+    cancels = RedisCancels(kit.link, SHARDS, now_us)
+    place: CampaignPlace | None = CampaignPlace(queue="normal")
+    count = 0
+    while place is not None:
+        step = await cancels.cancel_campaign(7, "spring", place)
+        count, place = count + len(step.found.canceled), step.next
+    assert count == 1600
+    assert (await kit.backlog())[0] == 800
+    left = [*await kit.recalled(reader, 256), *await kit.recalled(reader, 256)]
+    assert {entry.message.reference for entry in left} == {"autumn"}
+
+
+async def canceled(kit: PutOffKit, first: str, last: str, count: int, *, far: bool = False) -> set[str]:
+    cancels = RedisCancels(kit.link, SHARDS, now_us)
+    found = await cancels.cancel("normal", 7, first, last, count, near=first, due_at_us=[], far=far)
+    return found.canceled
