@@ -30,6 +30,7 @@ extensions = [
         "engine.providers.smpp._short_way",
         "engine.delivery._rows",
         "engine.stores.redis._entries",
+        "supervisor.simulator._submits",
     )
 ]
 
