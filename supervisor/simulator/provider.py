@@ -160,8 +160,8 @@ class SimulatedProvider:
         return fate, delay_s, answer_id(self._next_id, self._id_form)
 
     def take_plain(self, chunk: bytes, at: int, now_s: float) -> tuple[int, int, bytes]:
-        """Take the submits that `chunk` has from `at` on, up to the first octets that are no whole submit_sm of
-        a message with one segment: (where those are, how many submits, the PDUs that answer them at once).
+        """Take the submits that `chunk` has from `at` on, up to the first octets that are no whole submit_sm
+        of a message with one segment: (where those are, how many submits, the PDUs that answer them at once).
 
         None is taken while anything is to be drawn for a send.
         """
