@@ -28,8 +28,10 @@ extensions = [
         "engine.intake._plain",
         "engine.stores.redis._portion",
         "engine.providers.smpp._short_way",
+        "engine.delivery._many",
         "engine.delivery._rows",
         "engine.stores.redis._entries",
+        "supervisor.simulator._submits",
     )
 ]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from random import Random
 
 _COUNTER_MASK = (1 << 48) - 1
+# The last two of the digits of a counter.
+_ENDS = [f"{end:02x}" for end in range(256)]
 
 
 class MessageIds:
@@ -38,7 +40,14 @@ class MessageIds:
             self._counter = (first + 1) & _COUNTER_MASK
             return [f"{head}{first:012x}"]
         self._counter = (first + count) & _COUNTER_MASK
-        return [f"{head}{i:012x}" for i in range(first, first + count)]
+        made: list[str] = []
+        while count:
+            # To write a number costs four times what it costs to put its end behind its begin.
+            some = _ENDS[first & 0xFF :][:count]
+            begin = f"{head}{first >> 8:010x}"
+            made += [begin + end for end in some]
+            first, count = first + len(some), count - len(some)
+        return made
 
 
 def accepted_at_us(message_id: str) -> int | None:

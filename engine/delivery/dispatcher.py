@@ -37,6 +37,7 @@ from random import Random
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.delivery._many import messages_of
 from engine.delivery.alarm import Alarm
 from engine.delivery.lane import Lane
 from engine.delivery.lanes import Lanes
@@ -215,7 +216,7 @@ class Dispatcher:
                 if entries := self._settler.to_send(taken):
                     left -= places.shared_taken(lane.awaited.expected, len(entries))
                     submit, verdicts = self._providers[lane.name]
-                    submit([entry.message for entry in entries], lane.began(entries, now_s), verdicts)
+                    submit(messages_of(entries), lane.began(entries, now_s), verdicts)
 
     async def run(self) -> None:
         """Act on verdicts, on time and on slots, until canceled. Raises a fault of ours."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.delivery._many import end_all, note_begun, oldest_of
 from engine.histogram import ANSWER_S, Histogram
 from engine.records import Entry, VerdictKind
 
@@ -67,9 +68,7 @@ class InFlight:
         self.expected += count
         first = self.begun + 1
         self.begun += count
-        tokens = range(first, first + count)
-        self._entries.update(zip(tokens, entries, strict=True))
-        self._began_s.update(dict.fromkeys(tokens, now_s))
+        note_begun(self._entries, self._began_s, entries, first, now_s)
         return first
 
     def began_s(self, token: int) -> float | None:
@@ -77,28 +76,25 @@ class InFlight:
         began_s = self._began_s.get(token)
         return self._given_up.get(token) if began_s is None else began_s
 
-    def oldest_s(self, tokens: Sequence[int]) -> float | None:
+    def oldest_s(self, tokens: list[int]) -> float | None:
         """When the first of these sends began; None: one of them has ended, was given up, was in flight when
         the provider last stalled, or stands there twice."""
-        began_s = self._began_s
-        if len(set(tokens)) != len(tokens) or not all(map(began_s.__contains__, tokens)):
-            return None
-        oldest_s = min(map(began_s.__getitem__, tokens))
-        return oldest_s if oldest_s > self._stalled_at_s else None
+        oldest_s = oldest_of(self._began_s, tokens)
+        return oldest_s if oldest_s is not None and oldest_s > self._stalled_at_s else None
 
-    def all_ended(self, tokens: Sequence[int], oldest_s: float, now_s: float) -> list[Entry]:
+    def all_ended(self, tokens: list[int], oldest_s: float, now_s: float) -> list[Entry]:
         """Note an answer for each of these sends, of which `oldest_s` has said when the first began; returns
         their entries. It comes to what `ended` does for each, if each had taken the mean of their times."""
         count = len(tokens)
         self.in_flight -= count
         self.expected -= count
         self._answered_at_s = now_s
-        took_s = [now_s - began_s for began_s in map(self._began_s.pop, tokens)]
+        entries, took_s = end_all(self._entries, self._began_s, tokens, now_s)
         self.answers.add_all(took_s)
         mean_s = max(sum(took_s) / count, 1e-6)
         self._slowest_s = max(now_s - oldest_s, mean_s, self._slowest_s * (1 - _FORGET) ** count)
         self.usual_s += (mean_s - self.usual_s) * (1 - (1 - _SMOOTHING) ** count if self.usual_s else 1.0)
-        return list(map(self._entries.pop, tokens))
+        return entries
 
     def ended(self, token: int, kind: VerdictKind, now_s: float) -> Entry | None:
         """Note the verdict for a token; returns the entry, or None when nobody waits for it any more."""

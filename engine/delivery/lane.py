@@ -21,6 +21,7 @@ from itertools import islice, repeat
 from typing import NamedTuple
 
 from engine.clocks.backoff import Backoff
+from engine.delivery._many import segments_of, take_first
 from engine.delivery.breaker import Breaker
 from engine.delivery.in_flight import InFlight
 from engine.delivery.put_off import PutOffTurns
@@ -232,7 +233,7 @@ class Lane:
     def add(self, entries: Sequence[Entry], read_at_s: float) -> None:
         """Let `entries` wait, behind all others; they were read at `read_at_s`."""
         self.waiting.extend(zip(entries, repeat(read_at_s)))
-        self.waiting_segments += sum([entry.message.segments for entry in entries])
+        self.waiting_segments += segments_of(entries)
 
     def next(self, most: int, now_s: float) -> list[tuple[Entry, float]]:
         """Take out the next entries that may be sent, up to `most`, each with the time at which it was read.
@@ -246,11 +247,12 @@ class Lane:
             count = 1
         waiting, allowance = self.waiting, self.allowance
         if allowance is None:
-            taken = [waiting.popleft() for _ in range(count)]
-        else:
-            taken = []
-            while len(taken) < count and allowance.take(waiting[0][0].message.segments, now_s):
-                taken.append(waiting.popleft())
+            taken, segments = take_first(waiting, count)
+            self.waiting_segments -= segments
+            return taken
+        taken = []
+        while len(taken) < count and allowance.take(waiting[0][0].message.segments, now_s):
+            taken.append(waiting.popleft())
         self.waiting_segments -= sum([entry.message.segments for entry, _ in taken])
         return taken
 
@@ -260,7 +262,7 @@ class Lane:
         self.breaker.began(now_s)
         return self.awaited.began(entries, now_s)
 
-    def all_accepted(self, tokens: Sequence[int], now_s: float) -> list[Entry]:
+    def all_accepted(self, tokens: list[int], now_s: float) -> list[Entry]:
         """Note that these, one at least, were accepted; returns their entries. [] when anything about one of
         them is out of the ordinary: then nothing was noted, and `ended` is to be called for each."""
         oldest_s = self.awaited.oldest_s(tokens)

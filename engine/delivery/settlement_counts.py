@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from engine.delivery._many import ages_of
 from engine.delivery.sent import SentEntries
 from engine.histogram import Histogram
 from engine.records import Settlement
@@ -32,9 +33,8 @@ class SettlementCounts(msgspec.Struct):
         """Count what one flush has settled. `times` gets how long each message took that was sent, from its
         acceptance, microseconds."""
         for batch in sent:
-            at_us = batch.at_us
             self.sent += len(batch.entries)
-            times.add_all([at_us - entry.message.accepted_at_us for entry in batch.entries])
+            times.add_all(ages_of(batch.entries, batch.at_us))
         for settlement in settlements:
             row = settlement.row
             if row is None:

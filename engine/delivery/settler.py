@@ -16,6 +16,7 @@ from random import Random
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.delivery._many import plain_entries
 from engine.delivery.ports import QueueReader
 from engine.delivery.sent import sent_entries
 from engine.delivery.settlement import (
@@ -87,20 +88,14 @@ class Settler:
         """Note that so many more entries are in hand."""
         self.in_hand += count
 
-    def to_send(self, waiting: Sequence[tuple[Entry, float]]) -> list[Entry]:
+    def to_send(self, waiting: list[tuple[Entry, float]]) -> list[Entry]:
         """Those of `waiting` that are still to be sent, now that their turn has come. The others were dropped
         or settled. Each comes with the time at which it was read."""
-        oldest_s, now_us = self._clock_s() - self._hand_s, self._now_us()
-        found = []
-        for entry, read_at_s in waiting:
-            message = entry.message
-            # Nearly all: what `may_be_sent` comes to for an entry with nothing out of the ordinary.
-            if (
-                entry.deliveries == 1 and not message.unknown_sends
-                and read_at_s >= oldest_s and now_us < message.expires_at_us
-            ) or self.may_be_sent(entry, read_at_s):  # fmt: skip
-                found.append(entry)
-        return found
+        # Nearly always: what `may_be_sent` comes to for entries with nothing out of the ordinary.
+        plain = plain_entries(waiting, self._clock_s() - self._hand_s, self._now_us())
+        if plain is not None:
+            return plain
+        return [entry for entry, read_at_s in waiting if self.may_be_sent(entry, read_at_s)]
 
     def may_be_sent(self, entry: Entry, read_at_s: float) -> bool:
         """Whether `entry` is still to be sent, when its turn has come. False: it was dropped or settled."""

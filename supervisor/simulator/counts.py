@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 
-# Many small sets instead of one, so that none of them takes long to grow.
+from supervisor.simulator._submits import take_submits
+
+# Many small sets instead of one, so that none of them takes long to grow. A power of two.
 _PARTS = 1024
 
 Key = bytes | str
@@ -47,6 +49,12 @@ class Counts:
         else:
             part.add(key)
             self._order.append(key)
+
+    def add_submits(self, chunk: bytes, at: int, number: int) -> tuple[int, int, bytes]:
+        """Count the submits that `chunk` has from `at` on: see `take_submits`."""
+        end, taken, answers = take_submits(chunk, at, number, self._order, self._seen, self._repeated)
+        self.received += taken
+        return end, taken, answers
 
     def ids(self, after: int = 0, limit: int | None = None) -> list[str]:
         """Distinct ids in order of first arrival, without the first `after`, at most `limit` of them."""

@@ -159,6 +159,20 @@ class SimulatedProvider:
                 self.tell_first(first, None)
         return fate, delay_s, answer_id(self._next_id, self._id_form)
 
+    def take_plain(self, chunk: bytes, at: int, now_s: float) -> tuple[int, int, bytes]:
+        """Take the submits that `chunk` has from `at` on, up to the first octets that are no whole submit_sm
+        of a message with one segment: (where those are, how many submits, the PDUs that answer them at once).
+
+        None is taken while anything is to be drawn for a send.
+        """
+        if not self._plain:
+            return at, 0, b""
+        end, taken, answers = self.counts.add_submits(chunk, at, self._next_id)
+        if taken:
+            self._next_id += taken
+            self.flow.add(now_s, taken)
+        return end, taken, answers
+
     def _takes(self, fate: Fate) -> bool:
         """Count a fate, and tell whether the provider takes the send."""
         self.count(fate)

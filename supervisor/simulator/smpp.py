@@ -24,7 +24,7 @@ from typing import Final
 
 from engine.providers.smpp.body import decode_bind, decode_short_message, encode_bind_resp
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus, Tag
-from engine.providers.smpp.pdu import Pdu, Reader, WrongPdu, pack
+from engine.providers.smpp.pdu import HEADER_BYTES, Pdu, Reader, WrongPdu, pack
 from supervisor.simulator import malformed
 from supervisor.simulator.behaviour import Smpp
 from supervisor.simulator.draws import Fate
@@ -124,10 +124,22 @@ class Session(Line):
         self._now_s = time.monotonic()
         smpp = behaviour.smpp
         every = smpp.disconnect_every
-        for pdu in self._reader.feed(data):
+        reader = self._reader
+        chunk, at = reader.begin(data), 0
+        while True:
+            if self._submits and every is None and not smpp.malformed and not self._is_full(smpp):
+                # Nearly all submits; what it leaves is cut here.
+                at, taken, answers = self._provider.take_plain(chunk, at, self._now_s)
+                if taken:
+                    self._pdus += taken
+                    self.say(answers)
+            pdu = reader.cut(chunk, at)
+            if pdu is None:
+                break
             if type(pdu) is not Pdu:
                 self._refuse(pdu)
                 return
+            at += HEADER_BYTES + len(pdu.body)
             if pdu.command_id == _SUBMIT:
                 self._submit(pdu, smpp)
             else:
@@ -137,6 +149,7 @@ class Session(Line):
                 self.close()
             if self._transport is None:  # closed by what was just read
                 return
+        reader.keep(chunk, at)
         if self._unanswered >= UNANSWERED_MAX:
             self.read(False)
 
@@ -178,7 +191,7 @@ class Session(Line):
             message = decode_short_message(pdu.body)
         except WrongPdu as e:
             return fate, 0.0, pack(_SUBMIT_RESP, e.status, pdu.sequence)
-        if smpp.window is not None and self._unanswered >= smpp.window:
+        if self._is_full(smpp):
             self._provider.count("queue_full")
             return "queue_full", 0.0, pack(_SUBMIT_RESP, _STATUSES["queue_full"], pdu.sequence)
         fate, delay_s, message_id = self._provider.take_segment(self.system_id, message, self._now_s)
@@ -187,6 +200,9 @@ class Session(Line):
         if fate in ("timeout", "reset"):
             return fate, delay_s, b""
         return fate, delay_s, pack(_SUBMIT_RESP, _STATUSES[fate], pdu.sequence)
+
+    def _is_full(self, smpp: Smpp) -> bool:
+        return smpp.window is not None and self._unanswered >= smpp.window
 
     def give(self, answer: bytes) -> None:
         """Send an answer that is due; b"" resets the connection."""

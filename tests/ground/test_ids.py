@@ -29,6 +29,12 @@ def test_ids_are_distinct_uuids_of_version_7_that_carry_their_millisecond(
         assert accepted_at_us(text) == now_ms * 1000
 
 
+@given(start=st.integers(0, 2**40), count=st.integers(2, 700))
+def test_ids_made_at_once_are_those_that_are_made_one_after_another(start: int, count: int) -> None:
+    one_by_one = MessageIds(7, start)
+    assert MessageIds(7, start).make(5, count) == [one_by_one.make(5, 1)[0] for _ in range(count)]
+
+
 def test_later_ids_sort_after_earlier_ones() -> None:
     ids = MessageIds(1, 5)
     made = [i for now_ms in (1, 2, 65535, 65536, 10**12) for i in ids.make(now_ms, 3)]

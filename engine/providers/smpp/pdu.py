@@ -74,19 +74,26 @@ class Reader:
         """
         chunk = self.begin(data)
         found: list[Pdu | WrongPdu] = []
-        at, end, length = 0, len(chunk), 0
-        while end - at >= HEADER_BYTES:
-            length, command_id, status, sequence = unpack_header(chunk, at)
-            if not HEADER_BYTES <= length <= PDU_BYTES_MAX:
-                found.append(self.lose(length))
+        at = 0
+        while (pdu := self.cut(chunk, at)) is not None:
+            found.append(pdu)
+            if type(pdu) is not Pdu:
                 return found
-            after = at + length
-            if after > end:
-                break
-            found.append(Pdu(command_id, status, sequence, chunk[at + HEADER_BYTES : after]))
-            at = after
+            at += HEADER_BYTES + len(pdu.body)
         self.keep(chunk, at)
         return found
+
+    def cut(self, chunk: bytes, at: int) -> Pdu | WrongPdu | None:
+        """The PDU that begins `at` in what `begin` returned; None when it is not whole. A WrongPdu is fatal:
+        nothing is kept then."""
+        if len(chunk) - at < HEADER_BYTES:
+            return None
+        length, command_id, status, sequence = unpack_header(chunk, at)
+        if not HEADER_BYTES <= length <= PDU_BYTES_MAX:
+            return self.lose(length)
+        if at + length > len(chunk):
+            return None
+        return Pdu(command_id, status, sequence, chunk[at + HEADER_BYTES : at + length])
 
     def begin(self, data: bytes | bytearray | memoryview) -> bytes:
         """The octets to cut into PDUs now that `data` has come; none while the next PDU is not whole. The

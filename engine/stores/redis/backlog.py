@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from engine.delivery._many import count_given
 from engine.records import Entry
 
 # The weight of a shard that has more than was asked for, and nobody who waits for a turn: that of one
@@ -129,12 +130,10 @@ class Backlog:
         """The busy shards that the last read did not ask."""
         return [shard for shard, share in self._asked.items() if not share]
 
-    def gave(self, entries: Mapping[int, int], messages: Iterable[Entry]) -> None:
+    def gave(self, entries: Mapping[int, int], messages: Sequence[Entry]) -> None:
         """Note what a read gave: how many entries of each shard, and their messages."""
         segments, self._taken = dict.fromkeys(entries, 0), dict.fromkeys(entries, 0)
-        for one in messages:
-            self._taken[one.shard] += 1
-            segments[one.shard] += one.message.segments
+        count_given(messages, self._taken, segments)
         for shard, count in entries.items():
             self.given(shard, count, segments[shard])
 
