@@ -5,6 +5,12 @@ once a minute what has been archived since, and a report adds what came after. A
 report was asked for in its days. UTC has them always, and by the quarter of an hour too: the parts of days
 at both ends of a report are read from these, in every zone.
 
+Narrow counts have one of queue, country and provider or none of them, and those of UTC are by the hour as
+well, so that a report over a year by hour, or by the days of a zone that is not counted yet, reads few rows
+(`engine.stores.clickhouse.report_narrow_sql`). A series of an earlier version has none, and loses them when a
+process of that version counts on. Another one is then made from it and follows it; until that is filled,
+reports use the first without its narrow counts.
+
 What is counted of a zone is a series. It has two parts: all rows of the streams before `from_ms`, made once
 as a whole (`fill`; `derive` for another zone than UTC), and those after it, window by window (`roll`). Only
 rows before which nothing waits in the streams are counted, so that none comes late.
@@ -79,6 +85,8 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     filled: bool
     # Rows of the streams before this time are counted, of the windows, milliseconds since 1970.
     until_ms: int
+    # Whether it has the narrow counts, which a series of an earlier version lacks.
+    narrow: bool
 
 
 class Progress(msgspec.Struct):
@@ -198,14 +206,15 @@ class ReportRounds:
             await self._periods.begin("UTC", settled_ms)
         await self._roll()
         used = in_use(await self._periods.series(), zones)
-        self._progress.filling = {zone: 0.0 for zone in zones if not _filled(used, zone)}
+        self._progress.filling = {zone: 0.0 for zone in zones if not _complete(used, zone)}
         if begun := next((each for each in used if not each.filled), None):
             await self._fill("UTC", partial(self._periods.fill, begun))
             used = in_use(await self._periods.series(), zones)
-        if utc := _filled(used, "UTC"):
-            for zone in zones:
-                if not _filled(used, zone) and self._active():
-                    await self._fill(zone, partial(self._periods.derive, zone, utc))
+        # First those that have no counts at all, then those of an earlier version.
+        for zone in sorted(zones, key=lambda zone: _filled(used, zone) is not None):
+            utc = _filled(in_use(await self._periods.series(), zones), "UTC")
+            if utc and not _complete(used, zone) and self._active():
+                await self._fill(zone, partial(self._periods.derive, zone, utc))
 
     async def _fill(self, zone: str, steps: Callable[[], AsyncGenerator[float, None]]) -> None:
         """Fill a series of a zone, unless it failed lately; when it fails, log why."""
@@ -264,17 +273,24 @@ class ReportRounds:
 
 
 def in_use(series: Sequence[Series], zones: Sequence[str]) -> list[Series]:
-    """Of each zone that is wanted the latest series that is filled; of UTC also a later one, which is to be
-    filled and to follow it."""
+    """Of each zone that is wanted the latest series that is filled; of UTC also one that is to be filled from
+    what the views count, while there is no other. An earlier version would have begun that without the narrow
+    counts."""
     used = []
     for zone in zones:
         # One without an end is half dropped.
         of_zone = sorted((s for s in series if s.zone == zone and s.until_ms), key=lambda s: s.from_ms)
-        used += [s for s in of_zone if s.filled][-1:]
-        if zone == "UTC":
-            used += [s for s in of_zone[-1:] if not s.filled]
+        filled = [s for s in of_zone if s.filled]
+        used += filled[-1:]
+        if zone == "UTC" and not filled:
+            used += [s for s in of_zone if s.narrow][-1:]
     return used
 
 
 def _filled(series: Sequence[Series], zone: str) -> Series | None:
     return next((each for each in series if each.zone == zone and each.filled), None)
+
+
+def _complete(series: Sequence[Series], zone: str) -> bool:
+    """Whether the zone has a series with everything that this version counts."""
+    return any(each.zone == zone and each.filled and each.narrow for each in series)

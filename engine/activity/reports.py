@@ -33,13 +33,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, tzinfo
-from typing import Any, Literal, get_args
+from datetime import datetime, tzinfo
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from engine.activity.countries import country_of
-from engine.lifecycle import EVENTS, Status, events_that
+from engine.lifecycle import EVENTS, MessageEvent, Status
 
 Group = Literal[
     "status", "queue", "provider", "country", "reference", "organisation", "minute", "hour", "day"
@@ -52,7 +52,6 @@ RESENT = "resent"
 # The events that the tables count, but for those that are `resent` there.
 COUNTED = tuple(event for event in EVENTS if event not in ("dead", "receipt"))
 
-_BEGINS, _CAPTURES, _RELEASES = (events_that(effect) for effect in ("holds", "captures", "releases"))
 # The statuses in which a message has ended without a receipt, by event.
 _ENDS: dict[str, Status] = {
     event: meaning.status
@@ -63,6 +62,40 @@ _LINES: tuple[Status, ...] = (
     "accepted", "sent", "outcome_unknown", "canceled", "expired", "failed", "undelivered", "delivered",
 )  # fmt: skip
 _ENDED: tuple[Status, ...] = tuple(status for status in _LINES if status != "accepted")
+
+
+class _Effect(NamedTuple):
+    """What one more event of a kind changes in the numbers of a group."""
+
+    # Places in `_ENDED` of statuses that have one message more, and one less.
+    more: tuple[int, ...] = ()
+    less: tuple[int, ...] = ()
+    # What is sent again holds no units: they stay with the first attempt.
+    moves_units: bool = True
+    begins: bool = False
+    captures: bool = False
+    releases: bool = False
+
+
+def _effect_of(event: MessageEvent) -> _Effect:
+    """See the lines at the top of the module."""
+    meaning, receipt = EVENTS[event], event in ("delivered", "undelivered")
+    ends = receipt or event == "sent" or event in _ENDS
+    return _Effect(
+        more=(_ENDED.index(meaning.status),) if ends else (),
+        less=(_ENDED.index("sent"),) if receipt else (),
+        begins=meaning.charge == "holds",
+        captures=meaning.charge == "captures",
+        releases=meaning.charge == "releases",
+    )
+
+
+_EFFECTS: dict[str, _Effect] = {event: _effect_of(event) for event in EVENTS}
+_EFFECTS[RESENT] = _Effect(less=(_ENDED.index("sent"),), moves_units=False)
+_NONE = [0] * len(_ENDED)
+_DELIVERED = _ENDED.index("delivered")
+# Of messages with these it is known whether they were delivered.
+_KNOWN = tuple(_ENDED.index(status) for status in ("delivered", "undelivered", "failed", "expired"))
 
 
 class ReportQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +117,7 @@ class ReportQuery(msgspec.Struct, frozen=True, kw_only=True):
     campaign: str = ""
 
 
-class EventSum(msgspec.Struct, frozen=True, kw_only=True):
+class EventSum(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How often one event came in one group."""
 
     # The values of the query's `group_by` without `status`, in order, as the tables have them.
@@ -99,7 +132,7 @@ class EventSum(msgspec.Struct, frozen=True, kw_only=True):
     age_us: Sequence[float] = ()
 
 
-class Quantiles(msgspec.Struct, frozen=True):
+class Quantiles(msgspec.Struct, frozen=True, gc=False):
     """Quantiles of a duration, milliseconds."""
 
     p50: float
@@ -107,7 +140,7 @@ class Quantiles(msgspec.Struct, frozen=True):
     p99: float
 
 
-class ReportRow(msgspec.Struct, kw_only=True):
+class ReportRow(msgspec.Struct, kw_only=True, gc=False):
     """One group of a report. What it is not grouped by is left out, and so are, by status, all but the first
     three numbers."""
 
@@ -162,48 +195,55 @@ class Report(msgspec.Struct, kw_only=True):
     rows: list[ReportRow]
 
 
-_Measure = Literal["events", "segments", "units"]
-_MEASURES: tuple[_Measure, ...] = get_args(_Measure)
-
-
 class _Counts:
-    """Of one group: events, segments and units by event, and the quantiles of `sent` and `delivered`."""
+    """Of one group: messages, segments and units by status, but for `accepted`, in the order of `_ENDED`;
+    what began, in the same three measures; units by charge; and the events with times."""
+
+    __slots__ = ("begun", "captured", "ended", "released", "retries", "times")
 
     def __init__(self) -> None:
-        self.sums: dict[str, EventSum] = {}
-        self._ended: dict[_Measure, dict[Status, int]] = {}
+        self.ended: tuple[list[int], list[int], list[int]] = (_NONE.copy(), _NONE.copy(), _NONE.copy())
+        self.begun = [0, 0, 0]
+        self.captured = self.released = self.retries = 0
+        self.times: dict[str, EventSum] = {}
 
-    def of(self, measure: _Measure, *events: str) -> int:
-        """How much of the events together."""
-        much = 0
-        for event in events:
-            if (found := self.sums.get(event)) is not None:
-                much += getattr(found, measure)
-        return much
-
-    def ended(self, measure: _Measure) -> dict[Status, int]:
-        """By status, but for `accepted`: how much of messages that have it. Once all sums are there."""
-        if measure not in self._ended:
-            self._ended[measure] = self._end(measure)
-        return self._ended[measure]
-
-    def _end(self, measure: _Measure) -> dict[Status, int]:
-        of: dict[Status, int] = dict.fromkeys(_ENDED, 0)
-        for event, status in _ENDS.items():
-            if (found := self.sums.get(event)) is not None:
-                of[status] += getattr(found, measure)
-        of["delivered"], of["undelivered"] = self.of(measure, "delivered"), self.of(measure, "undelivered")
-        # What is sent again holds no units: they stay with the first attempt.
-        again = 0 if measure == "units" else self.of(measure, RESENT)
-        of["sent"] = self.of(measure, "sent") - again - of["delivered"] - of["undelivered"]
-        return of
+    def add(self, found: EventSum) -> None:
+        """Add all events of a kind; each kind once."""
+        effect = _EFFECTS[found.event]
+        events, segments, units = self.ended
+        of_units = found.units if effect.moves_units else 0
+        for place in effect.more:
+            events[place] += found.events
+            segments[place] += found.segments
+            units[place] += of_units
+        for place in effect.less:
+            events[place] -= found.events
+            segments[place] -= found.segments
+            units[place] -= of_units
+        if effect.begins:
+            self.begun[0] += found.events
+            self.begun[1] += found.segments
+            self.begun[2] += found.units
+        elif effect.captures:
+            self.captured += found.units
+        elif effect.releases:
+            self.released += found.units
+        if found.event == "retrying":
+            self.retries = found.events
+        elif found.event in ("sent", "delivered"):
+            self.times[found.event] = found
 
     def quantiles(self, event: str, of: Literal["answer_us", "age_us"]) -> Quantiles | None:
-        """Those of one event; None when there are none."""
-        if (found := self.sums.get(event)) is None:
+        """Those of `sent` or `delivered`; None when there are none."""
+        if (found := self.times.get(event)) is None:
             return None
-        values = [v for v in (found.answer_us if of == "answer_us" else found.age_us) if v == v]
-        return Quantiles(*(round(v / 1000, 3) for v in values)) if len(values) == 3 else None
+        values = found.answer_us if of == "answer_us" else found.age_us
+        if len(values) != 3:
+            return None
+        p50, p95, p99 = values
+        if math.isnan(p50):
+            return None
+        return Quantiles(round(p50 / 1000, 3), round(p95 / 1000, 3), round(p99 / 1000, 3))
 
 
 def rows_of(
@@ -214,23 +254,22 @@ def rows_of(
     named = [name for name in group_by if name != "status"]
     groups: dict[tuple[str | int, ...], _Counts] = defaultdict(_Counts)
     for found in sums:
-        groups[found.group].sums[found.event] = found
+        groups[found.group].add(found)
     place = named.index("provider") if "provider" in named else None
     # What has not ended is what was accepted less what has ended, with whichever provider.
     waiting: dict[tuple[str | int, ...], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for group, counts in () if of_provider else list(groups.items()):
         whole = group if place is None else (*group[:place], "", *group[place + 1 :])
         groups[whole]
-        for i, measure in enumerate(_MEASURES):
-            begun = counts.of(measure, *_BEGINS)
-            waiting[whole][i] += begun - sum(counts.ended(measure).values())
-        charged = counts.of("units", *_CAPTURES, *_RELEASES)
-        waiting[whole][3] += counts.of("units", *_BEGINS) - charged
+        left = waiting[whole]
+        for i, ended in enumerate(counts.ended):
+            left[i] += counts.begun[i] - sum(ended)
+        left[3] += counts.begun[2] - counts.captured - counts.released
     rows: list[ReportRow] = []
-    for group in sorted(groups, key=_sortable):
-        about = _about(named, group, zone)
-        made = _lines if "status" in group_by else _line
-        rows += made(about, groups[group], waiting.get(group, [0, 0, 0, 0]))
+    made = _lines if "status" in group_by else _line
+    # A place of all groups has either text or numbers.
+    for group in sorted(groups):
+        rows += made(_about(named, group, zone), groups[group], waiting.get(group, [0, 0, 0, 0]))
     return rows
 
 
@@ -255,39 +294,37 @@ def _p95(row: ReportRow) -> float:
 
 def _lines(about: Mapping[str, Any], counts: _Counts, waiting: Sequence[int]) -> list[ReportRow]:
     """A row for each status that any message of the group has."""
-    parts = [counts.ended(measure) for measure in _MEASURES]
-    lines = {status: [part.get(status, 0) for part in parts] for status in _LINES}
+    lines = {status: list(sums) for status, *sums in zip(_ENDED, *counts.ended, strict=True)}
     lines["accepted"] = list(waiting[:3])
     return [
         ReportRow(**about, status=status, messages=messages, segments=segments, units=units)
-        for status, (messages, segments, units) in lines.items()
+        for status, (messages, segments, units) in ((status, lines[status]) for status in _LINES)
         if messages or segments or units
     ]
 
 
 def _line(about: Mapping[str, Any], counts: _Counts, waiting: Sequence[int]) -> list[ReportRow]:
     """The row of a group; none when no message is in it."""
-    events, segments, units = (counts.ended(m) for m in _MEASURES)
-    statuses: dict[str, Any] = {str(status): count for status, count in events.items()}
-    messages = waiting[0] + sum(events.values())
-    retries = counts.of("events", "retrying")
-    captured, released = counts.of("units", *_CAPTURES), counts.of("units", *_RELEASES)
-    if not (messages or retries or captured or released or any(events.values())):
+    events, segments, units = counts.ended
+    messages, captured, released = waiting[0] + sum(events), counts.captured, counts.released
+    if not (messages or counts.retries or captured or released or any(events)):
         return []
-    known = events["delivered"] + events["undelivered"] + events["failed"] + events["expired"]
+    statuses: dict[str, Any] = dict(zip(_ENDED, events, strict=True))
+    known = sum([events[place] for place in _KNOWN])
+    delivered = events[_DELIVERED]
     return [
         ReportRow(
             **about,
             messages=messages,
-            segments=waiting[1] + sum(segments.values()),
-            units=waiting[2] + sum(units.values()),
+            segments=waiting[1] + sum(segments),
+            units=waiting[2] + sum(units),
             accepted=waiting[0],
             **statuses,
-            retries=retries,
+            retries=counts.retries,
             held=waiting[3],
             captured=captured,
             released=released,
-            delivery_rate=round(events["delivered"] / known, 6) if known > 0 else None,
+            delivery_rate=round(delivered / known, 6) if known > 0 else None,
             answer_ms=counts.quantiles("sent", "answer_us"),
             sent_after_ms=counts.quantiles("sent", "age_us"),
             delivered_after_ms=counts.quantiles("delivered", "age_us"),
@@ -300,13 +337,9 @@ def _about(named: Sequence[Group], group: Sequence[str | int], zone: tzinfo) -> 
     about: dict[str, str | int] = {}
     for name, value in zip(named, group, strict=True):
         if name in TIMES:
-            about["time"] = datetime.fromtimestamp(int(value), UTC).astimezone(zone).isoformat()
+            about["time"] = datetime.fromtimestamp(int(value), zone).isoformat()
         elif name == "country":
             about["country"] = country_of(int(value))
         else:
             about[name] = value
     return about
-
-
-def _sortable(group: tuple[str | int, ...]) -> tuple[tuple[int, str | int], ...]:
-    return tuple((0, value) if isinstance(value, int) else (1, value) for value in group)

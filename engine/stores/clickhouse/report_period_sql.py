@@ -3,20 +3,32 @@
 Counts come from the rows of the activity, from the counts by the quarter of an hour that a view makes, or
 from those of the series of UTC: as the columns `org`, `day`, `at_s` (when the quarter begins, seconds), those
 of a group, `n` events with `parts` segments and `held` units, and their times by class. `counted_sql` adds
-them up for each period."""
+them up for each period.
+
+Narrow counts (`report_narrow_sql`) have one of the groups or none, so there are few of them. They are in the
+same table with numbers of their own, and their hours in the series of UTC alone. A series of an earlier
+version has none, or lost them when a process of that version counted on: the rows of period 0 say so."""
 
 from __future__ import annotations
 
+from engine.stores.clickhouse.report_narrow_sql import (
+    DAY,
+    MONTH,
+    NARROW_DAYS,
+    QUARTER,
+    QUARTER_S,
+    begins_of_day_sql,
+    begins_of_quarter_sql,
+    kept_sql,
+)
 from engine.stores.clickhouse.time_classes import EMPTY_SQL, class_sql, classes_sql
 
 TABLE = "report_series"
-# Numbers of periods: of an organisation, or of all together.
-DAY, MONTH, QUARTER = 1, 2, 3
 # What is added to that of a period in which all are counted by organisation and event alone.
 MEMBERS = 3
 # The one that there is of all by organisation and event alone; with each quarter of an hour.
 HOUR_MEMBERS = 7
-QUARTER_S, HOUR_S = 900, 3600
+HOUR_S = 3600
 _COLUMNS = (
     "zone, from_ms, filled, period, organisation_id, begins, member, queue, country, provider, event, "
     "events, segments, units, answers, ages, until_ms"
@@ -38,7 +50,7 @@ def _day(time: str) -> str:
     return f"toDate({time}, {{zone:String}})"
 
 
-def _added_to(*periods: int) -> str:
+def _added_to(periods: tuple[int, ...], *, narrow: bool) -> str:
     """What counts are added to, as an array of tuples of period, organisation, begin and member."""
     begins = {
         DAY: "toUInt32(day)",
@@ -52,19 +64,23 @@ def _added_to(*periods: int) -> str:
     ]
     if QUARTER in periods:
         added.append(f"({HOUR_MEMBERS}, 0, toUInt32(intDiv(at_s, {HOUR_S})), org)")
+    if narrow:
+        more = begins_of_day_sql(begins[DAY], begins[MONTH])
+        more += begins_of_quarter_sql(begins[QUARTER]) if QUARTER in periods else []
+        added += [f"({period}, {of}, {begin}, 0)" for period, begin in more for of in ("org", "0")]
     return f"[{', '.join(added)}]"
 
 
-def counted_sql(source: str, filled: int, *periods: int) -> str:
-    """Rows of a series, without where they are inserted."""
+def counted_sql(source: str, filled: int, *periods: int, narrow: bool = False) -> str:
+    """Rows of a series, without where they are inserted; with the narrow counts or without."""
     return f"""
 SELECT {{zone:String}}, {{from:UInt64}}, toUInt8({filled}), toUInt8(p.1) AS of_period,
     toInt64(p.2) AS organisation, toUInt32(p.3) AS begin, toInt64(p.4) AS of_member,
-    if(of_period > {MEMBERS}, '', queue) AS of_queue, if(of_period > {MEMBERS}, 0, country) AS of_country,
-    if(of_period > {MEMBERS}, '', provider) AS of_provider, event,
+    {kept_sql("queue")} AS of_queue, {kept_sql("country")} AS of_country,
+    {kept_sql("provider")} AS of_provider, event,
     sum(n) AS all_n, sum(parts) AS all_parts, sum(held) AS all_held, sumMap(of_answers) AS all_answers,
     sumMap(of_ages) AS all_ages, toUInt64(0) AS until
-FROM ({source}) ARRAY JOIN {_added_to(*periods)} AS p
+FROM ({source}) ARRAY JOIN {_added_to(periods, narrow=narrow)} AS p
 GROUP BY of_period, organisation, begin, of_member, of_queue, of_country, of_provider, event"""  # noqa: S608 - our own names; values are parameters
 
 
@@ -83,27 +99,40 @@ _DAYS = "day >= {first:Date} AND day < {last:Date}"
 _WINDOW = "stream_ms >= {begin:UInt64} AND stream_ms < {end:UInt64}"
 
 
-def window_sql(*periods: int) -> str:
+def window_sql(*periods: int, narrow: bool) -> str:
     """The insert of a window, with the row that says until when all is counted; of nothing, when the series
-    does not end where the window begins."""
+    does not end where the window begins. `narrow`: whether the series has narrow counts."""
     return f"""{insert_sql(TABLE)} SELECT * FROM (
-{counted_sql(_of_rows(_WINDOW), 0, *periods)}
+{counted_sql(_of_rows(_WINDOW), 0, *periods, narrow=narrow)}
 UNION ALL
-SELECT {{zone:String}}, {{from:UInt64}}, 0, 0, 0, 0, 0, '', 0, '', '', 0, 0, 0, {EMPTY_SQL}, {EMPTY_SQL},
-    {{end:UInt64}}
+SELECT {{zone:String}}, {{from:UInt64}}, 0, 0, 0, {narrow:d}, 0, '', 0, '', '', 0, 0, 0, {EMPTY_SQL},
+    {EMPTY_SQL}, {{end:UInt64}}
 ) WHERE {{begin:UInt64}} = (
     SELECT max(until_ms) FROM {TABLE}
     WHERE period = 0 AND zone = {{zone:String}} AND from_ms = {{from:UInt64}} AND filled = 0)"""  # noqa: S608 - our own names; values are parameters
 
 
-# The row that says until when all is counted.
+# The row that says until when all is counted, and, as `begins` 1, that the narrow counts are there too: not
+# when any row of the series says 0.
 NOTE_SQL = (
-    "SELECT {zone:String}, {from:UInt64}, {filled:UInt8}, 0, 0, 0, 0, '', 0, '', '', 0, 0, 0, "
+    "SELECT {zone:String}, {from:UInt64}, {filled:UInt8}, 0, 0, 1, 0, '', 0, '', '', 0, 0, 0, "
     f"{EMPTY_SQL}, {EMPTY_SQL}, {{from:UInt64}}"
 )
 SERIES_SQL = f"""
-SELECT zone, from_ms, max(filled), maxIf(until_ms, filled = 0)
+SELECT zone, from_ms, max(filled), maxIf(until_ms, filled = 0), min(begins)
 FROM {TABLE} WHERE period = 0 GROUP BY zone, from_ms"""  # noqa: S608 - our own name
+
+# The counts of UTC for another series of it, from `SOURCE`: those that the narrow ones are made of.
+COPY_SQL = f"""
+SELECT {{zone:String}}, {{from:UInt64}}, 1, period, organisation_id, begins, member, {_GROUP},
+    events, segments, units, answers, ages, 0
+FROM SOURCE
+WHERE (period IN ({DAY}, {DAY + MEMBERS}) AND begins >= toUInt32({{first:Date}})
+        AND begins < toUInt32({{last:Date}}))
+    OR (period IN ({QUARTER}, {QUARTER + MEMBERS}) AND begins >= toUInt32({{first:Date}}) * 96
+        AND begins < toUInt32({{last:Date}}) * 96)
+    OR (period = {HOUR_MEMBERS} AND begins >= toUInt32({{first:Date}}) * 24
+        AND begins < toUInt32({{last:Date}}) * 24)"""  # noqa: S608 - our own names; values are parameters
 
 # When a quarter begins.
 _QUARTER = f"fromUnixTimestamp(toUInt32(begins * {QUARTER_S}))"
@@ -123,7 +152,7 @@ WHERE period = {QUARTER} AND organisation_id > 0 GROUP BY day ORDER BY day"""  #
 MONTHS_SQL = f"""
 SELECT zone, from_ms, filled, period + 1, organisation_id, toUInt32(toStartOfMonth(toDate(begins))) AS month,
     member, {_GROUP}, sum(events), sum(segments), sum(units), sumMap(answers), sumMap(ages), 0
-FROM MADE WHERE period IN ({DAY}, {DAY + MEMBERS})
+FROM MADE WHERE period IN ({", ".join(map(str, (DAY, DAY + MEMBERS, *NARROW_DAYS)))})
 GROUP BY zone, from_ms, filled, period, organisation_id, month, member, {_GROUP}"""  # noqa: S608 - our own names
 
 # What UTC is filled with: the counts that the view makes.

@@ -26,8 +26,16 @@ from typing import Any
 from engine.activity.report_rolling import Series
 from engine.intake.addressing import SEND_AT_MAX_S, VALIDITY_MAX_S
 from engine.stores.clickhouse.counting import SETTINGS, ClickHouseCounting
-from engine.stores.clickhouse.report_period_sql import (
+from engine.stores.clickhouse.report_narrow_sql import (
     DAY,
+    DAYS_SQL,
+    HOURS_ALONE_SQL,
+    HOURS_BY_SQL,
+    MONTH,
+    QUARTER,
+)
+from engine.stores.clickhouse.report_period_sql import (
+    COPY_SQL,
     DAY_MADE_SQL,
     DAYS_OF_QUARTERS_SQL,
     DAYS_OF_UTC_SQL,
@@ -35,10 +43,8 @@ from engine.stores.clickhouse.report_period_sql import (
     FROM_ROWS_SQL,
     FROM_UTC_SQL,
     MADE_SQL,
-    MONTH,
     MONTHS_SQL,
     NOTE_SQL,
-    QUARTER,
     SERIES_SQL,
     TABLE,
     WANTED_SQL,
@@ -110,8 +116,14 @@ class ClickHouseReportPeriods(ClickHouseCounting):
     async def series(self) -> list[Series]:
         """All series."""
         return [
-            Series(zone=zone, from_ms=int(from_ms), filled=bool(filled), until_ms=int(until_ms))
-            for zone, from_ms, filled, until_ms in await self._query(SERIES_SQL)
+            Series(
+                zone=zone,
+                from_ms=int(from_ms),
+                filled=bool(filled),
+                until_ms=int(until_ms),
+                narrow=bool(narrow),
+            )
+            for zone, from_ms, filled, until_ms, narrow in await self._query(SERIES_SQL)
         ]
 
     async def tidy(self) -> None:
@@ -128,11 +140,12 @@ class ClickHouseReportPeriods(ClickHouseCounting):
         parameters = {
             "zone": series.zone, "from": series.from_ms, "begin": begin, "end": until_ms,
         }  # fmt: skip
-        token = f"{series.zone}:{series.from_ms}:{begin}"
+        settings = {
+            **WINDOW_SETTINGS,
+            "insert_deduplication_token": f"{series.zone}:{series.from_ms}:{begin}",
+        }
         periods = (DAY, MONTH, QUARTER) if series.zone == "UTC" else (DAY, MONTH)
-        await self._run(
-            window_sql(*periods), parameters, {**WINDOW_SETTINGS, "insert_deduplication_token": token}
-        )
+        await self._run(window_sql(*periods, narrow=series.narrow), parameters, settings)
 
     async def drop(self, series: Series) -> None:
         """Remove a series. A report that reads it meanwhile finds out because the windows go first."""
@@ -152,15 +165,17 @@ class ClickHouseReportPeriods(ClickHouseCounting):
         recent, counted = (series.from_ms // 1000 - _LIFE_S) // _DAY_S, _Counted(days)
         for first, last in _chunks([day for day in days if day[0] < recent]):
             await self._run(insert_sql(staging) + FROM_QUARTERS_SQL, {**parameters, **_dates(first, last)})
+            await self._narrow(staging, series.zone, first, last)
             yield counted.part(first, last)
         for first, last in _chunks([day for day in days if day[0] >= recent]):
             await self._fill_recent(series, staging, first, last)
+            await self._narrow(staging, series.zone, first, last)
             yield counted.part(first, last)
         await self._finish(series, staging)
 
     async def derive(self, zone: str, utc: Series) -> AsyncGenerator[float, None]:
         """Begin and fill the series of a zone from that of UTC, which must be filled; yields after each step
-        which part is done.
+        which part is done. Of UTC too, when that has no narrow counts.
 
         Killed, or closed in the middle: the series is there and not filled, and `tidy` drops the tables.
         Dropped meanwhile, that of UTC: nothing is done.
@@ -171,8 +186,14 @@ class ClickHouseReportPeriods(ClickHouseCounting):
         for filled in (1, 0):
             await self._run(f"ALTER TABLE {source} REPLACE PARTITION {_partition(utc, filled)} FROM {TABLE}")
         found = await self._query(SERIES_SQL.replace(TABLE, source))
-        if [bool(filled and until_ms) for _, _, filled, until_ms in found] == [True]:
-            series = Series(zone=zone, from_ms=int(found[0][3]), filled=False, until_ms=int(found[0][3]))
+        # Another one of UTC that begins at the same time would have the place of the first.
+        ends = [
+            int(until_ms)
+            for of_zone, from_ms, filled, until_ms, _ in found
+            if filled and until_ms and (of_zone != zone or until_ms > from_ms)
+        ]
+        if len(ends) == 1:
+            series = Series(zone=zone, from_ms=ends[0], filled=False, until_ms=ends[0], narrow=True)
             await self.begin(zone, series.from_ms)
             await self._run(f"CREATE TABLE {staging} AS {TABLE}")
             parameters = {"zone": zone, "from": series.from_ms}
@@ -180,11 +201,17 @@ class ClickHouseReportPeriods(ClickHouseCounting):
             days = [(int(day), int(rows)) for day, rows in await self._query(of_utc, parameters)]
             counted = _Counted(days)
             for first, last in _chunks(days):
-                made = insert_sql(staging) + FROM_UTC_SQL.replace("SOURCE", source)
-                await self._run(made, {**parameters, **_dates(first, last)})
+                made = insert_sql(staging) + (COPY_SQL if zone == "UTC" else FROM_UTC_SQL)
+                await self._run(made.replace("SOURCE", source), {**parameters, **_dates(first, last)})
+                await self._narrow(staging, zone, first, last)
                 yield counted.part(first, last)
             await self._finish(series, staging)
         await self._run(f"DROP TABLE {source}")
+
+    async def _narrow(self, staging: str, zone: str, first: int, last: int) -> None:
+        """Make the narrow counts of days whose others are made."""
+        for made in (HOURS_ALONE_SQL, HOURS_BY_SQL, DAYS_SQL) if zone == "UTC" else (DAYS_SQL,):
+            await self._run(insert_sql(staging) + made.replace("MADE", staging), _dates(first, last))
 
     async def _finish(self, series: Series, staging: str) -> None:
         """Have a table with all days of before a series take its place there."""

@@ -8,7 +8,8 @@ keep inserts and look-ups from the processors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -17,20 +18,14 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from engine.activity.report_rolling import Series
-from engine.activity.reports import EventSum, Group, Report, ReportQuery, rows_of
+from engine.activity.reports import EventSum, Report, ReportQuery, ReportRow, rows_of
 from engine.errors import ConfigError, Refusal, Unavailable
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
 from engine.stores.clickhouse.client import answering
+from engine.stores.clickhouse.report_cover import days_of, is_long, midnight, zone_of
 from engine.stores.clickhouse.report_period_sql import SERIES_SQL
-from engine.stores.clickhouse.report_statements import (
-    GROUPS_MAX,
-    by_periods,
-    days_of,
-    is_long,
-    midnight,
-    statement,
-    zone_of,
-)  # fmt: skip
+from engine.stores.clickhouse.report_statements import GROUPS_MAX, ROWS_MAX, statement
+from engine.stores.clickhouse.report_together import by_periods
 
 log = structlog.get_logger()
 
@@ -49,7 +44,11 @@ _CLOCKS_S = 5
 # is not the report that is too large when the memory of the server as a whole is used up.
 _TOO_LARGE = (158, 241, 396)
 _OF_SERVER = "(total)"
+# In the message of the first, when it is not the rows that are too many.
+_OF_GROUPS = "GROUP BY"
 _EPOCH = date(1970, 1, 1)
+# Reports of so many rows of the statement take more than a moment to make.
+_ROWS_MANY = 1_000
 # Whether all rows that were archived before the views stood are counted.
 _COMPLETE = "SELECT (SELECT max(from_ms) FROM report_start) <= (SELECT max(until_ms) FROM report_filled)"
 # The series, whether they are filled, and the time of the server.
@@ -74,33 +73,21 @@ class ClickHouseReports(ClickHouseAdapter):
     async def summary(self, query: ReportQuery) -> Report:
         """The report that the query asks for. Raises Refusal 422 when it has too many rows, or reads too
         many."""
-        zone = ZoneInfo(query.time_zone)
         complete, found = await self._read(query)
-        named = [name for name in query.group_by if name != "status"]
-        width = len(named)
-        # When a day since 1970 begins; each is asked for by several events.
-        begins = cache(lambda day: midnight(_EPOCH + timedelta(day), zone))
-        sums = [
-            EventSum(
-                group=_group(named, row[:width], begins),
-                event=row[width],
-                events=int(row[width + 1]),
-                segments=int(row[width + 2]),
-                units=int(row[width + 3]),
-                **dict(zip(("answer_us", "age_us"), row[width + 4 :], strict=False)),
-            )
-            for row in found
-        ]
-        if len({sum_.group for sum_ in sums}) > GROUPS_MAX:
-            raise _too_large(f"it has more than {GROUPS_MAX:,} groups")
+        if len(found) < _ROWS_MANY:
+            rows = _made(query, found)
+        else:
+            # Beside the loop, which has others to answer meanwhile.
+            rows = await asyncio.to_thread(_made, query, found)
         if is_long(query) and "day" in query.group_by and zone_of(query) != "UTC":
             await self._note(query)
+        zone = ZoneInfo(query.time_zone)
         return Report(
             from_time=_rfc3339(query.from_s, zone),
             until_time=_rfc3339(query.until_s, zone),
             time_zone=query.time_zone,
             complete=complete,
-            rows=rows_of(sums, query.group_by, zone, of_provider=bool(query.provider)),
+            rows=rows,
         )
 
     async def _read(self, query: ReportQuery) -> tuple[bool, list[Sequence[Any]]]:
@@ -128,8 +115,8 @@ class ClickHouseReports(ClickHouseAdapter):
         """The time of the server, seconds since 1970, and the series that can be read."""
         found = await self._query(_SERIES, {})
         series = [
-            Series(zone=zone, from_ms=int(from_ms), filled=True, until_ms=int(until_ms))
-            for zone, from_ms, filled, until_ms, _ in found
+            Series(zone=zone, from_ms=int(from_ms), filled=True, until_ms=int(until_ms), narrow=bool(narrow))
+            for zone, from_ms, filled, until_ms, narrow, _ in found
             if filled and until_ms
         ]
         return max((int(row[-1]) for row in found), default=0), series
@@ -161,6 +148,7 @@ class ClickHouseReports(ClickHouseAdapter):
             "max_execution_time": self._timeout_s,
             "max_memory_usage": _BYTES_MAX,
             "max_rows_to_read": _ROWS_MAX,
+            "max_rows_to_group_by": ROWS_MAX,
             # Others go first where the server has more to do than it can.
             "priority": 10,
         }
@@ -170,6 +158,8 @@ class ClickHouseReports(ClickHouseAdapter):
                 found = await client.query(sql, parameters=parameters, settings=settings)
         except Unavailable as e:
             if _is_too_large(e.__cause__):
+                if _OF_GROUPS in str(e.__cause__):
+                    raise _too_many_groups() from e
                 raise _too_large("it reads too many rows") from e
             raise
         rows: Sequence[Sequence[Any]] = found.result_rows
@@ -195,13 +185,32 @@ def chosen_of(
     return latest.get(zone_of(query), None if "day" in query.group_by else utc), utc
 
 
-def _group(
-    named: Sequence[Group], values: Sequence[Any], begins: Callable[[int], int]
-) -> tuple[str | int, ...]:
-    """The values of a group; a day as what `begins` says of it."""
-    return tuple(
-        begins(int(value)) if name == "day" else value for name, value in zip(named, values, strict=True)
-    )
+def _made(query: ReportQuery, found: Sequence[Sequence[Any]]) -> list[ReportRow]:
+    """The rows of a report from those of its statement. Raises Refusal 422."""
+    zone, named = ZoneInfo(query.time_zone), [name for name in query.group_by if name != "status"]
+    width = len(named)
+    groups = [tuple(row[:width]) for row in found]
+    if "day" in named:
+        # When a day since 1970 begins; each is asked for by several events.
+        begins = cache(lambda day: midnight(_EPOCH + timedelta(day), zone))
+        place = named.index("day")
+        groups = [(*group[:place], begins(int(group[place])), *group[place + 1 :]) for group in groups]
+    if len(set(groups)) > GROUPS_MAX:
+        raise _too_many_groups()
+    times = "status" not in query.group_by
+    sums = [
+        EventSum(
+            group=group,
+            event=row[width],
+            events=row[width + 1],
+            segments=row[width + 2],
+            units=row[width + 3],
+            answer_us=row[width + 4] if times else (),
+            age_us=row[width + 5] if times else (),
+        )
+        for group, row in zip(groups, found, strict=True)
+    ]
+    return rows_of(sums, query.group_by, zone, of_provider=bool(query.provider))
 
 
 def _rfc3339(at_s: int, zone: ZoneInfo) -> str:
@@ -211,6 +220,10 @@ def _rfc3339(at_s: int, zone: ZoneInfo) -> str:
 def _is_too_large(error: BaseException | None) -> bool:
     """Whether ClickHouse refused a report for its own size."""
     return getattr(error, "code", None) in _TOO_LARGE and _OF_SERVER not in str(error)
+
+
+def _too_many_groups() -> Refusal:
+    return _too_large(f"it has more than {GROUPS_MAX:,} groups")
 
 
 def _too_large(why: str) -> Refusal:

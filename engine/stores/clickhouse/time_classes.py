@@ -43,19 +43,38 @@ def classes_sql(digest: str, count: str) -> str:
 
 
 def summed_sql(column: str) -> str:
-    """Columns of a statement in SQL that adds up `column`, maps of classes and how many times are in each."""
+    """A column of a statement in SQL that adds up `column`, maps of classes and how many times are in each,
+    for `quantiles_sql`."""
+    return f"sumMap(mapKeys({column}), mapValues({column})) AS all_{column}"
+
+
+def gathered_sql(column: str) -> str:
+    """As `summed_sql`, but for groups most of which have one map: these are put one after another, and a
+    statement around it with the column of `merged_sql` adds up those of groups that have more."""
     return (
-        f"sumMap(mapKeys({column}), mapValues({column})) AS all_{column}, "
-        f"arrayCumSum(all_{column}.2) AS below_{column}, below_{column}[-1] AS count_{column}"
+        f"groupArrayArray(mapKeys({column})) AS keys_{column}, "
+        f"groupArrayArray(mapValues({column})) AS values_{column}, "
+        f"countIf(notEmpty({column})) AS maps_{column}"
     )
 
 
+def merged_sql(column: str) -> str:
+    """A column in SQL of what has the columns of `gathered_sql`, for `quantiles_sql`."""
+    one, more = f"(keys_{column}, values_{column})", f"[keys_{column}], [values_{column}]"
+    return f"if(maps_{column} < 2, {one}, arrayReduce('sumMap', {more})) AS all_{column}"
+
+
 def quantiles_sql(column: str, parts: Sequence[float]) -> str:
-    """Quantiles in SQL of what has the columns of `summed_sql`, microseconds, in the order of `parts`, as an
-    Array(Float64); NaN when nothing was counted."""
-    classes, counts, below = f"all_{column}.1", f"all_{column}.2", f"below_{column}"
-    wanted = f"[{', '.join(f'{part} * count_{column}' for part in parts)}]"
-    # What a lambda takes from outside is copied for each element: of the inner one that is a number.
-    places = f"arrayMap(t -> arrayFirstIndex(n -> n >= t, {below}), {wanted})"
-    inside = f"(t - {below}[i] + {counts}[i]) / {counts}[i]"
-    return f"arrayMap((t, i) -> exp2(({classes}[i] + {inside}) / {_WIDTH}), {wanted}, {places})"
+    """Quantiles in SQL of what has the column of `summed_sql` or `merged_sql`, microseconds, in the order of
+    `parts`, as an Array(Float64); NaN when nothing was counted."""
+    classes, counts = f"tupleElement(all_{column}, 1)", f"tupleElement(all_{column}, 2)"
+    below = f"arrayCumSum({counts})"
+    # Each by itself: what a function of the elements takes from outside is copied for each of them, which
+    # is little for a number and much for an array.
+    found = []
+    for part in parts:
+        wanted = f"({part} * {below}[-1])"
+        place = f"arrayFirstIndex(n -> n >= {wanted}, {below})"
+        inside = f"({wanted} - {below}[{place}] + {counts}[{place}]) / {counts}[{place}]"
+        found.append(f"exp2(({classes}[{place}] + {inside}) / {_WIDTH})")
+    return f"[{', '.join(found)}]"

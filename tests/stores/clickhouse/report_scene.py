@@ -22,7 +22,10 @@ from tests.activity.world import World, blob_of, make_row
 from tests.stores.clickhouse.test_reports import COUNTRIES, HISTORIES, NUMBERS
 
 DAY_S = 86_400
-ZONES = ("UTC", "Asia/Tehran", "Asia/Kolkata", "America/New_York", "Africa/Cairo", "Australia/Lord_Howe")
+ZONES = (
+    "UTC", "Asia/Tehran", "Asia/Kolkata", "America/New_York", "Africa/Cairo", "Australia/Lord_Howe",
+    "Asia/Kathmandu",
+)  # fmt: skip
 TIMES = ("answer_ms", "sent_after_ms", "delivered_after_ms")
 # Now, whole: summer time has ended or begun within the last year wherever there is one.
 NOW_S = int(datetime.now(UTC).timestamp())
@@ -148,6 +151,7 @@ def queries() -> list[ReportQuery]:
         (), ("status",), ("day",), ("day", "status"), ("organisation",), ("organisation", "queue"),
         ("country", "provider"), ("status", "country"), ("organisation", "day"), ("provider", "day", "queue"),
         ("organisation", "status"), ("hour",), ("country", "hour"),
+        ("day",), ("hour",), ("organisation", "country"), ("day", "provider"), ("organisation", "hour"),
     )  # fmt: skip
     filters: tuple[dict[str, Any], ...] = (
         {}, {}, {"organisation_id": 2}, {"organisation_id": 1, "queue": "normal"}, {"provider": "a"},

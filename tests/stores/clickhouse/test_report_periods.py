@@ -19,9 +19,15 @@ import pytest
 from engine.activity.report_rolling import MARGIN_MS, ZONES_MAX
 from engine.activity.reports import Quantiles, ReportQuery
 from engine.stores import migrate
-from engine.stores.clickhouse.report_statements import days_of, is_long
+from engine.stores.clickhouse.report_cover import days_of, is_long
 from engine.stores.clickhouse.reports import ClickHouseReports
-from engine.stores.clickhouse.time_classes import class_sql, quantiles_sql, summed_sql
+from engine.stores.clickhouse.time_classes import (
+    class_sql,
+    gathered_sql,
+    merged_sql,
+    quantiles_sql,
+    summed_sql,
+)
 from engine.stores.migrate import migrate_clickhouse
 from tests.activity.world import World, new_world
 from tests.stores.clickhouse.report_scene import (
@@ -208,9 +214,10 @@ async def test_quantiles_of_classes_are_off_by_less_than_a_class(world: World) -
         # Each by itself, which are added up.
         times_sql = f"SELECT arrayJoin({found}::Array(UInt32)) AS t"
         maps_sql = f"SELECT map({class_sql('t')}, toUInt64(1)) AS m FROM ({times_sql})"
-        sums_sql = f"SELECT {summed_sql('m')} FROM ({maps_sql})"
-        [(quantiles,)] = await world.query(f"SELECT {quantiles_sql('m', parts)} FROM ({sums_sql})")
-        assert [q for q in quantiles if q == q] == pytest.approx(expected, rel=0.09)
+        gathered_as = f"SELECT {merged_sql('m')} FROM (SELECT {gathered_sql('m')} FROM ({maps_sql}))"
+        for sums_sql in (f"SELECT {summed_sql('m')} FROM ({maps_sql})", gathered_as):
+            [(quantiles,)] = await world.query(f"SELECT {quantiles_sql('m', parts)} FROM ({sums_sql})")
+            assert [q for q in quantiles if q == q] == pytest.approx(expected, rel=0.09)
 
 
 @pytest.mark.parametrize(

