@@ -107,6 +107,11 @@ class Outbox:
         return self._under_way is None and not self._submissions and not self._notes
 
     @property
+    def gathered(self) -> int:
+        """How many submissions wait for the next flush."""
+        return len(self._submissions)
+
+    @property
     def awaited(self) -> bool:
         """Whether a client waits for the outcome of a submission here."""
         return bool(self._submissions or (self._under_way and self._under_way.submissions))

@@ -1,6 +1,8 @@
 """The group commit of one holder: submissions and notes gather, and go to Redis as one flush for each shard.
 
-Redis answers, and the clients of the flush are answered. When it does not:
+What comes in one turn of the loop goes together, and so does what gathers while a flush of the shard is under
+way. Redis answers, and the clients of the flush are answered. When about as many have gathered meanwhile,
+they are sent first, so that Redis works while the answers are written. When Redis does not answer:
 
 a flush was not answered    it is sent again under the same number, after a pause that doubles
 for `DEAD_S` nothing but    Redis counts as *away*: what waits in the queue is refused and is never
@@ -25,23 +27,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from itertools import count
 from typing import NamedTuple
 
 import structlog
 
 from engine.clocks.backoff import Backoff
-from engine.credit.accepted_counts import AcceptedCounts
-from engine.credit.flush import Admitted, Flush, Note, Outbox
+from engine.credit.awaiting import Awaiting, Done
+from engine.credit.flush import Admitted, Ended, Flush, Note, Outbox
 from engine.credit.memory_mark import MARK, MemoryMark
 from engine.credit.ports import AdmissionStore
 from engine.errors import Fenced, Full, Unavailable, Undecided
-from engine.records import Replay, Submission
+from engine.records import Submission
 
 log = structlog.get_logger("quota")
 
 _RETRY_S = 0.1
 _RETRY_MAX_S = 1.0
+# A drain looks so often whether a flush can be sent, seconds.
+_LOOK_S = 0.001
 # After so long without an answer Redis counts as away, seconds: when its connections break, and when
 # it is silent, as a busy one may be for a moment.
 DEAD_S = 0.3
@@ -54,12 +57,6 @@ UNDECIDED = (
     "It is not known whether the messages were accepted, and they may be sent; to send them once, send the "
     "request again with the same Idempotency-Key."
 )
-
-
-# What becomes of a submission: it was admitted (None), its key was used before, or it was not written.
-Outcome = Replay | None | Unavailable
-# Is given the outcome, once, by the loop. It must not wait.
-Done = Callable[[Outcome], None]
 
 
 class Admission(NamedTuple):
@@ -78,7 +75,6 @@ class GroupCommit:
         name: str,
         *,
         shards: int,
-        collect_s: float,
         messages_max: int,
         memory: MemoryMark,
         fenced: asyncio.Event,
@@ -92,26 +88,20 @@ class GroupCommit:
         """
         self._store = store
         self._name = name
-        self._collect_s = collect_s
         self._memory = memory
         self._fenced = fenced
         self._release = release
         self._heed = heed
-        self.accepted = AcceptedCounts()
+        self.awaiting = Awaiting(release)
         self.outboxes = [Outbox(s, messages_max=messages_max) for s in range(shards)]
         # By shard: the epoch, and the last sequence that Redis answered.
         self.answered = [(0, 0)] * shards
         # Shards with something to send. `_scheduled`: a flush of them is scheduled.
         self._dirty: set[int] = set()
         self._scheduled = False
-        # The last flush had one submission at most.
-        self._is_alone = True
         # Where flushes run; a fault of one ends the process.
         self._group: asyncio.TaskGroup | None = None
         self.sending: set[asyncio.Task[None]] = set()
-        self._tokens = count(1)
-        # By token, who is told the outcome.
-        self._admitting: dict[int, Done] = {}
         # By shard, when its flush under way was first sent, and when that first failed; the loop's time.
         self._sent_s: dict[int, float] = {}
         self._failed_s: float | None = None
@@ -129,8 +119,7 @@ class GroupCommit:
         Raises Unavailable while Redis is away."""
         if self.away:
             raise Unavailable(NOT_WRITTEN)
-        token = next(self._tokens)
-        self._admitting[token] = done
+        token = self.awaiting.add(done)
         self.outboxes[shard].add(token, submission)
         if shard not in self._dirty or not self._scheduled:
             self.mark(shard)
@@ -140,7 +129,7 @@ class GroupCommit:
         """Take a submission out of the queue whose client has given up; False when it was sent already.
 
         Nobody is told its outcome any more."""
-        self._admitting.pop(admission.token, None)
+        self.awaiting.forget(admission.token)
         submission = self.outboxes[admission.shard].take_back(admission.token)
         if submission is None:
             return False
@@ -153,19 +142,11 @@ class GroupCommit:
         self.mark(shard)
 
     def mark(self, *shards: int) -> None:
-        """Flush these shards soon: after a time in which more may gather, or at once when none will.
-
-        None will when the last flush was of one client, who waits for its answer before it sends again. While
-        a flush is under way, they gather anyway."""
+        """Flush these shards in the next turn of the loop, or when the flush under way has ended."""
         self._dirty.update(shards)
-        if self._scheduled:
-            return
-        self._scheduled = True
-        loop = asyncio.get_running_loop()
-        if self._is_alone and not self.sending:
-            loop.call_soon(self._flush)
-        else:
-            loop.call_later(self._collect_s, self._flush)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def look(self) -> bool:
         """Whether Redis has come to be away now; then what waits is refused. Call it a few times a second."""
@@ -177,9 +158,7 @@ class GroupCommit:
         self.away = silent or dead
         if self.away:
             for outbox in self.outboxes:
-                for token, submission in outbox.take_back_all():
-                    self._release(submission)
-                    _tell(self._admitting.pop(token, None), Unavailable(NOT_WRITTEN))
+                self.awaiting.refuse(outbox.take_back_all(), Unavailable(NOT_WRITTEN))
             self.obstacle = self._reason or "Redis gives no answer."
             log.warning("messages are refused at once", holder=self._name, reason=self.obstacle)
         return self.away
@@ -202,7 +181,7 @@ class GroupCommit:
         if self.sending:
             await asyncio.wait(self.sending)
         for token in [token for outbox in self.outboxes for token in outbox.fenced()]:
-            _tell(self._admitting.pop(token, None), Unavailable("This process was fenced."))
+            self.awaiting.tell(token, Unavailable("This process was fenced."))
         self._sent_s.clear()
 
     async def drain(self) -> None:
@@ -215,19 +194,19 @@ class GroupCommit:
             if self.sending:
                 await asyncio.wait(self.sending, timeout=_RETRY_S)
             else:
-                await asyncio.sleep(self._collect_s)
+                await asyncio.sleep(_LOOK_S)
 
     # -- within
 
     def _flush(self) -> None:
+        """Send what has gathered for shards that have no flush under way; it is written in the next turn."""
         self._scheduled = False
         if self._fenced.is_set() or self._group is None:
             return
-        flushes = [flush for s in self._dirty if (flush := self.outboxes[s].next_flush()) is not None]
+        dirty, self._dirty = self._dirty, set()
+        flushes = [flush for s in dirty if (flush := self.outboxes[s].next_flush()) is not None]
         shards = [flush.shard for flush in flushes]
-        self._dirty.clear()
         if shards:
-            self._is_alone = sum(len(flush.submissions) for flush in flushes) <= 1
             task = self._group.create_task(self._send(shards))
             self.sending.add(task)
             task.add_done_callback(self.sending.discard)
@@ -253,20 +232,23 @@ class GroupCommit:
                 if self._failed_s is None:
                     self._failed_s = time_s()
             again = shards[len(outcomes) :]
+            ended: list[Ended] = []
             for flush, outcome in zip(flushes, outcomes, strict=False):
                 if isinstance(outcome, Full) and not first:
                     _see_full(self._memory)
                     again.append(flush.shard)
                 else:
-                    self._ended(flush, outcome)
+                    ended += self._ended(flush, outcome)
             if outcomes:
                 self._note_answer()
+                self._go_on(ended, {flush.shard for flush in flushes} - set(again))
             shards, first = again, False
             if shards:
                 pause_s = backoff.next()
                 # Too little time would be left for an answer.
                 if time_s() + pause_s > began_s + UNKNOWN_S - _RETRY_S:
-                    self._withdraw(shards)
+                    for token in [token for s in shards for token in self.outboxes[s].withdraw()]:
+                        self.awaiting.tell(token, Undecided(UNDECIDED))
                     began_s = float("-inf")
                 await asyncio.sleep(pause_s)
 
@@ -279,49 +261,35 @@ class GroupCommit:
             self.away = any(sent_s <= late_s for sent_s in self._sent_s.values())
             self.obstacle = self.obstacle if self.away else ""
 
-    def _withdraw(self, shards: list[int]) -> None:
-        for shard in shards:
-            for token in self.outboxes[shard].withdraw():
-                _tell(self._admitting.pop(token, None), Undecided(UNDECIDED))
-
-    def _ended(self, flush: Flush, outcome: Admitted | Fenced | Full) -> None:
-        """The outcome of a flush is known."""
+    def _ended(self, flush: Flush, outcome: Admitted | Fenced | Full) -> list[Ended]:
+        """The outcome of a flush is known: what became of the submissions whose clients are to be told."""
         outbox = self.outboxes[flush.shard]
         self._sent_s.pop(flush.shard, None)
         if isinstance(outcome, Fenced):
             # Its submissions stay in the outbox until `void` refuses them.
             self._fenced.set()
-            return
+            return []
         if isinstance(outcome, Full):
             _see_full(self._memory)
-            for token, submission in outbox.refused():
-                self._release(submission)
-                _tell(self._admitting.pop(token, None), self._memory.error())
+            self.awaiting.refuse(outbox.refused(), self._memory.error())
+            return []
+        self.answered[flush.shard] = (flush.epoch, flush.sequence)
+        self._heed(outcome)
+        return outbox.applied(outcome)
+
+    def _go_on(self, ended: list[Ended], shards: set[int]) -> None:
+        """Tell the clients of flushes that were applied, and send the next ones of these shards; these come
+        first when about as many have gathered."""
+        gathered = sum(self.outboxes[s].gathered for s in shards)
+        self._dirty.update(shards)
+        if ended and gathered > len(ended) // 2:
+            self._flush()
+            # Behind the task that writes it.
+            asyncio.get_running_loop().call_soon(self.awaiting.end, ended)
         else:
-            self.answered[flush.shard] = (flush.epoch, flush.sequence)
-            self._heed(outcome)
-            for token, submission, applied, replay in outbox.applied(outcome):
-                if not applied or replay is not None:
-                    self._release(submission)
-                else:
-                    self.accepted.add(submission.messages)
-                done = self._admitting.pop(token, None)
-                if done is not None:
-                    _tell(done, replay)
-        if not outbox.idle:
-            self.mark(flush.shard)
-
-
-def _tell(done: Done | None, outcome: Outcome) -> None:
-    """Tell a client its outcome, unless it has gone. A fault of its own touches no other client."""
-    if done is None:
-        return
-    try:
-        done(outcome)
-    except Exception as e:
-        # It is not this holder's; the loop's handler judges it.
-        context = {"message": "an outcome could not be told", "exception": e}
-        asyncio.get_running_loop().call_exception_handler(context)
+            self.awaiting.end(ended)
+            if not all(self.outboxes[s].idle for s in shards):
+                self.mark()
 
 
 def _see_full(memory: MemoryMark) -> None:

@@ -27,8 +27,9 @@ from engine._fastcredits import CreditMap
 from engine.clocks.backoff import Backoff
 from engine.clocks.waits import happens, next_tick, until_tick_ms, until_tick_s
 from engine.credit.answer_counts import AnswerCounts
+from engine.credit.awaiting import Done
 from engine.credit.flush import Admitted, Note, NoteKind
-from engine.credit.group_commit import NOT_WRITTEN, Admission, Done, GroupCommit, see
+from engine.credit.group_commit import NOT_WRITTEN, Admission, GroupCommit, see
 from engine.credit.holder import Effects, Holder, Waiter
 from engine.credit.ledger_records import Stopped
 from engine.credit.memory_mark import MemoryMark
@@ -72,15 +73,14 @@ class Quota:
         quota_min: int,
         validity_s: float,
         spenders: Sequence[int] = (),
-        collect_s: float = 0.0005,
         messages_max: int = 1000,
         heed: Callable[[Admitted], None] = lambda admitted: None,
     ) -> None:
         """`spenders`: organisations of which to ask quota at the start. `heed` is told of each flush that was
         admitted.
 
-        `name`: the holder's name, never used before. `collect_s`: how long submissions gather for a
-        flush, seconds; `messages_max`: the most messages of one. The others are as in `config.Credit`.
+        `name`: the holder's name, never used before. `messages_max`: the most messages of a flush. The others
+        are as in `config.Credit`.
         """
         self._store, self._name, self._spenders = store, name, spenders
         self._shard_of = shard_of
@@ -96,7 +96,6 @@ class Quota:
             store,
             name,
             shards=shards,
-            collect_s=collect_s,
             messages_max=messages_max,
             memory=self.memory,
             fenced=self._fenced,
@@ -104,7 +103,7 @@ class Quota:
             heed=heed,
         )
         self._waiters = Waiters()
-        self.accepted, self.answers = self._commits.accepted, AnswerCounts()
+        self.accepted, self.answers = self._commits.awaiting.accepted, AnswerCounts()
         # Whose books the ledger cannot write now.
         self._stopped = Stopped()
         self._positions = ["0-0"] * shards

@@ -23,8 +23,8 @@ import structlog
 
 from engine._fastcredits import CreditMap
 from engine.clocks.expiry import Expiry
+from engine.credit.awaiting import Outcome as Admitted
 from engine.credit.group_commit import NOT_WRITTEN, UNDECIDED, Admission
-from engine.credit.group_commit import Outcome as Admitted
 from engine.credit.quota import Quota
 from engine.errors import EngineError, Refusal, Unavailable, Undecided
 from engine.intake import kept_answer

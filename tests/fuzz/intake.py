@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from engine._fastcredits import CreditMap
 from engine.config import Queues
-from engine.credit.group_commit import Admission, Done
+from engine.credit.awaiting import Done
+from engine.credit.group_commit import Admission
 from engine.credit.memory_mark import MemoryMark
 from engine.errors import Refusal
 from engine.ids import MessageIds
