@@ -22,6 +22,7 @@ from engine.redis_keys import (
     held_by_key,
     held_key,
     line_keys,
+    moved_key,
     usage_head_key,
     usage_key,
 )
@@ -213,6 +214,7 @@ def _keys(queue: Queue, shard: int) -> tuple[bytes, ...]:
         usage_head_key(shard),
         held_key(shard),
         held_by_key(shard),
+        moved_key(shard),
     )
 
 
