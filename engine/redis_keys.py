@@ -128,6 +128,12 @@ def held_by_key(shard: int) -> bytes:
 
 
 @cache
+def moved_key(shard: int) -> bytes:
+    """List: messages that have moved, while an audit counts the shard (`recount` in functions/queue)."""
+    return held_key(shard) + b":moved"
+
+
+@cache
 def generation_key(shard: int) -> bytes:
     """Generation of the shard; it is gone when Redis lost its data."""
     return b"credit:{%d}:generation" % shard

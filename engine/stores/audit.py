@@ -8,7 +8,7 @@ the activity of that shard up to the first entry that was still on the stream at
 
 The audit runs in a process that serves requests. So it leaves the sums to the databases, reads rows
 in small chunks, and pauses between them for longer than a chunk takes. One command to Redis takes a
-few milliseconds at most.
+few milliseconds at most. Where many messages wait, they are counted beside all this (`audit_queues`).
 
 Under failure. A small question finds out within seconds that a store is away. The laws that need
 it are then `not_checked`, and all others are checked. When a store freezes in the middle, the audit
@@ -20,10 +20,10 @@ all that came while one waited get its result.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
 
 import msgspec
 
@@ -31,13 +31,22 @@ from engine.credit.law_texts import Law
 from engine.credit.laws import Audit, Laws, Units, units_of_usage
 from engine.credit.uncharged import Uncharged, uncharged_of
 from engine.errors import ConfigError, Unavailable
-from engine.stores.audit_findings import EVENTS_GONE, GONE_DO, ShardFindings, ShardLacks, joined, sentence_of
+from engine.stores.audit_findings import (
+    EVENTS_GONE,
+    GONE_DO,
+    ShardFindings,
+    ShardLacks,
+    joined,
+    not_comparable,
+    sentence_of,
+)
+from engine.stores.audit_queues import judge_queues
 from engine.stores.clickhouse.lost_time import LostTime
+from engine.stores.ports import ActivityUnits
 from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, name_of, under_way
 from engine.stores.redis.audit_cut import Instant, end_of, instant_of, is_settled, since_of
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.wire import ReplyError
-from engine.stream_id import StreamId
 
 # A store that does not answer a small question within this time is away, seconds.
 _AWAY_S = 5.0
@@ -51,26 +60,6 @@ _REDIS: tuple[Law, ...] = ("held", "queues", "activity")
 _SEE_POSTGRES = "See to it that PostgreSQL answers (`smsengine check`), then run the audit again."
 
 
-class ActivityUnits(Protocol):
-    """The part of the activity store that an audit needs."""
-
-    async def ping(self, timeout_s: float) -> None:
-        """Ask whether the store answers. Raises Unavailable, ConfigError."""
-
-    async def units_between(
-        self, shard: int, first: StreamId, end: StreamId, timeout_s: float
-    ) -> tuple[dict[int, Units], int]:
-        """({organisation: units}, how many rows) of a shard from the place `first` to before `end`.
-
-        Raises Unavailable, ConfigError.
-        """
-
-    async def ask(
-        self, query: str, parameters: Mapping[str, int], timeout_s: float
-    ) -> Sequence[Sequence[Any]]:
-        """The rows of the answer to a question about many events. Raises Unavailable, ConfigError."""
-
-
 class AuditReader:
     """Runs the audits of one process. Each has a connection of its own to PostgreSQL."""
 
@@ -80,6 +69,7 @@ class AuditReader:
         self._link = link
         self._activity = activity
         self._shards = shards
+        self._token = uuid.uuid4().hex
         self._turn = asyncio.Lock()
         # A sentence without its end about the audit that has the turn.
         self._under_way = ""
@@ -130,7 +120,7 @@ class AuditReader:
         began_s = now_s()
         ends = datetime.now(UTC) + timedelta(seconds=ends_s - began_s)
         self._under_way = under_way(datetime.now(UTC), name_of(ends))
-        run = _Run(self._link, self._activity, self._shards, full, ends_s)
+        run = _Run(self._link, self._activity, self._shards, full, ends_s, self._token)
         found = await run.audit(self._postgres_url)
         return msgspec.structs.replace(found, seconds=round(now_s() - began_s, 3)), run.lacking
 
@@ -139,13 +129,20 @@ class _Run:
     """One audit, from beginning to end."""
 
     def __init__(
-        self, link: RedisLink, activity: ActivityUnits, shards: int, full: bool, ends_s: float
+        self,
+        link: RedisLink,
+        activity: ActivityUnits,
+        shards: int,
+        full: bool,
+        ends_s: float,
+        token: str,
     ) -> None:
-        """`ends_s`: when it must end, by the loop's clock."""
+        """`ends_s`: when it must end, by the loop's clock. `token`: of this process, see `recount`."""
         self._link = link
         self._activity = activity
         self._full = full
         self._ends_s = ends_s
+        self._token = token
         self._laws = Laws()
         self._books: AuditBooks | None = None
         self._shards: dict[int, ShardBooks] = {shard: ShardBooks() for shard in range(shards)}
@@ -165,14 +162,12 @@ class _Run:
         try:
             await self._open(postgres_url)
             await self._look()
-            if self._books is not None:
-                await self._judge()
-            else:
-                for instant in self._instants.values():
-                    self._laws.instant(instant.cut, with_books=False)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._judge())
+                cuts = [instant.cut for instant in self._instants.values()]
+                both.create_task(judge_queues(self._laws, self._link, cuts, self._token, self._ends_s))
         finally:
-            if self._books is not None:
-                self._books.close()
+            self._drop_books()
         found = self._laws.result(
             full=self._full, journal_rows=self._journal_rows,
             activity_rows=self._activity_rows, closed_shards=self._closed, uncharged_units=self._uncharged,
@@ -239,7 +234,10 @@ class _Run:
 
     async def _judge(self) -> None:
         """Judge all shards, one after another; those not reached before the deadline are not checked."""
-        assert self._books is not None
+        if self._books is None:
+            for instant in self._instants.values():
+                self._laws.instant(instant.cut, with_books=False)
+            return
         left = list(self._shards)
         try:
             async with asyncio.timeout_at(self._ends_s):
@@ -277,7 +275,8 @@ class _Run:
         known_losses = 0 if last is None or self._full else last.losses
         comparable = of.losses == known_losses
         if archived is not None and not comparable:
-            self._not_comparable(shard, of)
+            why, do = not_comparable(of.to_rebuild, self._full)
+            self._laws.not_checked(("activity",), why, do, shard)
         unbooked = await books.unbooked(shard)
         ahead = joined(unbooked, units_of_usage(instant.cut.usage) if instant is not None else {})
         events = None if archived is None or instant is None else joined(archived, instant.waiting or {})
@@ -383,18 +382,3 @@ class _Run:
             return None
         self._activity_rows += rows
         return units
-
-    def _not_comparable(self, shard: int, of: ShardBooks) -> None:
-        if of.to_rebuild:
-            why = "Redis lost data there, and so did PostgreSQL: usage of it waits to be rebuilt."
-            do = "Run `smsengine books repair --from-activity`, then the audit again."
-        elif self._full:
-            why = "Redis lost data there once, and what was recorded before does not match the books."
-            do = "An audit without --full compares what came after the loss."
-        else:
-            why = "Redis lost data there, and what was recorded before does not match the books."
-            do = (
-                "Run the audit again: from ten seconds after the loss on an audit takes up the difference,"
-                " and later ones compare what comes after it."
-            )
-        self._laws.not_checked(("activity",), why, do, shard)

@@ -100,3 +100,25 @@ def joined(one: Mapping[int, Units], other: Mapping[int, Units]) -> dict[int, Un
     for organisation_id, units in other.items():
         add_units(sums, organisation_id, units)
     return sums
+
+
+def not_comparable(to_rebuild: bool, full: bool) -> tuple[str, str]:
+    """Why the events of a shard in which Redis lost data are not compared with its books, and what to do.
+
+    `to_rebuild`: whether PostgreSQL lost usage there as well. `full`: of a full audit.
+    """
+    if to_rebuild:
+        return (
+            "Redis lost data there, and so did PostgreSQL: usage of it waits to be rebuilt.",
+            "Run `smsengine books repair --from-activity`, then the audit again.",
+        )
+    if full:
+        return (
+            "Redis lost data there once, and what was recorded before does not match the books.",
+            "An audit without --full compares what came after the loss.",
+        )
+    return (
+        "Redis lost data there, and what was recorded before does not match the books.",
+        "Run the audit again: from ten seconds after the loss on an audit takes up the difference,"
+        " and later ones compare what comes after it.",
+    )

@@ -10,8 +10,9 @@ import asyncpg
 import msgspec
 import pytest
 
+from engine.credit.laws import Audit, Check
 from engine.errors import Unavailable
-from engine.redis_keys import activity_key, held_key, usage_key
+from engine.redis_keys import activity_key, held_key, moved_key, queue_key, usage_key
 from engine.shards import shard_of
 from engine.stores.postgres.audit_books import AuditBooks
 from engine.stores.redis.link import load_functions
@@ -172,6 +173,62 @@ async def test_a_ledger_far_behind_leaves_what_it_would_book_unchecked(engine: A
     audit = await engine.reader.audit()
     assert not_checked(audit) == {"held", "activity"}
     assert broken(audit) == set()
+
+
+async def test_however_many_messages_wait_and_come_they_are_all_counted(engine: Audited) -> None:
+    """The world of this test has no workers, so what is sent waits."""
+    made = [await engine.world.organisation(100_000) for _ in range(3)]
+    for organisation_id in made * 3:
+        await engine.send(organisation_id, 800)
+    sending = asyncio.create_task(_send_on(engine, made[0]))
+    for full in (False, True):
+        audit = await engine.reader.audit(full=full)
+        assert verdicts(audit)["queues"] == "clean", audit
+        assert _check(audit, "queues").checked == SHARDS
+    sending.cancel()
+    await asyncio.wait([sending])
+    # One message is taken away by somebody.
+    shard = shard_of(made[1], SHARDS)
+    await engine.link.call("XTRIM", queue_key(shard, "normal"), "MAXLEN", 0)
+    audit = await engine.reader.audit()
+    assert broken(audit) == {"queues"}
+    assert f"shard {shard} by +" in _check(audit, "queues").detail
+    # Without PostgreSQL the law is judged as well.
+    engine.stores.freeze("postgres")
+    try:
+        audit = await given(engine.reader.audit(timeout_s=30))
+    finally:
+        engine.stores.thaw("postgres")
+    assert broken(audit) == {"queues"}
+
+
+async def test_messages_that_cannot_be_counted_in_time_or_without_disturbance_leave_their_law_unchecked(
+    engine: Audited,
+) -> None:
+    [organisation_id] = [await engine.world.organisation(100_000)]
+    await engine.send(organisation_id, 1_200)
+    shard = shard_of(organisation_id, SHARDS)
+    # Another process counts the shard.
+    await engine.link.call("RPUSH", moved_key(shard), "somebody")
+    audit = await engine.reader.audit(timeout_s=1.0)
+    assert not_checked(audit) == {"queues"}
+    assert f"Not checked in shards {shard}: the time was over" in _check(audit, "queues").detail
+    assert "--timeout" in _check(audit, "queues").advice
+    audit = await engine.reader.audit()
+    assert not_checked(audit) == {"queues"}
+    assert "another audit counts" in _check(audit, "queues").detail
+    await engine.link.call("DEL", moved_key(shard))
+    assert (await engine.reader.audit()).clean
+
+
+async def _send_on(engine: Audited, organisation_id: int) -> None:
+    while True:
+        await engine.send(organisation_id, 5)
+        await asyncio.sleep(0.005)
+
+
+def _check(audit: Audit, name: str) -> Check:
+    return next(check for check in audit.checks if check.name == name)
 
 
 BREACHES = {

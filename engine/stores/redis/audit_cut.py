@@ -19,8 +19,9 @@ from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.usage import usage_entry
 from engine.stream_id import STREAM_START, StreamId
 
-# A shard with more messages or rows of activity, or with more usage entries, than this is not counted
-# at one instant, because Redis would serve nobody else meanwhile.
+# A shard with more rows of activity or usage entries than this is not summed at one instant, because Redis
+# would serve nobody else meanwhile. One with more messages is counted piece by piece (`recount`).
+_MESSAGES_MAX = 1_000
 _ROWS_MAX = 5_000
 _ENTRIES_MAX = 2_000
 # So long after Redis lost data, every new place in its streams is later than any place before the
@@ -54,7 +55,7 @@ async def instant_of(link: RedisLink, shard: int, mark: StreamMark | None, timeo
         keys.dead_key(shard, "express"), keys.dead_key(shard, "normal"),
         keys.wait_key(shard, "express"), keys.wait_key(shard, "normal"),
         keys.activity_key(shard), keys.usage_key(shard), keys.usage_head_key(shard), keys.held_key(shard),
-        str(mark.position) if mark else "", mark.link if mark else "", _ROWS_MAX, _ENTRIES_MAX,
+        str(mark.position) if mark else "", mark.link if mark else "", _ROWS_MAX, _ENTRIES_MAX, _MESSAGES_MAX,
         timeout_s=timeout_s,
     )  # fmt: skip
     entries = [usage_entry(shard, entry_id, fields) for entry_id, fields in usage]

@@ -127,7 +127,10 @@ class RedisDeadLetters:
 def replay(letter_id: DeadLetterId, due_at_us: int, payload: bytes, row: bytes) -> Command:
     """Put a dead letter on the due set as `payload`; reply: 1 when this call did, else 0. `row`: packed."""
     queue, shard, entry_id = letter_id
-    touched = (keys.dead_key(shard, queue), keys.due_key(shard, queue), keys.activity_key(shard))
+    touched = (
+        keys.dead_key(shard, queue), keys.due_key(shard, queue), keys.activity_key(shard),
+        keys.moved_key(shard),
+    )  # fmt: skip
     return ("FCALL", versioned("replay"), len(touched), *touched, str(entry_id), due_at_us, payload, row)
 
 

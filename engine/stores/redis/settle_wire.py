@@ -22,6 +22,7 @@ from engine.redis_keys import (
     held_by_key,
     held_key,
     line_keys,
+    moved_key,
     usage_head_key,
     usage_key,
     ways_key,
@@ -225,6 +226,7 @@ def _keys(queue: Queue, shard: int) -> tuple[bytes, ...]:
         held_key(shard),
         held_by_key(shard),
         ways_key(shard, queue),
+        moved_key(shard),
     )
 
 

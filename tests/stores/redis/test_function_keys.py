@@ -79,23 +79,27 @@ def others(message: bytes) -> list[Any]:
     kinds = (keys.queue_key, keys.due_key, keys.dead_key, keys.wait_key)
     places = [of(s, q) for of in kinds for q in ("express", "normal")]
     usage = (keys.usage_key(s), keys.usage_head_key(s))
-    held = (keys.held_key(s), keys.held_by_key(s))
+    held, moved = (keys.held_key(s), keys.held_by_key(s)), keys.moved_key(s)
     receipts, later = keys.receipts_key(s), keys.receipts_later_key(s)
     dead, activity = keys.dead_key(s, "express"), keys.activity_key(s)
     applied, due = keys.receipts_applied_key(s), (keys.due_key(s, "express"), keys.due_key(s, "normal"))
     return [
         ("FCALL", versioned("note_books"), 1, usage[1], "g 0-0 1 "), ("FCALL", versioned("note_lead"), 1,
         usage[1], 1), ("FCALL", versioned("note_unclosed"), 1, usage[1], 1, "7 8"), ("FCALL",
-        versioned("note_waits"), 1, usage[1], 1), ("FCALL", versioned("replay"), 3, dead, due[0], activity,
-        "1-1", 5, message, b"row"), ("FCALL", versioned("drop"), 6, dead, activity, *usage, *held, "1-2", 7,
-        2, b"row"), ("FCALL", versioned("tally"), 10, *held, *places), ("FCALL", versioned("cut"), 12,
-        *places, keys.activity_key(s), *usage, held[0], "0-0", "", 10, 10), ("FCALL", versioned("backlog"), 6,
-        *keys.line_keys(s, "normal"), keys.limits_key(s), keys.ways_key(s, "normal"), 10), ("FCALL", versioned("backlogs"), 2,
-        *places[6:], 1, 2), ("FCALL", versioned("receipts_lease"), 1, keys.INBOUND_LOCK, "me", 1000),
+        versioned("note_waits"), 1, usage[1], 1), ("FCALL", versioned("replay"), 4, dead, due[0], activity,
+        moved, "1-1", 5, message, b"row"), ("FCALL", versioned("drop"), 6, dead, activity, *usage, *held,
+        "1-2", 7, 2, b"row"), ("FCALL", versioned("tally"), 10, *held, *places), ("FCALL",
+        versioned("cut"), 12, *places, keys.activity_key(s), *usage, held[0], "0-0", "", 10, 10, 10),
+        ("FCALL", versioned("backlog"), 6, *keys.line_keys(s, "normal"), keys.limits_key(s),
+         keys.ways_key(s, "normal"), 10),
+        ("FCALL", versioned("backlogs"), 2, *places[6:], 1, 2),
+        ("FCALL", versioned("receipts_lease"), 1, keys.INBOUND_LOCK, "me", 1000),
         ("FCALL", versioned("receipts_release"), 1, keys.INBOUND_LOCK, "me"), ("FCALL",
         versioned("receipts_begin"), 2, keys.activity_key(s), applied, "token", 3), ("FCALL",
         versioned("receipts_record"), 4, keys.activity_key(s), applied, *due, 1, b"\x90", 1, 3, "token",
          "e", 5, message),
+        ("FCALL", versioned("recount"), 11, moved, keys.activity_key(s), held[0], *places, "token", 1000,
+         "", 0, 5, "begin", 1, "", "", 5),
         ("FCALL", versioned("receipts_hand_on"), 1, receipts, b"\x90"),
         ("FCALL", versioned("receipts_finish"), 3, receipts, later, keys.receipts_unreadable_key(s),
          "1-1", -1, "1-2", 1, 5, b"late"),

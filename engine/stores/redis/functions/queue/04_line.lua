@@ -71,16 +71,21 @@ local function count_of(payload)
   return count, true
 end
 
+-- The messages of the records from `at` on.
+local function payloads_in(records, at)
+  local found = {}
+  while at + 5 <= #records do
+    local _, size, from = struct_unpack('>HI4', records, at)
+    found[#found + 1] = sub(records, from, from + size - 1)
+    at = from + size
+  end
+  return found
+end
+
 -- The messages that the payload of an entry is, and whether it is a bundle.
 local function payloads_of(payload)
   if sub(payload, 1, 2) ~= BUNDLE_HEAD or #payload < 13 then return {payload}, false end
-  local found, at = {}, 13
-  while at + 5 <= #payload do
-    local _, size, from = struct_unpack('>HI4', payload, at)
-    found[#found + 1] = sub(payload, from, from + size - 1)
-    at = from + size
-  end
-  return found, true
+  return payloads_in(payload, 13), true
 end
 
 -- Where the record behind `count` records ends that begin at `at`, and their segments. It stops behind the record

@@ -1,7 +1,13 @@
+-- Note messages that come to where an audit may have been that counts the shard: they come back from the ready stream
+-- or the dead letters, or go to another chunk of their list. See `recount`.
+local function note_moved(moved, payloads)
+  if payloads[1] and call('EXISTS', moved) == 1 then call_with('RPUSH', moved, payloads) end
+end
+
 -- Put messages that nobody has begun to send back to the front of their list, in the order of their ids, which
 -- is the order in which they were accepted: behind those there that are older, as far as these lie in the first
--- octets, CHUNK or a little more. `finish` has to follow.
-local function put_back(line, list, payloads)
+-- octets, CHUNK or a little more. `finish` has to follow. `moved`: see `note_moved`.
+local function put_back(line, list, payloads, moved)
   local came, segments_came = {}, 0
   local function id_of(payload)
     local readable, message = pcall(cmsgpack.unpack, payload)
@@ -19,7 +25,7 @@ local function put_back(line, list, payloads)
   elseif not list.paused and not list.way then
     list.start = list.start or next_start(line, list.organisation)
   end
-  local read = #chunk
+  local read, merged = #chunk, false
   -- The next chunk becomes a part of this one. Those that `sift` or `cancel` has emptied are not there.
   local function read_on()
     local n, behind = list.first, false
@@ -29,7 +35,7 @@ local function put_back(line, list, payloads)
     end
     if not behind then return false end
     call('HDEL', line.wait, chunk_name(list, list.first))
-    list.first, chunk, at, read = n, behind, 1, read + #behind
+    list.first, chunk, at, read, merged = n, behind, 1, read + #behind, true
     return true
   end
   while next <= #came and (at <= #chunk or read_on()) do
@@ -45,6 +51,8 @@ local function put_back(line, list, payloads)
   for i = next, #came do parts[#parts + 1] = came[i][2] end
   parts[#parts + 1] = sub(chunk, at)
   chunk = concat(parts)
+  note_moved(moved, payloads)
+  if merged then note_moved(moved, payloads_in(chunk, 1)) end
   if list.last < list.first then list.last = list.first end
   if list.last == list.first then list.tail = #chunk end
   list.taken, list.chunk = 0, false
@@ -54,7 +62,7 @@ local function put_back(line, list, payloads)
 end
 
 -- Put messages of any organisations back to the front of their lists.
-local function put_all_back(line, payloads)
+local function put_all_back(line, payloads, moved)
   local of, order = {}, {}
   for _, payload in ipairs(payloads) do
     local organisation = format('%.0f', cmsgpack.unpack(payload)[2])
@@ -64,5 +72,7 @@ local function put_all_back(line, payloads)
     end
     table.insert(of[organisation], payload)
   end
-  for _, organisation in ipairs(order) do put_back(line, list_of(line, organisation), of[organisation]) end
+  for _, organisation in ipairs(order) do
+    put_back(line, list_of(line, organisation), of[organisation], moved)
+  end
 end

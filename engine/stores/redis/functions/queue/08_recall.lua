@@ -6,7 +6,8 @@ end
 
 -- Put messages off: `came` is of each whether it is new there or comes back, its way, and its payload. One that comes
 -- back was recalled, and its worker had no room: it goes to the front, in the order of the ids. `finish` has to follow.
-function ways.put_off(line, came)
+-- `moved`: see `note_moved`.
+function ways.put_off(line, came, moved)
   local back, order = {}, {}
   for i = 1, #came, 2 do
     local list, segments = ways.of_payload(line, came[i], came[i + 1])
@@ -22,10 +23,12 @@ function ways.put_off(line, came)
   -- First, because a list of which nothing is written yet has no chunk.
   for _, list in ipairs(order) do
     ways.begin(list)
-    put_back(line, list, back[list])
+    put_back(line, list, back[list], moved)
   end
+  local last = {}
   for i = 1, #came, 2 do
     if byte(came[i]) ~= 60 then
+      last[#last + 1] = came[i + 1]
       local list, segments = ways.of_payload(line, came[i], came[i + 1])
       ways.begin(list)
       list.came = list.came + segments
@@ -34,6 +37,7 @@ function ways.put_off(line, came)
       count_waiting(line, list, 1, segments)
     end
   end
+  note_moved(moved, last)
 end
 
 -- Up to `count` turns of a way, the first ones.

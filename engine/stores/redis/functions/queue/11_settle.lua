@@ -57,7 +57,7 @@ local function settle_whole(line, ids, given)
   return counts, all
 end
 
--- settle(line, due, dead, activity, usage, head, held, held by organisation, ways; name, mark, bundle_max,
+-- settle(line, due, dead, activity, usage, head, held, held by organisation, ways, moved; name, mark, bundle_max,
 --        whole entries, of these bundles, messages in whole entries, parts of bundles, messages in parts,
 --        dues, deads, rows, array of rows without header, sums, details,
 --        then ids of whole entries, bundles first,
@@ -155,6 +155,12 @@ local function settle(keys, args, given)
     summed = cmsgpack.pack(flat)
   end
 
+  if due[1] then
+    local later = {}
+    for i = 2, #due, 2 do later[i / 2] = due[i] end
+    note_moved(keys[13], later)
+  end
+  note_moved(keys[13], dead)
   call_with('ZADD', keys[5], due)
   for _, payload in ipairs(dead) do call('XADD', keys[6], '*', 'm', payload) end
   if row_count > 0 then
@@ -174,10 +180,10 @@ local function settle(keys, args, given)
     call('DECRBY', keys[10], held)
   end
   aim(line, args[2])
-  put_all_back(line, back)
+  put_all_back(line, back, keys[13])
   if put_off[1] then
     line.ways_key = keys[12]
-    ways.put_off(line, put_off)
+    ways.put_off(line, put_off, keys[13])
   end
   return {counted, finish(line)}
 end

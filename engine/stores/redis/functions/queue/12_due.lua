@@ -37,12 +37,13 @@ local function refill_line(keys, args)
   return finish(line)
 end
 
--- replay(dead, due, activity; entry id, due_at_us, payload, row)
+-- replay(dead, due, activity, moved; entry id, due_at_us, payload, row)
 -- -> 1 when this call replayed the dead letter, else 0
 -- Puts a dead letter on the due set as `payload`. Only the call that removes it counts, of this function and of
 -- `drop`, so a second call does nothing.
 local function replay(keys, args)
   if call('XDEL', keys[1], args[1]) == 0 then return 0 end
+  note_moved(keys[4], {args[3]})
   call('ZADD', keys[2], args[2], args[3])
   call('XADD', keys[3], '*', 'b', array_of({args[4]}))
   return 1

@@ -1,6 +1,6 @@
 -- cut(sms express, sms normal, due express, due normal, dead express, dead normal,
 --     wait express, wait normal, activity, usage, head, held;
---     position ('' when the books cannot be read), link, rows_max, entries_max)
+--     position ('' when the books cannot be read), link, rows_max, entries_max, messages_max)
 -- -> {state, held, usage entries behind `position`, waiting, recount, first activity id,
 --     activity sums}
 -- The state of a shard at one instant, for the audit. It reads only.
@@ -8,7 +8,7 @@
 --                 it does not, because entries after `position` were trimmed or Redis went back to an
 --                 older state; 2 when it has more than `entries_max` entries after `position`
 --   waiting       how many messages there are; `recount` is the sum of their units, -1 when there are
---                 more than `rows_max`
+--                 more than `messages_max`
 --   first         id of the first activity entry; with a `+` behind it, the last id that the stream
 --                 ever gave, when no entry is there; '' when there is no stream
 --   activity sums MessagePack array of {organisation, event, units} of the activity on the stream, ''
@@ -33,7 +33,7 @@ local function cut(keys, args)
       waiting = waiting + (call('HGET', keys[i], count) or 0)
     end
   end
-  if waiting > rows_max then
+  if waiting > tonumber(args[5]) then
     recount = -1
   else
     local streams, sets, waits = {keys[1], keys[2], keys[5], keys[6]}, {keys[3], keys[4]}, {keys[7], keys[8]}

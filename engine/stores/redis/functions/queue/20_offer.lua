@@ -17,6 +17,8 @@ offer('unread_in', unread_in, 'no-writes')
 offer('pending_in', pending_in, 'no-writes')
 offer('backlog', backlog, 'no-writes')
 offer('backlogs', backlogs, 'no-writes')
+-- Notes for a minute at most which messages move, while an audit counts.
+offer('recount', recount, 'allow-oom')
 -- Writes over times only, and holders that have died are found by it.
 offer('overdue', overdue, 'allow-oom')
 -- Takes in messages: the one function without a flag. `report` is the same function for a flush
