@@ -81,8 +81,7 @@ def _watching(world: World) -> Iterator[None]:
     """While the world runs, the services' maps and logs are watched."""
 
     def watched_map() -> WatchedMap:
-        return WatchedMap(world.truth.holdings[asyncio.get_running_loop().name], asking)  # type:
-        ignore[attr - defined]
+        return WatchedMap(world.truth.holdings[asyncio.get_running_loop().name], asking)  # type: ignore[attr-defined]
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(quota, "CreditMap", watched_map))
