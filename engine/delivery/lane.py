@@ -34,12 +34,12 @@ from engine.routing.throughput import Allowance
 # fewer than the second, segments.
 _WAITING_S = 1.0
 _WAITING_MIN = 8
-# Beyond its part of the sends that may be in flight no more waits than is sent in so many times as long as a read
-# takes, no less than the first, seconds: until more is recalled and read.
+# Beyond its part of the sends that may be in flight no more waits than is sent in so many times as long as a
+# read takes, no less than the first, seconds: until more is recalled and read.
 _AHEAD_MIN_S, _AHEAD_READS = 0.1, 10.0
 # Of what is put off so much is recalled that this part of what would make the lane crowded waits, or what it
-# sends in the second, seconds, where that is less; where it has no throughput, as much as is to lie ready. What
-# has not come after the third, or after two reads, is not waited for.
+# sends in the second, seconds, where that is less; where it has no throughput, as much as is to lie ready.
+# What has not come after the third, or after two reads, is not waited for.
 _RECALLED, _RECALLED_S, _COMING_S = 0.5, 0.5, 0.03
 # A message is put off for no less than this, seconds.
 _PUT_OFF_MIN_S = 0.5

@@ -19,7 +19,8 @@ from engine.delivery.supply import Supply
 # many times as long as a read takes. Half of that is left when it reads on, and has to last until more has
 # come, and slots for it.
 _WAITING_READS = 4.0
-# In hand for a limited lane beside what is being sent is what it sends in so many times as long as a read takes.
+# In hand for a limited lane beside what is being sent is what it sends in so many times as long as a read
+# takes.
 _AHEAD_READS = 5.0
 # What an unlimited lane has in hand beside what is being sent is no more than the second, in parts of the
 # sends that may be in flight. It is no less than the first, or than so much of a slow lane's time, seconds,

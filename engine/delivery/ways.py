@@ -63,7 +63,7 @@ class Ways:
         # What is to be recalled whatever has room, since the last look.
         self._released: list[Recall] = []
         # Of each way of a shard: so much it is behind its share of what was recalled.
-        self._owed: dict[tuple[int, str], float] = {}
+        self._behind: dict[tuple[int, str], float] = {}
         # Of ways of no provider of ours: since when so many messages have waited.
         self._strange: dict[tuple[int, str], tuple[int, float]] = {}
 
@@ -113,11 +113,11 @@ class Ways:
                 lane = self.lane(of.way, now_s)
                 if lane is not None:
                     by_lane.setdefault(lane.name, []).append(of)
-        owed, self._owed = self._owed, {}
+        behind_before, self._behind = self._behind, {}
         recalls = []
         for name, ways in by_lane.items():
             lane = self._lanes.by_name[name]
-            for of, count in self._divided(ways, lane.wanted(now_s), owed):
+            for of, count in self._divided(ways, lane.wanted(now_s), behind_before):
                 segments = _ANY if lane.allowance is None else count
                 recalls.append(Recall(of.shard, of.number, of.way, count, segments))
         return released + recalls
@@ -129,24 +129,24 @@ class Ways:
             return
         count = messages if lane.allowance is None else segments
         lane.comes(count, now_s)
-        # What was not there is not owed.
+        # What was not there is not behind_before.
         over = count - (recall.messages if lane.allowance is None else recall.segments)
-        if over > 0 and (recall.shard, recall.way) in self._owed:
-            self._owed[recall.shard, recall.way] -= over
+        if over > 0 and (recall.shard, recall.way) in self._behind:
+            self._behind[recall.shard, recall.way] -= over
 
     def _divided(
-        self, ways: Sequence[PutOff], wanted: int, owed: dict[tuple[int, str], float]
+        self, ways: Sequence[PutOff], wanted: int, behind_before: dict[tuple[int, str], float]
     ) -> list[tuple[PutOff, int]]:
         """How many of `wanted` are recalled of each, by the weight that waits there."""
         whole = sum(of.weight for of in ways)
-        shares = [owed.get((of.shard, of.way), 0.0) + wanted * of.weight / whole for of in ways]
+        shares = [behind_before.get((of.shard, of.way), 0.0) + wanted * of.weight / whole for of in ways]
         counts = [max(0, int(share)) for share in shares]
         # Parts that come to a whole one go to those that are behind most.
         behind = sorted(range(len(ways)), key=lambda n: counts[n] - shares[n])
         for n in behind[: max(0, wanted - sum(counts))]:
             counts[n] += 1
         for of, share, count in zip(ways, shares, counts, strict=True):
-            self._owed[of.shard, of.way] = share - count
+            self._behind[of.shard, of.way] = share - count
         return [(of, count) for of, count in zip(ways, counts, strict=True) if count]
 
 

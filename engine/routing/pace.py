@@ -100,8 +100,8 @@ class Attained:
         self.rate = rate
         # Segments a second, as far as is known.
         self.value = rate
-        # Whether it wanted more than it got in the present window, and whether it had nothing to send in it for
-        # a while.
+        # Whether it wanted more than it got in the present window, and whether it had nothing to send in it
+        # for a while.
         self.short = False
         self.starved = False
         # Segments sent in the present window.

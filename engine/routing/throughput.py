@@ -251,7 +251,8 @@ class Allowance:
         return self._attained.value
 
     def starves(self) -> None:
-        """Note that nothing waits although there is more to send: what it sends now says nothing of what it can."""
+        """Note that nothing waits although there is more to send: what it sends now says nothing of what it
+        can."""
         self._attained.starved = True
 
     def slow_down(self, now_s: float) -> None:

@@ -123,7 +123,8 @@ async def test_two_that_sweep_at_once_end_a_message_once(kit: QueueKit) -> None:
 async def test_a_message_is_put_off_to_its_expiry_at_most(
     kit: QueueKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As beside a version that does not know ways. Turns of a lane that has sent nothing are then a minute apart.
+    # As beside a version that does not know ways. Turns of a lane that has sent nothing are then a minute
+    # apart.
     monkeypatch.setattr(QueueStreams, "puts_off", False)
     monkeypatch.setattr(lane, "_UNKNOWN_RATE", 1 / 60)
     expires = now_us() + 300_000_000

@@ -13,7 +13,7 @@ NOW = 1_700_000_000_000_000
 
 
 def test_the_kinds_that_are_named_exist_and_this_version_reads_them() -> None:
-    assert set(SINCE) - {"line", "pause", "bundle"} <= set(EVENTS)
+    assert set(SINCE) - {"line", "pause", "bundle", "way"} <= set(EVENTS)
     assert max(SINCE.values()) <= FORMATS
 
 

@@ -34,6 +34,7 @@ from engine.credit.movements import change_quota, move
 from engine.credit.quota import Quota
 from engine.credit.records import LedgerAnswer
 from engine.credit.retention import Retention, Trim
+from engine.delivery.ways import Ways
 from engine.errors import Unavailable
 from engine.records import Entry
 from engine.routing.throughput import Allowance
@@ -45,7 +46,15 @@ from tests.routing.throughput_model import Timeline
 from tests.simulation.holdings import WatchedMap
 from tests.simulation.line import Line, Waiting
 from tests.simulation.postgres_server import Change, PostgresServer
+from tests.simulation.put_off_mutations import (
+    SEVERAL,
+    lose_when_recalled,
+    only_behind,
+    put_off_to_nowhere,
+    recall_a_copy,
+)
 from tests.simulation.redis_functions import Functions
+from tests.simulation.redis_store import Store
 from tests.simulation.slot_mutations import grant_the_same_again, take_without_slots
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -317,6 +326,11 @@ def with_line(name: str, **methods: Any) -> dict[str, Any]:
     return {"functions": spoiled(name, line=type(name, (Line,), methods))}
 
 
+def with_put_off(name: str, **methods: Any) -> dict[str, Any]:
+    """As `with_line`, where much is put off."""
+    return {**with_line(name, **methods), "plans": SEVERAL}
+
+
 def _lose_when_listed(self: Line, of: Waiting) -> None:
     """What is moved from a list to the ready stream is lost on the way."""
     self.store.list_pop(self.wait, of.organisation)
@@ -349,6 +363,14 @@ def _take_all_apart(self: Line, entry_id: bytes, payload: bytes) -> list[bytes]:
 
 
 MUTATIONS = [
+    Mutation("lose what is recalled", 0, world=with_put_off("LosingAside", move_aside=lose_when_recalled)),
+    Mutation("recall a copy", 0, world=with_put_off("CopyingAside", move_aside=recall_a_copy)),
+    Mutation("put off to nowhere", 0, world=with_put_off("Nowhere", put_off=put_off_to_nowhere)),
+    Mutation("put off without a turn", 0,
+             world=with_put_off("TurnlessAside", take_turn_aside=lambda *_: None)),
+    Mutation("recall nothing", 0, [(Ways, "wanted", lambda *_: [])], {"plans": SEVERAL}),
+    Mutation("count what waits without what is put off", 0, [(Store, "lists", only_behind)],
+             {"plans": SEVERAL}),
     Mutation("lose the bitmap", 0, world=with_line("Forgetful", noted=lambda *_: None)),
     Mutation(
         "count a bundle twice", 27,

@@ -173,14 +173,19 @@ class PutOff(Ready):
                 break
             turns.pop(0)
             way.time = max(way.time, start)
-            segments, payload = self.store.list_pop(self.wait, of.name)
-            self.make_ready(segments, payload)
-            self.count_aside(of, -1)
+            segments = self.move_aside(of)
             of.start = start + self.cost_aside(of, segments)
             moved, total = moved + 1, total + segments
             behind = sum(1 for other, _ in turns if other <= of.start)
             turns.insert(behind, (of.start, organisation))
         return moved, total
+
+    def move_aside(self, of: Aside) -> int:
+        """Move the first message of a list to the ready stream; its segments."""
+        segments, payload = self.store.list_pop(self.wait, of.name)
+        self.make_ready(segments, payload)
+        self.count_aside(of, -1)
+        return segments
 
     def cost_aside(self, of: Aside, segments: int) -> float:
         return segments / of.weight

@@ -20,11 +20,14 @@ from engine.boot.ledger import assemble_ledger
 from engine.boot.worker import assemble_worker
 from engine.config import Credit, Queues, QueueSettings
 from engine.delivery.dead_letters import DeadLetterId
+from engine.delivery.dispatcher import Dispatcher
+from engine.delivery.ports import Recall
+from engine.delivery.sent import SentEntries
 from engine.delivery.settlement import DELIVERIES_MAX
 from engine.errors import Refusal, Unavailable
 from engine.intake.pricing import PriceTable
 from engine.providers.settings import SimulatedSettings
-from engine.records import QUEUES, Entry, Message, Verdict
+from engine.records import QUEUES, Entry, Message, Settlement, Verdict
 from engine.redis_keys import due_key
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import UNANSWERED_S
@@ -144,6 +147,17 @@ class ShortQueue(QueueStreams):
         self._wanted, self._most = 0, ready_max
         super().__init__(*arguments, **named)
 
+    async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
+        """Count what is put off."""
+        self._world.put_off += sum(settlement.way != "" for settlement in settlements)
+        return await super().settle(settlements, sent)
+
+    async def recall(self, recalls: Sequence[Recall]) -> list[tuple[int, int]]:
+        """Count what is recalled."""
+        moved = await super().recall(recalls)
+        self._world.recalled += sum(messages for messages, _ in moved)
+        return moved
+
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """Where there are operators, some entries have outlived too many workers."""
         found = await super().read(count, block_ms)
@@ -185,7 +199,7 @@ async def worker(world: World, role: Role) -> None:
     )
     await reader.join()
     names = ("carrier", "other")
-    work, sweeper, _ = assemble_worker(
+    work, sweeper, dispatcher = assemble_worker(
         reader,
         [Carrier(world, name) for name in names],
         [SimulatedSettings(name=name, throughput=world.throughputs.get(name)) for name in names],
@@ -198,17 +212,27 @@ async def worker(world: World, role: Role) -> None:
         rng=Random(world.clock.rng.getrandbits(64)),
         log=world.log,  # type: ignore[arg-type]
     )
-    sweeping = asyncio.create_task(sweeper.run(role.draining))
+    beside = [asyncio.create_task(sweeper.run(role.draining))]
+    if len(world.plans) > 1:
+        beside.append(asyncio.create_task(_route(world, dispatcher)))
     role.ready = True
     try:
         working = asyncio.ensure_future(work.run(role.draining, 10.0))
-        done, _ = await asyncio.wait({working, sweeping}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({working, *beside}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
-        sweeping.cancel()
-        await asyncio.wait([sweeping])
+        for task in beside:
+            task.cancel()
+        await asyncio.wait(beside)
     await RedisAdmission(link, link, settings.shards).fence(process.name)  # type: ignore[arg-type]
+
+
+async def _route(world: World, dispatcher: Dispatcher) -> None:
+    """Let the plans of the world be in force, each from its second on, and in the end the first."""
+    while True:
+        dispatcher.use(world.plans[0 if world.calm else int(world.clock.now) % len(world.plans)])
+        await asyncio.sleep(0.2)
 
 
 async def ledger(world: World, role: Role) -> None:

@@ -46,6 +46,9 @@ class Result(msgspec.Struct, frozen=True):
     letters: dict[str, int]
     # What calls that cancel came upon.
     cancels: dict[str, int]
+    # How often messages were put off, and recalled.
+    put_off: int
+    recalled: int
     # "" when every promise was kept.
     violation: str
     trace: list[str]
@@ -68,7 +71,8 @@ def run(seed: int, *, trace: bool = False, steps_max: int = 1 << 60, **world: An
             w.clock.trace("VIOLATION", violation)
         return Result(
             seed, w.clock.steps, w.clock.now, clients.answered, len(w.truth.messages),
-            sum(n > 1 for n in w.sent.values()), w.letters, w.cancels, violation, w.clock.lines or [],
+            sum(n > 1 for n in w.sent.values()), w.letters, w.cancels, w.put_off, w.recalled, violation,
+            w.clock.lines or [],
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.put_off_mutations import SEVERAL
 from tests.simulation.runs import run
 
 STEPS = 300_000
@@ -70,6 +71,13 @@ def test_messages_of_atomic_batches_are_canceled_or_sent_whoever_races_and_dies(
     assert cancels["given_before"] < 5 < min(cancels["canceled"], cancels["in_hand"], cancels["none"]), (
         cancels
     )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_put_off_ends_once_whoever_cancels_dies_or_changes_the_routes(seed: int) -> None:
+    result = run(seed, plans=SEVERAL, cancelers=seed % 3)
+    assert result.violation == ""
+    assert min(result.put_off, result.recalled) > 50, result
 
 
 def test_a_seed_runs_the_same_in_another_process() -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from engine.errors import Unavailable
 from engine.records import VerdictKind
+from engine.routing.records import RoutingPlan
 from tests.routing.throughput_model import Timeline
 from tests.simulation.checkers import Truth, Violation
 from tests.simulation.clock import Clock, Process
@@ -133,12 +134,14 @@ class World:
         operators: int = 0,
         cancelers: int = 0,
         throughput: float = 200.0,
+        plans: list[RoutingPlan] | None = None,
     ) -> None:
         """`rewinds`: Redis loses the last moments of its data, not all of it. `books_go_back`: PostgreSQL
         does, and Redis loses nothing. `half_fences`: the faults are those by which a fence is lost that is
         booked in part. `operators`: so many replay and drop dead letters, of which there are many then.
         `cancelers`: so many cancel messages, waiting or not. `throughput`: of the provider `other`,
-        segments a second; with the usual one it is hardly ever reached."""
+        segments a second; with the usual one it is hardly ever reached. `plans`: routing plans that are in
+        force one after another, a second each, all with the same throughput; in the end the first of them."""
         self.operators = operators
         self.cancelers = cancelers
         self.half_fences = half_fences
@@ -172,8 +175,11 @@ class World:
         self.cancels = {"canceled": 0, "in_hand": 0, "given_before": 0, "none": 0}
         # The slots of limited providers, as Redis keeps them.
         self.timelines: dict[str, Timeline] = {}
-        self.throughputs = {"other": throughput}
-        self.limited = {"other": ThroughputCheck(throughput)}
+        self.plans = plans or [RoutingPlan(version=0)]
+        self.throughputs = {"other": throughput, **self.plans[0].throughput}
+        self.limited = {name: ThroughputCheck(rate) for name, rate in self.throughputs.items()}
+        # How often messages were put off, and recalled.
+        self.put_off = self.recalled = 0
         self.calm = False
         # Called with each process that is gone, to tell its clients and its supervisor.
         self.on_death: list[Callable[[Role], None]] = []

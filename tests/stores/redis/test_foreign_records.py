@@ -45,13 +45,13 @@ def foreign(record: object) -> list[bytes]:
 @pytest.mark.parametrize("payload", foreign(MESSAGE))
 def test_a_payload_that_is_no_message_is_told_from_the_others(payload: bytes) -> None:
     good = encoded(MESSAGE)
-    raw = [(b"1-0", good, 1, b"", b""), (b"2-0", payload, 1, b"", b""), (b"3-0", good, 1, b"", b"")]
+    raw = [(b"%d-0" % n, one, 1, b"", b"", b"") for n, one in enumerate((good, payload, good), 1)]
     entries, undecodable = decoded(0, "normal", raw)
     assert [one.entry_id for one in entries] == [b"1-0", b"3-0"]
     assert [one.payload for one in undecodable] == [payload]
     # In one bundle, of which the last message is settled.
     bundle = bundled([record(1, one) for one in (good, payload, good, good)])
-    entries, undecodable = decoded(0, "normal", [(b"1-0", bundle, 1, b"...x", b"")])
+    entries, undecodable = decoded(0, "normal", [(b"1-0", bundle, 1, b"...x", b"", b"")])
     assert [(one.place, one.bundle) for one in entries] == [(0, 4), (2, 4)]
     assert [(one.payload, one.place, one.bundle) for one in undecodable] == [(payload, 1, 4)]
 
