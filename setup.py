@@ -31,6 +31,7 @@ extensions = [
         "engine.delivery._many",
         "engine.delivery._rows",
         "engine.stores.redis._entries",
+        "engine.webhooks._search",
         "supervisor.simulator._submits",
     )
 ]

@@ -10,6 +10,7 @@ import msgspec
 from engine.hosts.webhook_urls import target_of
 from engine.records import NO_RECORD
 from engine.stream_id import StreamId
+from engine.webhooks._search import has_four
 from engine.webhooks.events import TYPES, body_of, callback_of, event_of
 from engine.webhooks.ports import FoundEntry
 from engine.webhooks.records import Delivery, Endpoint, WebhookEvent
@@ -23,7 +24,7 @@ _URL_BEGINS = b"http"
 def may_concern(blob: bytes, *, endpoints: bool) -> bool:
     """Whether a batch of rows may have one that anybody is told of. `endpoints`: an organisation of its
     shard has some."""
-    return endpoints or _URL_BEGINS in blob
+    return endpoints or has_four(blob, _URL_BEGINS)
 
 
 def rows_of(entry: FoundEntry) -> int:
