@@ -47,6 +47,11 @@ Group = Literal[
 Order = Literal["time", "messages", "failure", "latency"]
 # Of which one report has one at most.
 TIMES: tuple[Group, ...] = ("minute", "hour", "day")
+# What the period of a report may be, as the API and the command line say it.
+PERIODS = (
+    "Periods begin and end at quarters of an hour, by minute at whole minutes. They are ten years long at "
+    "most, a day by minute, 31 days by reference and of a campaign."
+)
 # `retrying` of a message that a provider had taken before.
 RESENT = "resent"
 # The events that the tables count, but for those that are `resent` there.
@@ -243,7 +248,14 @@ class _Counts:
         p50, p95, p99 = values
         if math.isnan(p50):
             return None
-        return Quantiles(round(p50 / 1000, 3), round(p95 / 1000, 3), round(p99 / 1000, 3))
+        # Whole microseconds.
+        return Quantiles(int(p50 + 0.5) / 1000, int(p95 + 0.5) / 1000, int(p99 + 0.5) / 1000)
+
+    def left(self) -> tuple[int, int, int, int]:
+        """Messages, segments and units that have not ended, and units that are held."""
+        (events, segments, units), begun = self.ended, self.begun
+        held = begun[2] - self.captured - self.released
+        return begun[0] - sum(events), begun[1] - sum(segments), begun[2] - sum(units), held
 
 
 def rows_of(
@@ -255,22 +267,32 @@ def rows_of(
     groups: dict[tuple[str | int, ...], _Counts] = defaultdict(_Counts)
     for found in sums:
         groups[found.group].add(found)
-    place = named.index("provider") if "provider" in named else None
-    # What has not ended is what was accepted less what has ended, with whichever provider.
-    waiting: dict[tuple[str | int, ...], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    for group, counts in () if of_provider else list(groups.items()):
-        whole = group if place is None else (*group[:place], "", *group[place + 1 :])
-        groups[whole]
-        left = waiting[whole]
-        for i, ended in enumerate(counts.ended):
-            left[i] += counts.begun[i] - sum(ended)
-        left[3] += counts.begun[2] - counts.captured - counts.released
+    if of_provider:
+        waiting: Mapping[tuple[str | int, ...], Sequence[int]] = {}
+    elif "provider" in named:
+        waiting = _waiting(groups, named.index("provider"))
+    else:
+        waiting = {group: counts.left() for group, counts in groups.items()}
     rows: list[ReportRow] = []
     made = _lines if "status" in group_by else _line
     # A place of all groups has either text or numbers.
     for group in sorted(groups):
-        rows += made(_about(named, group, zone), groups[group], waiting.get(group, [0, 0, 0, 0]))
+        rows += made(_about(named, group, zone), groups[group], waiting.get(group, (0, 0, 0, 0)))
     return rows
+
+
+def _waiting(
+    groups: dict[tuple[str | int, ...], _Counts], place: int
+) -> dict[tuple[str | int, ...], list[int]]:
+    """What has not ended, by groups with no provider, which is at that place: what was accepted less what has
+    ended, with whichever provider. Such groups are there afterwards."""
+    waiting: dict[tuple[str | int, ...], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for group, counts in list(groups.items()):
+        whole = (*group[:place], "", *group[place + 1 :])
+        groups[whole]
+        for i, much in enumerate(counts.left()):
+            waiting[whole][i] += much
+    return waiting
 
 
 def ordered(rows: list[ReportRow], order: Order, limit: int, messages_min: int) -> list[ReportRow]:

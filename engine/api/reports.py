@@ -16,7 +16,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from aiohttp import hdrs, web
 
-from engine.activity.reports import TIMES, Group, Order, Report, ReportQuery, ordered
+from engine.activity.countries import numbers_of
+from engine.activity.reports import PERIODS, TIMES, Group, Order, Report, ReportQuery, ordered
 from engine.api.auth import Keys
 from engine.api.decoding import invalid
 from engine.api.description import ID, TEXT, TIME, Answer, Parameter, described
@@ -40,6 +41,8 @@ _LONGEST_S = 3_660 * 86_400
 _MINUTES_S = 86_400
 _REFERENCES_S = 31 * 86_400
 _ROWS_MAX = 10_000
+# No reference is longer.
+_CAMPAIGN_MAX = 200
 
 _GROUPS: tuple[Group, ...] = get_args(Group)
 _OWN_GROUPS = tuple(name for name in _GROUPS if name != "organisation")
@@ -70,7 +73,7 @@ _PARAMETERS = {
     "campaign": Parameter(
         "Only those whose reference is this, or begins with this and one of `- _ / : .` or a blank. Without "
         "`from_time` it is a report of the last 31 days.",
-        {"type": "string", "maxLength": 200},
+        {"type": "string", "maxLength": _CAMPAIGN_MAX},
     ),
     "order": Parameter(
         "By group; or the largest first, those with the lowest delivery rate, or those that take longest "
@@ -103,7 +106,7 @@ _EXAMPLE = {
 }  # fmt: skip
 _MORE = (
     "Each message counts once, in the period of its acceptance and with the status it has now. A message is "
-    "counted about a second after its acceptance."
+    f"counted about a second after its acceptance. {PERIODS}"
 )
 
 
@@ -213,7 +216,7 @@ def query_of(
     """What the query of the URL asks for; `now_s`: seconds since 1970. Raises Refusal 422."""
     group_by = _groups(request, allowed)
     step_s = 60 if "minute" in group_by else _QUARTER_S
-    campaign = _name(request, "campaign")
+    campaign = _name(request, "campaign", _CAMPAIGN_MAX)
     from_s, until_s = period_of(
         request, now_s, step_s, _REFERENCES_S if campaign and step_s > 60 else _PERIOD_S
     )
@@ -231,7 +234,6 @@ def query_of(
         days = longest_s // 86_400
         longest = "a day" if days == 1 else f"{days:,} days"
         raise invalid(f"The period of {what} must not be longer than {longest}.", "from_time")
-    country = (request.query.get("country") or "").upper()
     return ReportQuery(
         from_s=from_s,
         until_s=until_s,
@@ -240,7 +242,7 @@ def query_of(
         organisation_id=organisation_id,
         queue=choice_asked(request, "queue", QUEUE_NAMES),
         provider=_name(request, "provider"),
-        country=country,
+        country=_country(request),
         campaign=campaign,
     )
 
@@ -300,8 +302,22 @@ def _zone(request: web.Request) -> str:
     return name
 
 
-def _name(request: web.Request, field: str) -> str:
+def _name(request: web.Request, field: str, length_max: int | None = None) -> str:
     text = request.query.get(field) or ""
     if "\0" in text:
         raise invalid(f"`{field}` must not contain U+0000.", field)
+    if length_max is not None and len(text) > length_max:
+        raise invalid(f"`{field}` must be at most {length_max} characters.", field)
     return text
+
+
+def _country(request: web.Request) -> str:
+    """The filter `country`. Raises Refusal 422 for what no message can be counted under."""
+    country = (request.query.get("country") or "").upper()
+    if country and not numbers_of(country):
+        raise invalid(
+            "`country` must be a code of ISO 3166 with two letters, such as DE. Countries that share a "
+            "calling code are one, such as GB with JE.",
+            "country",
+        )
+    return country

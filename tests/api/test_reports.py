@@ -111,6 +111,11 @@ async def test_the_operator_sees_all_and_the_worst_first(reporting: Api, source:
         ("campaign=%00", "`campaign` must not contain U+0000."),
         ("queue=slow", "`queue` must be"),
         ("provider=%00", "`provider` must not contain U+0000."),
+        ("country=IRAN", "`country` must be a code of ISO 3166 with two letters, such as DE."),
+        ("country=XX", "`country` must be a code of ISO 3166"),
+        # No message is counted under it: its numbers are those of GB.
+        ("country=JE", "Countries that share a calling code are one, such as GB with JE."),
+        (f"campaign={'x' * 201}", "`campaign` must be at most 200 characters."),
         ("order=worst", "`order` must be time or messages or failure or latency."),
         ("order=failure&group_by=status", "`order` must not be failure in a report by status."),
         ("limit=0", "`limit` must be a whole number from 1 to 10000."),

@@ -26,6 +26,8 @@ _EPOCH = date(1970, 1, 1)
 _UTC = ("UTC", "Etc/UTC", "Etc/UCT", "UCT", "Zulu", "Etc/Zulu", "Universal", "Etc/Universal")
 # Quarters in an hour.
 _QUARTERS = 4
+# Of what begins so many quarters of an hour after 1970.
+_HOUR_OF_DAY = "intDiv(begins, 4) % 24"
 
 
 def zone_of(query: ReportQuery) -> str:
@@ -109,14 +111,22 @@ def parts_of_days(query: ReportQuery, begin_s: int, end_s: int, added: int) -> l
         # A quarter of an hour has the offset that the zone has at its begin.
         begin, end = -(-segment_s // QUARTER_S), -(-until_s // QUARTER_S)
         phase_s = -ahead_s % HOUR_S
+        split = phase_s not in phases and phase_s % QUARTER_S == 0 and "hour" not in query.group_by
+        if split:
+            phase_s = 0
         first, last = (_hour_from(place, phase_s // QUARTER_S) for place in (begin, end))
         last -= _QUARTERS if last > end else 0
         if phase_s not in phases or first >= last:
             found.append(between(QUARTER, begin, end))
             continue
-        found.append(between(added + HOURS[phase_s], first, last))
+        hours = between(added + HOURS[phase_s], first, last)
+        if split:
+            # The days of the zone begin within an hour of UTC: of that one the quarters are read.
+            hour = -ahead_s % _DAY_S // HOUR_S
+            found.append(f"({between(QUARTER, first, last)} AND {_HOUR_OF_DAY} = {hour})")
+            hours = f"({hours} AND {_HOUR_OF_DAY} != {hour})"
         edges = ((begin, first), (last, end))
-        found += [between(QUARTER, *edge) for edge in edges if edge[0] < edge[1]]
+        found += [hours, *(between(QUARTER, *edge) for edge in edges if edge[0] < edge[1])]
     return found
 
 

@@ -40,17 +40,16 @@ def begins_of_quarter_sql(quarter: str) -> list[tuple[int, str]]:
     return found + [(kind + HOURS[0], _hour_sql(quarter, 0)) for kind in BY.values()]
 
 
-def kept_sql(group: str, period: str = "of_period") -> str:
-    """A group in SQL where counts of that period have it, and its default elsewhere."""
-    kind = BY[group]
-    has = f"{period} <= {QUARTER} OR {period} BETWEEN {kind} AND {kind + 9}"
-    return f"if({has}, {group}, {0 if group == 'country' else repr('')})"
+def kept_by_sql(group: str, kind: str) -> str:
+    """A group in SQL where counts have it, and its default elsewhere; `kind`: what is added to the numbers of
+    their periods."""
+    return f"if({kind} IN (0, {BY[group]}), {group}, {0 if group == 'country' else repr('')})"
 
 
 def _made_sql(inner: str, periods: list[tuple[int, str]]) -> str:
     """Counts `inner` once more for each of some periods."""
     added = ", ".join(f"({period}, {begin})" for period, begin in periods)
-    kept = ", ".join(f"{kept_sql(group)} AS of_{group}" for group in BY)
+    kept = ", ".join(f"{kept_by_sql(group, 'intDiv(of_period, 10) * 10')} AS of_{group}" for group in BY)
     return f"""
 SELECT zone, from_ms, filled, toUInt8(p.1) AS of_period, organisation_id, toUInt32(p.2) AS begin, 0,
     {kept}, event, {_MEASURES}

@@ -12,6 +12,8 @@ version has none, or lost them when a process of that version counted on: the ro
 from __future__ import annotations
 
 from engine.stores.clickhouse.report_narrow_sql import (
+    ALONE,
+    BY,
     DAY,
     MONTH,
     NARROW_DAYS,
@@ -19,7 +21,7 @@ from engine.stores.clickhouse.report_narrow_sql import (
     QUARTER_S,
     begins_of_day_sql,
     begins_of_quarter_sql,
-    kept_sql,
+    kept_by_sql,
 )
 from engine.stores.clickhouse.time_classes import EMPTY_SQL, class_sql, classes_sql
 
@@ -50,38 +52,48 @@ def _day(time: str) -> str:
     return f"toDate({time}, {{zone:String}})"
 
 
-def _added_to(periods: tuple[int, ...], *, narrow: bool) -> str:
-    """What counts are added to, as an array of tuples of period, organisation, begin and member."""
+def _added_to(periods: tuple[int, ...], *, narrow: bool) -> dict[int, str]:
+    """What counts are added to, as an array of tuples of period, organisation, begin and member: by what is
+    added to the numbers of the periods, those with all groups first."""
     begins = {
         DAY: "toUInt32(day)",
         MONTH: "toUInt32(toStartOfMonth(day))",
         QUARTER: f"toUInt32(intDiv(at_s, {QUARTER_S}))",
     }
-    added = [
-        f"({period}, org, {begins[period]}, 0), ({period}, 0, {begins[period]}, 0), "
-        f"({period + MEMBERS}, 0, {begins[period]}, org)"
-        for period in periods
-    ]
+    added: dict[int, list[str]] = {0: [], ALONE: []}
+    more = begins_of_day_sql(begins[DAY], begins[MONTH]) if narrow else []
+    more += begins_of_quarter_sql(begins[QUARTER]) if narrow and QUARTER in periods else []
+    for period, begin in [(period, begins[period]) for period in periods] + more:
+        of = added.setdefault(period // 10 * 10, [])
+        of += [f"({period}, {whose}, {begin}, toInt64(0))" for whose in ("org", "toInt64(0)")]
+    added[ALONE] += [f"({period + MEMBERS}, toInt64(0), {begins[period]}, org)" for period in periods]
     if QUARTER in periods:
-        added.append(f"({HOUR_MEMBERS}, 0, toUInt32(intDiv(at_s, {HOUR_S})), org)")
-    if narrow:
-        more = begins_of_day_sql(begins[DAY], begins[MONTH])
-        more += begins_of_quarter_sql(begins[QUARTER]) if QUARTER in periods else []
-        added += [f"({period}, {of}, {begin}, 0)" for period, begin in more for of in ("org", "0")]
-    return f"[{', '.join(added)}]"
+        added[ALONE].append(f"({HOUR_MEMBERS}, toInt64(0), toUInt32(intDiv(at_s, {HOUR_S})), org)")
+    return {kind: f"[{', '.join(places)}]" for kind, places in added.items()}
 
 
 def counted_sql(source: str, filled: int, *periods: int, narrow: bool = False) -> str:
-    """Rows of a series, without where they are inserted; with the narrow counts or without."""
+    """Rows of a series, without where they are inserted; with the narrow counts or without.
+
+    Counts are first added up for each kind of groups, which leaves few but of the first, and then for each
+    period."""
+    added = _added_to(periods, narrow=narrow)
+    kinds = list(added)
+    at = ["org", "day", *(["at_s"] if QUARTER in periods else [])]
+    kept = ", ".join(f"{kept_by_sql(name, 'kind')} AS of_{name}" for name in BY)
+    by = ", ".join(f"of_{name}" for name in BY)
+    first = f"""
+    SELECT arrayJoin({kinds}) AS kind, {", ".join(at)}, {kept}, event, sum(n) AS n_of, sum(parts) AS parts_of,
+        sum(held) AS held_of, sumMap(of_answers) AS answers_of, sumMap(of_ages) AS ages_of
+    FROM ({source}) GROUP BY kind, {", ".join(at)}, {by}, event"""  # noqa: S608 - our own names; values are parameters
+    places = ", ".join(f"kind = {kind}, {places}" for kind, places in list(added.items())[:-1])
     return f"""
 SELECT {{zone:String}}, {{from:UInt64}}, toUInt8({filled}), toUInt8(p.1) AS of_period,
-    toInt64(p.2) AS organisation, toUInt32(p.3) AS begin, toInt64(p.4) AS of_member,
-    {kept_sql("queue")} AS of_queue, {kept_sql("country")} AS of_country,
-    {kept_sql("provider")} AS of_provider, event,
-    sum(n) AS all_n, sum(parts) AS all_parts, sum(held) AS all_held, sumMap(of_answers) AS all_answers,
-    sumMap(of_ages) AS all_ages, toUInt64(0) AS until
-FROM ({source}) ARRAY JOIN {_added_to(periods, narrow=narrow)} AS p
-GROUP BY of_period, organisation, begin, of_member, of_queue, of_country, of_provider, event"""  # noqa: S608 - our own names; values are parameters
+    toInt64(p.2) AS organisation, toUInt32(p.3) AS begin, toInt64(p.4) AS of_member, {by}, event,
+    sum(n_of) AS all_n, sum(parts_of) AS all_parts, sum(held_of) AS all_held,
+    sumMap(answers_of) AS all_answers, sumMap(ages_of) AS all_ages, toUInt64(0) AS until
+FROM ({first}) ARRAY JOIN multiIf({places}, {added[kinds[-1]]}) AS p
+GROUP BY of_period, organisation, begin, of_member, {by}, event"""  # noqa: S608 - our own names; values are parameters
 
 
 def _of_rows(where: str) -> str:

@@ -29,7 +29,14 @@ from engine.stores.clickhouse.report_statements import (
     numbered,
     time_sql,
 )
-from engine.stores.clickhouse.time_classes import gathered_sql, merged_sql, quantiles_sql, summed_sql
+from engine.stores.clickhouse.time_classes import (
+    below_sql,
+    gathered_sql,
+    merged_sql,
+    places_sql,
+    quantiles_sql,
+    summed_sql,
+)
 
 # The quantiles of times that are shown.
 _PARTS = (0.5, 0.95, 0.99)
@@ -72,14 +79,15 @@ def by_periods(query: ReportQuery, series: Series | None, utc: Series, days: Day
     summed = ["sum(n) AS n", "sum(parts) AS parts", "sum(held) AS held"]
     summed += [f"max({column}) AS {column}" for column in counted]
     summed += [gathered_sql(column) if single else summed_sql(column) for column in columns]
-    merged = [merged_sql(column) for column in columns] if single else []
-    measures = ["n", "parts", "held", *(quantiles_sql(column, _PARTS) for column in columns), *counted]
-    sql = (
-        f"SELECT {groups}, {', '.join(measures)} FROM ("  # noqa: S608 - our own names; values are parameters
-        f"SELECT {', '.join(['*', *merged])} FROM ("
-        f"SELECT {groups}, {', '.join(summed)} FROM ({' UNION ALL '.join(selects)}) "
-        f"GROUP BY {groups} LIMIT {ROWS_MAX}))"
-    )
+    sql = f"SELECT {groups}, {', '.join(summed)} FROM ({' UNION ALL '.join(selects)}) GROUP BY {groups} "  # noqa: S608 - our own names; values are parameters
+    sql += f"LIMIT {ROWS_MAX}"
+    if columns:
+        below = [below_sql(c, merged_sql(c) if single else f"all_{c}") for c in columns]
+        places = [places_sql(c, _PARTS) for c in columns]
+        sql = f"SELECT *, {', '.join(below)} FROM ({sql})"  # noqa: S608 - our own names
+        sql = f"SELECT *, {', '.join(places)} FROM ({sql})"  # noqa: S608 - our own names
+    measures = ["n", "parts", "held", *(quantiles_sql(c, _PARTS) for c in columns), *counted]
+    sql = f"SELECT {groups}, {', '.join(measures)} FROM ({sql})"  # noqa: S608 - our own names
     return Together(sql, parameters, tuple(part.series.until_ms for part in parts))
 
 

@@ -44,7 +44,7 @@ def classes_sql(digest: str, count: str) -> str:
 
 def summed_sql(column: str) -> str:
     """A column of a statement in SQL that adds up `column`, maps of classes and how many times are in each,
-    for `quantiles_sql`."""
+    for `below_sql`."""
     return f"sumMap(mapKeys({column}), mapValues({column})) AS all_{column}"
 
 
@@ -59,22 +59,38 @@ def gathered_sql(column: str) -> str:
 
 
 def merged_sql(column: str) -> str:
-    """A column in SQL of what has the columns of `gathered_sql`, for `quantiles_sql`."""
+    """What `summed_sql` has, in SQL, of what has the columns of `gathered_sql`."""
     one, more = f"(keys_{column}, values_{column})", f"[keys_{column}], [values_{column}]"
-    return f"if(maps_{column} < 2, {one}, arrayReduce('sumMap', {more})) AS all_{column}"
+    return f"if(maps_{column} < 2, {one}, arrayReduce('sumMap', {more}))"
+
+
+def below_sql(column: str, summed: str) -> str:
+    """Columns in SQL for `places_sql`; `summed`: what `summed_sql` has. These go into three statements, each
+    around the other, because the server plans an expression as often as it is written."""
+    return (
+        f"tupleElement({summed} AS all_of_{column}, 1) AS classes_{column}, "
+        f"tupleElement(all_of_{column}, 2) AS counts_{column}, arrayCumSum(counts_{column}) AS below_{column}"
+    )
+
+
+def places_sql(column: str, parts: Sequence[float]) -> str:
+    """Columns in SQL for `quantiles_sql`: in which class each of some quantiles is."""
+    # Each by itself: what a function of the elements takes from outside is copied for each of them, which
+    # is little for a number and much for an array.
+    wanted = [f"{part} * below_{column}[-1] AS wanted{i}_{column}" for i, part in enumerate(parts)]
+    places = [
+        f"arrayFirstIndex(n -> n >= wanted{i}_{column}, below_{column}) AS place{i}_{column}"
+        for i in range(len(parts))
+    ]
+    return ", ".join(wanted + places)
 
 
 def quantiles_sql(column: str, parts: Sequence[float]) -> str:
-    """Quantiles in SQL of what has the column of `summed_sql` or `merged_sql`, microseconds, in the order of
+    """Quantiles in SQL of what has the columns of `below_sql` and `places_sql`, microseconds, in the order of
     `parts`, as an Array(Float64); NaN when nothing was counted."""
-    classes, counts = f"tupleElement(all_{column}, 1)", f"tupleElement(all_{column}, 2)"
-    below = f"arrayCumSum({counts})"
-    # Each by itself: what a function of the elements takes from outside is copied for each of them, which
-    # is little for a number and much for an array.
     found = []
-    for part in parts:
-        wanted = f"({part} * {below}[-1])"
-        place = f"arrayFirstIndex(n -> n >= {wanted}, {below})"
-        inside = f"({wanted} - {below}[{place}] + {counts}[{place}]) / {counts}[{place}]"
-        found.append(f"exp2(({classes}[{place}] + {inside}) / {_WIDTH})")
+    for i in range(len(parts)):
+        place = f"place{i}_{column}"
+        after = f"(below_{column}[{place}] - wanted{i}_{column}) / counts_{column}[{place}]"
+        found.append(f"exp2((classes_{column}[{place}] + 1 - {after}) / {_WIDTH})")
     return f"[{', '.join(found)}]"

@@ -19,7 +19,7 @@ from engine.records import ActivityRow
 from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from engine.stores.clickhouse.reports import ClickHouseReports
 from tests.activity.world import World, blob_of, make_row
-from tests.stores.clickhouse.test_reports import COUNTRIES, HISTORIES, NUMBERS
+from tests.stores.clickhouse.test_reports import COUNTRIES, HISTORIES, NUMBERS, fields_of
 
 DAY_S = 86_400
 ZONES = (
@@ -36,16 +36,8 @@ NAMED = dict(zip(NUMBERS, (49, 1416, 1, 77, 98, 1868), strict=True))
 def message(number: int, rng: Random, days: float) -> list[ActivityRow]:
     """The rows of a message that was accepted within so many days before now."""
     accepted_at_us = (NOW_S - rng.randrange(int(days * DAY_S))) * 1_000_000 + rng.randrange(1_000_000)
-    segments = rng.choice((1, 1, 2, 3))
-    same: dict[str, Any] = {
-        "organisation_id": 1 + number % 3,
-        "message_id": f"019aaaaa-0000-7000-8000-{number:012x}",
-        "accepted_at_us": accepted_at_us,
-        "queue": "express" if number % 4 == 0 else "normal",
-        "to": rng.choice(NUMBERS),
-        "segments": segments,
-        "units": segments * 5,
-    }
+    same = fields_of(number, rng, accepted_at_us)
+    same["units"] = same["segments"] * 5
     rows = [make_row(0, at_us=accepted_at_us, event="accepted", provider="", latency_us=0, **same)]
     for place, (event, provider) in enumerate(rng.choice(HISTORIES), 1):
         again = event == "resent"

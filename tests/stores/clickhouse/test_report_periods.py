@@ -22,9 +22,11 @@ from engine.stores import migrate
 from engine.stores.clickhouse.report_cover import days_of, is_long
 from engine.stores.clickhouse.reports import ClickHouseReports
 from engine.stores.clickhouse.time_classes import (
+    below_sql,
     class_sql,
     gathered_sql,
     merged_sql,
+    places_sql,
     quantiles_sql,
     summed_sql,
 )
@@ -214,9 +216,14 @@ async def test_quantiles_of_classes_are_off_by_less_than_a_class(world: World) -
         # Each by itself, which are added up.
         times_sql = f"SELECT arrayJoin({found}::Array(UInt32)) AS t"
         maps_sql = f"SELECT map({class_sql('t')}, toUInt64(1)) AS m FROM ({times_sql})"
-        gathered_as = f"SELECT {merged_sql('m')} FROM (SELECT {gathered_sql('m')} FROM ({maps_sql}))"
-        for sums_sql in (f"SELECT {summed_sql('m')} FROM ({maps_sql})", gathered_as):
-            [(quantiles,)] = await world.query(f"SELECT {quantiles_sql('m', parts)} FROM ({sums_sql})")
+        gathered = f"SELECT {gathered_sql('m')} FROM ({maps_sql})"
+        for sums_sql, summed in (
+            (f"SELECT {summed_sql('m')} FROM ({maps_sql})", "all_m"),
+            (gathered, merged_sql("m")),
+        ):
+            below = f"SELECT {below_sql('m', summed)} FROM ({sums_sql})"
+            places = f"SELECT *, {places_sql('m', parts)} FROM ({below})"
+            [(quantiles,)] = await world.query(f"SELECT {quantiles_sql('m', parts)} FROM ({places})")
             assert [q for q in quantiles if q == q] == pytest.approx(expected, rel=0.09)
 
 

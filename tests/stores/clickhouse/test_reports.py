@@ -53,23 +53,28 @@ HISTORIES: tuple[tuple[tuple[str, str], ...], ...] = (
 )
 
 
-def message(number: int, rng: Random) -> list[ActivityRow]:
-    """The rows of one message, accepted within a day and a bit."""
-    accepted_at_us = (START_S + rng.randrange(DAY_S + 7200)) * 1_000_000 + rng.randrange(1_000_000)
-    segments = rng.choice((1, 1, 2, 3))
-    same: dict[str, Any] = {
+def fields_of(number: int, rng: Random, accepted_at_us: int) -> dict[str, Any]:
+    """What all rows of a message have, without its units."""
+    return {
         "organisation_id": 1 + number % 3,
         "message_id": f"019aaaaa-0000-7000-8000-{number:012x}",
         "accepted_at_us": accepted_at_us,
         "queue": "express" if number % 4 == 0 else "normal",
+        "segments": rng.choice((1, 1, 2, 3)),
         "to": rng.choice(NUMBERS),
-        "segments": segments,
-        "reference": rng.choice(("", "spring-1", f"spring-{number}", "bill:7")),
     }
+
+
+def message(number: int, rng: Random) -> list[ActivityRow]:
+    """The rows of one message, accepted within a day and a bit."""
+    accepted_at_us = (START_S + rng.randrange(DAY_S + 7200)) * 1_000_000 + rng.randrange(1_000_000)
+    same = fields_of(number, rng, accepted_at_us)
+    same["reference"] = rng.choice(("", "spring-1", f"spring-{number}", "bill:7"))
+    units = same["segments"] * 5
     rows = [
         make_row(
             0, at_us=accepted_at_us, event=rng.choice(("accepted", "accepted", "scheduled")),
-            units=segments * 5, provider="", latency_us=0, **same,
+            units=units, provider="", latency_us=0, **same,
         )
     ]  # fmt: skip
     paid = False
@@ -81,7 +86,7 @@ def message(number: int, rng: Random) -> list[ActivityRow]:
                 at_us=accepted_at_us + place * 1_500_000,
                 event="retrying" if again else event,
                 # What is sent again holds no units.
-                units=0 if paid else segments * 5,
+                units=0 if paid else units,
                 provider=provider,
                 provider_message_id="id" if again or event == "sent" else "",
                 latency_us=40_000 if event == "sent" else 0,
