@@ -88,9 +88,13 @@ class _Batch:
 class Wire(asyncio.Protocol):
     """One connection; once it has failed it is never used again."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, *, together: bool = False) -> None:
+        """`together`: what is posted in one turn of the loop is written together, in the next turn."""
         self._loop = loop
         self._name = name
+        self._together = together
+        # Posted in this turn, where that is so.
+        self._posted: list[bytes] = []
         self._batches: deque[_Batch] = deque()
         self._reader = hiredis.Reader(replyError=self._error_reply, notEnoughData=_MISSING)
         self._passing = ""
@@ -107,7 +111,7 @@ class Wire(asyncio.Protocol):
     # -- the caller's side
 
     def post(self, packed: bytes, replies: int, deadline: float) -> asyncio.Future[list[Any]]:
-        """Write `packed` now; the future gives its replies, as many as `replies` says.
+        """Write `packed` now, or in the next turn; the future gives its replies, as many as `replies` says.
 
         The future raises Unavailable when the connection fails or `deadline` passes (a time of the
         loop, seconds), OutOfMemory and NoFunctions when Redis lacked memory or functions. Raises
@@ -122,7 +126,12 @@ class Wire(asyncio.Protocol):
         self._batches.append(_Batch(replies, deadline, future))
         if self._timer is None or deadline < self._timer_s:
             self._arm(deadline)
-        self._transport.write(packed)
+        if not self._together:
+            self._transport.write(packed)
+        else:
+            if not self._posted:
+                self._loop.call_soon(self._write_posted)
+            self._posted.append(packed)
         return future
 
     @property
@@ -220,6 +229,11 @@ class Wire(asyncio.Protocol):
             self._writable = None
 
     # -- within
+
+    def _write_posted(self) -> None:
+        posted, self._posted = self._posted, []
+        if self.failure is None and self._transport is not None:
+            self._transport.write(b"".join(posted))
 
     def _answer(self, batch: _Batch) -> None:
         """Give the replies of `batch`, which are complete, to its caller."""
