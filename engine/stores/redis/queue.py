@@ -41,6 +41,7 @@ from engine.stores.redis import settle_wire
 from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.lively import LivelyShards
 from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.replicas import Copies
 from engine.stores.redis.unread import UnreadEntries
@@ -54,9 +55,6 @@ UNREAD_S = 30.0
 MARK = 128
 # A mark that no stream reaches, so that nothing goes to a list.
 _NO_LISTS = 1 << 30
-# A read so long after the last, seconds, looks first at the shards that gave messages so lately, seconds,
-# where an equal share of it would be fewer entries of each stream than the third.
-_REST_S, _LATELY_S, _SHARE_MIN = 0.001, 0.05, 4
 # How often a shard is asked in one search for what dead workers left, as long as it has more.
 _CLAIMS = 4
 
@@ -106,12 +104,9 @@ class QueueStreams:
         self.next_due_us: int | None = None
         # How many messages an entry had, on average, in the last read that gave any.
         self._bundle = 1.0
-        self._backlog = Backlog()
+        self._backlog, self._lively = Backlog(), LivelyShards()
         # Shards whose streams gave as many entries as they were asked for last time.
         self._busy: list[int] = []
-        # When the last read ended, and when each shard gave messages last; the loop's time, seconds.
-        self._read_s = 0.0
-        self._gave_s: dict[int, float] = {}
         # Whether there may be pending entries of ours that are not in hand.
         self._lost = False
 
@@ -149,35 +144,31 @@ class QueueStreams:
                 self._lost = False
                 if found := await self._receive(await self._claim_own(0, count, self._shards)):
                     return found
-            streams = await self._read_streams(count, block_ms)
+            streams = await self._read_streams(math.ceil(count / self._bundle), block_ms)
         except (Unavailable, asyncio.CancelledError):
             self._lost = True
             raise
         found = await self._receive((self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams)
-        self._read_s = asyncio.get_running_loop().time()
-        if found:
-            self._bundle = max(1.0, len(found) / sum(len(raw) for _, raw in streams))
-            self._gave_s |= dict.fromkeys((self._shard_of_key[key] for key, _ in streams), self._read_s)
-        self._backlog.gave({self._shard_of_key[key]: len(raw) for key, raw in streams}, found)
+        gave = {self._shard_of_key[key]: len(raw) for key, raw in streams}
+        self._bundle = max(1.0, len(found) / sum(gave.values())) if found else self._bundle
+        self._backlog.gave(gave, found)
+        self._lively.gave(gave)
         self.more = bool(self._busy or self._backlog)
         return found
 
-    async def _read_streams(self, count: int, block_ms: int) -> list[Any]:
-        """[[key, entries] …]: at once from the streams that have more, else blocking on all streams.
+    async def _read_streams(self, entries: int, block_ms: int) -> list[Any]:
+        """About so many, as [[key, entries] …]: at once from streams that have more, else blocking on all.
 
         Streams that have a backlog behind them are filled up first, unless a settlement has filled them since
         the last read. When nothing was there to be read all the same, the next read fills these too, or
         blocks, and whoever makes room fills them.
 
-        A read that does not wait goes by the connection of the settlements. What is written there in one turn
-        of our loop reaches Redis in one turn of its own, and is synced to its disk once.
+        A read that does not wait goes by the connection of the settlements, in one write with some of them.
         """
-        entries = math.ceil(count / self._bundle)
-        lately = self._lately(entries)
+        self._busy += self._lively.first(self._shards, entries)
         while True:
             backlog, empty = self._backlog.take()
-            busy = sorted({*backlog, *self._busy, *lately})
-            lately = []
+            busy = sorted({*backlog, *self._busy})
             asked = self._backlog.shares(self._shards, busy, backlog, entries)
             block = None if busy else block_ms
             self._busy = self._backlog.waited()
@@ -200,16 +191,6 @@ class QueueStreams:
                 self._backlog.note(empty, replies[: len(empty)])
             if streams or block is not None:
                 return streams
-
-    def _lately(self, entries: int) -> list[int]:
-        """The shards that a read of so many entries looks at first, without waiting.
-
-        Where messages come in bundles, it would otherwise be given one of each stream, and the next read the
-        rest; each of them is a write to the disk of Redis."""
-        now_s = asyncio.get_running_loop().time()
-        if entries >= _SHARE_MIN * len(self._shards) or now_s < self._read_s + _REST_S:
-            return []
-        return [shard for shard, gave_s in self._gave_s.items() if now_s < gave_s + _LATELY_S]
 
     async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
         """Settle messages, in one command for each shard; how many counted.

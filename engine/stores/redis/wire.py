@@ -13,12 +13,14 @@ import asyncio
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal, cast
 
 import hiredis
 
 from engine.errors import EngineError, Full, Unavailable
+from engine.stores.redis.turn_writer import TurnWriter
 
 # Error codes of a server that cannot do its work now. A batch with such a reply counts as unanswered.
 # UNBLOCKED: it has become a replica while a command waited.
@@ -89,12 +91,10 @@ class Wire(asyncio.Protocol):
     """One connection; once it has failed it is never used again."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, *, together: bool = False) -> None:
-        """`together`: what is posted in one turn of the loop is written together, in the next turn."""
+        """`together`: what is posted in one turn of the loop is written in one piece, in the next turn."""
         self._loop = loop
         self._name = name
         self._together = together
-        # Posted in this turn, where that is so.
-        self._posted: list[bytes] = []
         self._batches: deque[_Batch] = deque()
         self._reader = hiredis.Reader(replyError=self._error_reply, notEnoughData=_MISSING)
         self._passing = ""
@@ -105,6 +105,7 @@ class Wire(asyncio.Protocol):
         self._timer: asyncio.Handle | None = None
         self._timer_s = 0.0
         self._transport: asyncio.Transport | None = None
+        self._write: Callable[[bytes], None] = _nowhere
         self._writable: asyncio.Future[None] | None = None
         self.failure: Unavailable | None = None
 
@@ -126,12 +127,7 @@ class Wire(asyncio.Protocol):
         self._batches.append(_Batch(replies, deadline, future))
         if self._timer is None or deadline < self._timer_s:
             self._arm(deadline)
-        if not self._together:
-            self._transport.write(packed)
-        else:
-            if not self._posted:
-                self._loop.call_soon(self._write_posted)
-            self._posted.append(packed)
+        self._write(packed)
         return future
 
     @property
@@ -182,6 +178,7 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_MAX)
+        self._write = TurnWriter(self._loop, self._transport) if self._together else self._transport.write
 
     def data_received(self, data: bytes) -> None:
         """asyncio calls this with bytes of replies; complete batches are answered in order."""
@@ -230,11 +227,6 @@ class Wire(asyncio.Protocol):
 
     # -- within
 
-    def _write_posted(self) -> None:
-        posted, self._posted = self._posted, []
-        if self.failure is None and self._transport is not None:
-            self._transport.write(b"".join(posted))
-
     def _answer(self, batch: _Batch) -> None:
         """Give the replies of `batch`, which are complete, to its caller."""
         lacking, self._lacking = self._lacking, ""
@@ -273,6 +265,11 @@ class Wire(asyncio.Protocol):
             self.fail("no answer in time.")
         else:
             self._arm(earliest)
+
+
+def _nowhere(packed: bytes) -> None:
+    """In place of a connection that is not made yet."""
+    raise AssertionError("nothing is posted before a connection is made")
 
 
 def _discard(transport: asyncio.Transport) -> None:

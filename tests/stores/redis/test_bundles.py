@@ -15,8 +15,7 @@ from engine.credit.flush import Flush
 from engine.delivery.settlement import DELIVERIES_MAX, before_sending, put_off
 from engine.errors import Unavailable
 from engine.records import Addressed, Entry, Message, Queue, Submission
-from engine.stores.redis import admit_wire, settle_wire
-from engine.stores.redis import queue as queue_streams
+from engine.stores.redis import admit_wire, lively, settle_wire
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue import QueueStreams
@@ -124,7 +123,7 @@ async def test_a_bundle_is_a_part_of_what_lies_ready(kit: BundleKit, mark: int, 
 async def test_a_read_after_a_rest_is_given_all_bundles_of_a_shard_that_gave_some_lately(
     kit: BundleKit, monkeypatch: pytest.MonkeyPatch, lately_s: float, given: int
 ) -> None:
-    monkeypatch.setattr(queue_streams, "_LATELY_S", lately_s)
+    monkeypatch.setattr(lively, "LATELY_S", lately_s)
     await kit.link.batch([wire.refill("express", _SHARD, wire.Room(512))])
     reader = await kit.reader("w")
     await kit.admit(*some(25))

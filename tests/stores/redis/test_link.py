@@ -338,19 +338,20 @@ class _Written(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
+        self._is_closing = False
 
     def write(self, data: object) -> None:
         assert isinstance(data, bytes)
         self.writes.append(data)
 
     def is_closing(self) -> bool:
-        return False
+        return self._is_closing
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
 
     def abort(self) -> None:
-        pass
+        self._is_closing = True
 
 
 async def test_what_is_sent_in_one_turn_goes_in_one_write_where_that_is_wanted() -> None:
