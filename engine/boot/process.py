@@ -89,9 +89,14 @@ class Process:
             await next_tick(_PULSE_S)
 
     @asynccontextmanager
-    async def link(self, purpose: str) -> AsyncIterator[RedisLink]:
-        """A Redis connection of this process, closed at the end."""
-        link = RedisLink(self.config.redis.url, timeout_s=STORE_TIMEOUT_S, name=f"{self.role}:{purpose}")
+    async def link(self, purpose: str, *, together: bool = False) -> AsyncIterator[RedisLink]:
+        """A Redis connection of this process, closed at the end. `together`: see `RedisLink`."""
+        link = RedisLink(
+            self.config.redis.url,
+            timeout_s=STORE_TIMEOUT_S,
+            name=f"{self.role}:{purpose}",
+            together=together,
+        )
         if purpose not in _WAITING:
             link.round_trips = self._round_trips
         await link.start()

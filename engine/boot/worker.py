@@ -182,7 +182,7 @@ async def deliver(process: Process) -> None:
     config, life, queue = process.config, process.life, _queue(process)
     log = structlog.get_logger(queue)
     async with AsyncExitStack() as stack:
-        link = await stack.enter_async_context(process.link("commands"))
+        link = await stack.enter_async_context(process.link("commands", together=True))
         read_link = await stack.enter_async_context(process.link("read"))
         await process.know_the_time(link)
         reader = _reader(process, link, read_link, queue, log)

@@ -1,7 +1,7 @@
 """The group commit of one holder: submissions and notes gather, and go to Redis as one flush for each shard.
 
 What comes in one turn of the loop goes together, and so does what gathers while a flush of the shard is under
-way. Redis answers, and the clients of the flush are answered. When about as many have gathered meanwhile,
+way. Redis answers, and the clients of the flush are answered. When more than a few have gathered meanwhile,
 they are sent first, so that Redis works while the answers are written. When Redis does not answer:
 
 a flush was not answered    it is sent again under the same number, after a pause that doubles
@@ -43,6 +43,8 @@ log = structlog.get_logger("quota")
 
 _RETRY_S = 0.1
 _RETRY_MAX_S = 1.0
+# When less than this part of a flush has gathered behind it, its clients are answered first.
+_FEW = 4
 # A drain looks so often whether a flush can be sent, seconds.
 _LOOK_S = 0.001
 # After so long without an answer Redis counts as away, seconds: when its connections break, and when
@@ -279,10 +281,10 @@ class GroupCommit:
 
     def _go_on(self, ended: list[Ended], shards: set[int]) -> None:
         """Tell the clients of flushes that were applied, and send the next ones of these shards; these come
-        first when about as many have gathered."""
+        first when more than a few have gathered."""
         gathered = sum(self.outboxes[s].gathered for s in shards)
         self._dirty.update(shards)
-        if ended and gathered > len(ended) // 2:
+        if ended and gathered > len(ended) // _FEW:
             self._flush()
             # Behind the task that writes it.
             asyncio.get_running_loop().call_soon(self.awaiting.end, ended)

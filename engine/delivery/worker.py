@@ -204,6 +204,8 @@ class Worker:
     async def _read_loop(self, draining: asyncio.Event) -> None:
         freed = self._settler.freed
         backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
+        # It has let time pass, so that more could come together.
+        rested = False
         while not draining.is_set():
             room = self._room()
             if room < self._worth_reading():
@@ -219,7 +221,7 @@ class Worker:
                 freed.clear()
                 await _soon(freed, _LOOK_S)
                 continue
-            if more and self._settler.read_comes():
+            if (more or rested) and self._settler.read_comes():
                 await asyncio.sleep(0)
             try:
                 room = room if wanted is None else min(room, wanted)
@@ -237,7 +239,8 @@ class Worker:
             if entries:
                 self.take(entries)
             few = entries and len(entries) < room // _FEW
-            if few and self._linger_s and not self._reader.more:
+            rested = bool(few and self._linger_s and not self._reader.more)
+            if rested:
                 await asyncio.sleep(self._linger_s)
 
 

@@ -146,8 +146,8 @@ def test_a_worker_does_not_linger_after_a_small_read_while_more_waits() -> None:
 class NotedLine(Line):
     """When it was asked to settle, and when it was read."""
 
-    def __init__(self, virtual: VirtualTime) -> None:
-        super().__init__(virtual)
+    def __init__(self, virtual: VirtualTime, most: int = 1 << 30) -> None:
+        super().__init__(virtual, most)
         self.calls: list[tuple[str, float, int]] = []
 
     async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
@@ -172,6 +172,24 @@ def test_what_has_gathered_is_settled_right_before_a_read_while_more_waits() -> 
         before = [calls[at - 1] for at in reads if calls[at][1] - calls[at - 1][1] < 0.0001]
         assert len([what for what, *_ in before if what == "settle"]) >= 0.8 * len(reads) > 10
         assert len(carrier.at_s) >= 18_000
+
+
+class EmptiedLine(NotedLine):
+    """Each read empties it, or nearly."""
+
+    more = False
+
+
+def test_what_has_gathered_is_settled_right_before_a_read_after_a_rest() -> None:
+    with VirtualTime() as virtual:
+        line = EmptiedLine(virtual, most=60)
+        carrier = BusyCarrier(virtual, 0.0, 0.005)
+        started(virtual, line, [carrier], PaceInMemory(virtual), concurrency=200)
+        virtual.pass_s(1.0)
+        calls = line.calls[len(line.calls) // 2 :]
+        reads = [at for at, (what, *_) in enumerate(calls) if what == "read" and at]
+        before = [calls[at - 1] for at in reads if calls[at][1] - calls[at - 1][1] < 0.0001]
+        assert len([what for what, *_ in before if what == "settle"]) >= 0.8 * len(reads) > 10
 
 
 def test_what_is_sent_while_nothing_waits_says_nothing_of_what_could_be() -> None:

@@ -76,14 +76,16 @@ class RedisLink:
     block.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, name: str) -> None:
+    def __init__(self, url: str, *, timeout_s: float, name: str, together: bool = False) -> None:
         """`url`: see `engine.stores.redis.url`; ConfigError when it has none of its forms.
         `timeout_s` bounds a connect and, unless a call says otherwise, each answer.
-        `name` is shown by CLIENT LIST and in errors.
+        `name` is shown by CLIENT LIST and in errors. `together`: what is sent in one turn of the loop goes in
+        one write, so that Redis has one turn for it, and one sync of its disk; it is written a turn later.
         """
         self._url: RedisUrl = parse_url(url)
         self._timeout_s = timeout_s
         self._name = name
+        self._together = together
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[Wire] | None = None
         self._backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
@@ -188,7 +190,7 @@ class RedisLink:
         """Connect and shake hands, after the pause that follows the last failure."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._not_before - loop.time())
-        wire = Wire(loop, self._name)
+        wire = Wire(loop, self._name, together=self._together)
         url, timeout_s = self._url, self._timeout_s
         try:
             if url.sentinels:

@@ -43,6 +43,7 @@ from engine.stores.redis import settle_wire
 from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.lively import LivelyShards
 from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.replicas import Copies
 from engine.stores.redis.unread import UnreadEntries
@@ -106,7 +107,7 @@ class QueueStreams:
         self._put_off: dict[int, list[PutOff]] = {}
         # How many messages an entry had, on average, in the last read that gave any.
         self._bundle = 1.0
-        self._backlog = Backlog()
+        self._backlog, self._lively = Backlog(), LivelyShards()
         # Shards whose streams gave as many entries as they were asked for last time.
         self._busy: list[int] = []
         # Whether there may be pending entries of ours that are not in hand.
@@ -146,31 +147,32 @@ class QueueStreams:
                 self._lost = False
                 if found := await self._receive(await self._claim_own(0, count, self._shards)):
                     return found
-            streams = await self._read_streams(count, block_ms)
+            streams = await self._read_streams(math.ceil(count / self._bundle), block_ms)
         except (Unavailable, asyncio.CancelledError):
             self._lost = True
             raise
         found = await self._receive((self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams)
-        if found:
-            self._bundle = max(1.0, len(found) / sum(len(raw) for _, raw in streams))
-        self._backlog.gave({self._shard_of_key[key]: len(raw) for key, raw in streams}, found)
+        gave = {self._shard_of_key[key]: len(raw) for key, raw in streams}
+        self._bundle = max(1.0, len(found) / sum(gave.values())) if found else self._bundle
+        self._backlog.gave(gave, found)
+        self._lively.gave(gave)
         self.more = bool(self._busy or self._backlog)
         return found
 
-    async def _read_streams(self, count: int, block_ms: int) -> list[Any]:
-        """[[key, entries] …]: at once from the streams that have more, else blocking on all streams.
+    async def _read_streams(self, entries: int, block_ms: int) -> list[Any]:
+        """About so many, as [[key, entries] …]: at once from streams that have more, else blocking on all.
 
         Streams that have a backlog behind them are filled up first, unless a settlement has filled them since
         the last read. When nothing was there to be read all the same, the next read fills these too, or
         blocks, and whoever makes room fills them.
 
-        A read that does not wait goes by the connection of the settlements. What is written there in one turn
-        of our loop reaches Redis in one turn of its own, and is synced to its disk once.
+        A read that does not wait goes by the connection of the settlements, in one write with some of them.
         """
+        self._busy += self._lively.first(self._shards, entries)
         while True:
             backlog, empty = self._backlog.take()
             busy = sorted({*backlog, *self._busy})
-            asked = self._backlog.shares(self._shards, busy, backlog, math.ceil(count / self._bundle))
+            asked = self._backlog.shares(self._shards, busy, backlog, entries)
             block = None if busy else block_ms
             self._busy = self._backlog.waited()
             link = self._commands if busy else self._reading

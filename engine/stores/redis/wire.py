@@ -13,12 +13,14 @@ import asyncio
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal, cast
 
 import hiredis
 
 from engine.errors import EngineError, Full, Unavailable
+from engine.stores.redis.turn_writer import TurnWriter
 
 # Error codes of a server that cannot do its work now. A batch with such a reply counts as unanswered.
 # UNBLOCKED: it has become a replica while a command waited.
@@ -88,9 +90,11 @@ class _Batch:
 class Wire(asyncio.Protocol):
     """One connection; once it has failed it is never used again."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, *, together: bool = False) -> None:
+        """`together`: what is posted in one turn of the loop is written in one piece, in the next turn."""
         self._loop = loop
         self._name = name
+        self._together = together
         self._batches: deque[_Batch] = deque()
         self._reader = hiredis.Reader(replyError=self._error_reply, notEnoughData=_MISSING)
         self._passing = ""
@@ -101,13 +105,14 @@ class Wire(asyncio.Protocol):
         self._timer: asyncio.Handle | None = None
         self._timer_s = 0.0
         self._transport: asyncio.Transport | None = None
+        self._write: Callable[[bytes], None] = _nowhere
         self._writable: asyncio.Future[None] | None = None
         self.failure: Unavailable | None = None
 
     # -- the caller's side
 
     def post(self, packed: bytes, replies: int, deadline: float) -> asyncio.Future[list[Any]]:
-        """Write `packed` now; the future gives its replies, as many as `replies` says.
+        """Write `packed` now, or in the next turn; the future gives its replies, as many as `replies` says.
 
         The future raises Unavailable when the connection fails or `deadline` passes (a time of the
         loop, seconds), OutOfMemory and NoFunctions when Redis lacked memory or functions. Raises
@@ -122,7 +127,7 @@ class Wire(asyncio.Protocol):
         self._batches.append(_Batch(replies, deadline, future))
         if self._timer is None or deadline < self._timer_s:
             self._arm(deadline)
-        self._transport.write(packed)
+        self._write(packed)
         return future
 
     @property
@@ -173,6 +178,7 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_MAX)
+        self._write = TurnWriter(self._loop, self._transport) if self._together else self._transport.write
 
     def data_received(self, data: bytes) -> None:
         """asyncio calls this with bytes of replies; complete batches are answered in order."""
@@ -259,6 +265,11 @@ class Wire(asyncio.Protocol):
             self.fail("no answer in time.")
         else:
             self._arm(earliest)
+
+
+def _nowhere(packed: bytes) -> None:
+    """In place of a connection that is not made yet."""
+    raise AssertionError("nothing is posted before a connection is made")
 
 
 def _discard(transport: asyncio.Transport) -> None:

@@ -330,3 +330,43 @@ def test_a_batch_whose_time_is_over_as_it_is_written_fails_and_harms_no_other() 
         theirs.close()
 
     uvloop.run(posted())
+
+
+class _Written(asyncio.Transport):
+    """A transport that keeps what was written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self._is_closing = False
+
+    def write(self, data: object) -> None:
+        assert isinstance(data, bytes)
+        self.writes.append(data)
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def abort(self) -> None:
+        self._is_closing = True
+
+
+async def test_what_is_sent_in_one_turn_goes_in_one_write_where_that_is_wanted() -> None:
+    loop = asyncio.get_running_loop()
+    wire, transport = Wire(loop, "test", together=True), _Written()
+    wire.connection_made(transport)
+    some = [wire.post(b"*1\r\n$4\r\n%b\r\n" % name, 1, loop.time() + 60) for name in (b"PING", b"TIME")]
+    assert transport.writes == []
+    await asyncio.sleep(0)
+    assert transport.writes == [b"*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nTIME\r\n"]
+    wire.data_received(b"+1\r\n+2\r\n")
+    assert [await batch for batch in some] == [[b"1"], [b"2"]]
+    # One that has failed before its turn writes nothing.
+    lost = wire.post(b"*1\r\n$4\r\nPING\r\n", 1, loop.time() + 60)
+    wire.fail("lost.")
+    with pytest.raises(Unavailable):
+        await lost
+    assert len(transport.writes) == 1
