@@ -40,6 +40,7 @@ import msgspec
 import uvloop
 
 from engine.activity.reports import Group, ReportQuery
+from engine.hosts.cores import usable_cores
 from engine.stores.clickhouse.report_period_sql import (
     DAY,
     MONTHS_SQL,
@@ -299,7 +300,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=5_000_000)
     parser.add_argument("--rows", type=int, default=5_000_000)
     options = parser.parse_args()
-    result: dict[str, Any] = {"cpus": os.cpu_count(), "events": options.events}
+    result: dict[str, Any] = {"cpus": usable_cores(), "events": options.events}
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
         Path(folder).chmod(0o755)
         server = start_clickhouse(Path(folder))
