@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 import time
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 import redis
 
 from benchmarks.running import Engine, engine
+from engine.hosts.cores import usable_cores
 
 # Servers that come along, which a production installation has elsewhere; and the provider of trials.
 _SERVERS = ("redis", "postgres", "clickhouse", "simulator")
@@ -83,7 +83,7 @@ def main() -> int:
     asked = {name: count / arguments.seconds for name, count in more.items() if count}
     for name, rate in sorted(asked.items(), key=lambda item: -item[1]):
         print(f"  {name:<20} {rate:8.1f}")
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
+    machine = {"cores": usable_cores(), "python": platform.python_version(), "machine": platform.machine()}
     cpu = {name: round(idle.cpu_percent, 2) for name, idle in {**found, "all of ours": total}.items()}
     print(json.dumps({"benchmark": "idle", **machine, "cpu_percent": cpu}))
     return 0 if total.cpu_percent <= arguments.max else 1

@@ -17,7 +17,6 @@ import asyncio
 import http
 import http.client
 import json
-import os
 import platform
 import random
 import sys
@@ -32,6 +31,7 @@ from benchmarks.closed_load import Request, offer
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine
 from benchmarks.tally import Tally
+from engine.hosts.cores import usable_cores
 from engine.ids import MessageIds, accepted_at_us
 
 _UNITS = 1_000_000_000
@@ -194,7 +194,7 @@ def main() -> int:
             taken = f"{load.tally.accepted / load.tally.seconds:.0f}/s"
             name = f"{arguments.beside} clients beside {taken}"
             rows.append(_row(name, found, _cpu_us(target, before, found.requests)))
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
+    machine = {"cores": usable_cores(), "python": platform.python_version(), "machine": platform.machine()}
     print(json.dumps({"benchmark": "lookups", **machine, "messages": arguments.messages, "cases": rows}))
     return 1 if any(row["wrong"] for row in rows) else 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.chart import Panel, svg
+from engine.hosts.cores import usable_cores
 
 NAMES = {
     "kannel": "Kannel, one message a request",
@@ -72,7 +73,7 @@ class Results(msgspec.Struct, kw_only=True):
         """Note what this runs on; `kannel`: its version, "" without it."""
         self.machine = {
             "processor": _cpu_model(),
-            "cores": str(os.cpu_count()),
+            "cores": f"{usable_cores():g}",
             "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
             "system": f"{platform.system()} {platform.release()}",
             "Python": platform.python_version(),

@@ -33,6 +33,7 @@ import clickhouse_connect
 import msgspec
 import uvloop
 
+from engine.hosts.cores import usable_cores
 from engine.receipts.ports import MatchLimits
 from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
@@ -262,7 +263,7 @@ async def measure(options: argparse.Namespace, redis: Server, clickhouse: Server
     empty_mib = await bench.redis_mib()
     filled_s, table = await asyncio.to_thread(fill, bench, options.outstanding)
     result: dict[str, Any] = {
-        "cpus": os.cpu_count(), "outstanding": options.outstanding,
+        "cpus": usable_cores(), "outstanding": options.outstanding,
         "filled_rows_per_s": round(options.outstanding / filled_s), **table,
     }  # fmt: skip
     rng = random.Random(1)

@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import tempfile
 import time
@@ -55,6 +54,7 @@ from benchmarks.reports_scale_data import (
 from benchmarks.reports_scale_filling import filling, windows
 from engine.activity.reports import Group, ReportQuery
 from engine.errors import Refusal
+from engine.hosts.cores import usable_cores
 from engine.stores.clickhouse.reports import ClickHouseReports
 from engine.stores.migrate import migrate_clickhouse
 from supervisor.embedded.servers import start_clickhouse
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--only", default="", help="reports with this in their names, and nothing else")
     options = parser.parse_args()
-    result: dict[str, Any] = {"cpus": os.cpu_count(), "events": options.events}
+    result: dict[str, Any] = {"cpus": usable_cores(), "events": options.events}
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
         Path(folder).chmod(0o755)
         server = start_clickhouse(Path(folder))

@@ -16,6 +16,8 @@ from typing import Any
 
 import msgspec
 
+from engine.hosts.cores import usable_cores
+
 RESULTS = Path(__file__).parent / "results"
 REPORTS = Path(__file__).parent.parent / "docs" / "reports"
 
@@ -24,7 +26,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What a figure depends on beside the code."""
 
     processor: str
-    cores: int
+    cores: float
     memory_gib: float
     kernel: str
     python: str
@@ -33,7 +35,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         system = f"Linux {self.kernel}, Python {self.python}"
-        return f"{self.cores} cores of {self.processor}, {self.memory_gib:g} GiB, {system}"
+        return f"{self.cores:g} cores of {self.processor}, {self.memory_gib:g} GiB, {system}"
 
 
 @cache
@@ -41,7 +43,7 @@ def machine() -> Machine:
     """The facts of this machine."""
     return Machine(
         processor=_processor(),
-        cores=os.cpu_count() or 1,
+        cores=usable_cores(),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         kernel=platform.release(),
         python=platform.python_version(),

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 import threading
@@ -26,6 +25,7 @@ import uvloop
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine, settled
 from benchmarks.tally import Tally
+from engine.hosts.cores import usable_cores
 
 _ORGANISATIONS = 50
 _UNITS = 100_000_000
@@ -151,7 +151,7 @@ def main() -> int:
     parser.add_argument("--ingest", action="store_true", help="measure how fast ingest alone accepts")
     parser.add_argument("--seed", type=int, default=1, help="of the messages (default 1)")
     arguments = parser.parse_args()
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
+    machine = {"cores": usable_cores(), "python": platform.python_version(), "machine": platform.machine()}
     if arguments.ingest:
         result = ingest_alone(arguments.seconds, arguments.seed)
     else:

@@ -32,6 +32,9 @@ ADMIN_KEY = "admin_key"
 DEMO_API_KEY = "demo_api_key"
 NUMBERS_KEY = "numbers_key"
 
+# The file in `run/` that says where the engine is.
+RUNNING = "engine.json"
+
 FORMAT = 1
 DEFAULT = Path("data")
 
@@ -139,21 +142,19 @@ class DataDir:
     def write_running(self, running: Address) -> None:
         """Replace run/engine.json in one step, mode 0600. Raises ConfigError."""
         with self._writing():
-            # It escapes what is not ASCII, for example in paths.
-            text = json.dumps(msgspec.to_builtins(running), indent=2)
-            write_private(self.run / "engine.json", text + "\n")
+            write_private(self.run / RUNNING, running_text(running))
 
     def forget_running(self) -> None:
         """Remove run/engine.json, so that commands look for no engine here; a failure is passed over."""
         with contextlib.suppress(OSError):
-            (self.run / "engine.json").unlink()
+            (self.run / RUNNING).unlink()
 
     def running(self, record: type[A]) -> A | None:
         """run/engine.json as an `Address` or a `Running`; None when it is not there.
 
         Raises ConfigError when it cannot be read or is not of this version.
         """
-        path = self.run / "engine.json"
+        path = self.run / RUNNING
         try:
             return msgspec.json.decode(path.read_bytes(), type=record)
         except (FileNotFoundError, NotADirectoryError):
@@ -214,3 +215,9 @@ def read_secret(path: Path) -> str:
     except (OSError, NotUtf8) as e:
         reason = e.strerror if isinstance(e, OSError) else e
         raise ConfigError(f"The key file {path} cannot be read: {reason}.") from e
+
+
+def running_text(running: Address) -> str:
+    """The content of run/engine.json."""
+    # It escapes what is not ASCII, for example in paths.
+    return json.dumps(msgspec.to_builtins(running), indent=2) + "\n"

@@ -36,7 +36,16 @@ from engine.logs.telemetry import configure_logs
 from engine.nodes.records import NodeWish
 from engine.providers.settings import SimulatedSettings, needs_simulator
 from supervisor import reload, welcome
-from supervisor.datadir import ADMIN_KEY, DEFAULT, DEMO_API_KEY, NUMBERS_KEY, DataDir, read_secret
+from supervisor.datadir import (
+    ADMIN_KEY,
+    DEFAULT,
+    DEMO_API_KEY,
+    NUMBERS_KEY,
+    RUNNING,
+    DataDir,
+    read_secret,
+    running_text,
+)
 from supervisor.embedded.servers import Server, start_all
 from supervisor.listening import listeners, reach
 from supervisor.prepare import (
@@ -214,12 +223,10 @@ def _keeper(
         read = _configured(asked)
         keeper.reconfigure(reload.carried_on(configured, read, running.config, running.simulator_url))
 
-    def on_reloaded(config: Config) -> None:
-        try:
-            directory.write_running(msgspec.structs.replace(running, config=config))
-        except ConfigError as e:
-            # Only `smsengine check` and `migrate` read it there; a full disk must not end the engine.
-            log.warning("running_not_written", why=str(e))
+    def on_reloaded(config: Config) -> tuple[Path, bytes]:
+        # Only `smsengine check` and `migrate` read it there.
+        text = running_text(msgspec.structs.replace(running, config=config))
+        return directory.run / RUNNING, text.encode("ascii")
 
     return Keeper(
         running.config,

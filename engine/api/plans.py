@@ -30,7 +30,7 @@ _WISH = Shape(
         "failures": "the part of the sends that fail for a while, from 0 to 0.9",
         "concurrency_max": "a whole number from 1 to 10,000: sends in flight in one process",
         "processes_max": "a whole number from 1 to 256",
-        "cores": "the cores of a node, a whole number up to 4,096; 0: as many as here",
+        "cores": "the cores of a node, a whole number up to 4,096; 0: as many as may be used here",
         "what_if": f"at most {QUESTIONS_MAX} texts such as `arrivals x2`",
     },
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from engine.config import Config
 from engine.credit.memory_mark import MARK
 from engine.disk_space import scarcest
 from engine.errors import EngineError, Unavailable
+from engine.hosts.disk_calls import DiskRead
 from engine.nodes.control import NodeControl
 from engine.nodes.flow import Flow, added_up
 from engine.nodes.standing import GONE_US
@@ -82,6 +84,8 @@ class Reports:
         self._nodes = nodes
         self._notes = RedisNodeNotes(link)
         self._config = config
+        self._processes = DiskRead[object](partial(_processes, config.data_dir), [])
+        self._space = DiskRead(partial(scarcest, config.data_dir), None)
         self._unmatched = unmatched
         self._problems = RedisProblems(link, clock.now_us)
         self._clock = clock
@@ -126,12 +130,15 @@ class Reports:
         unmatched = known.pop("receipts.unmatched", None)
         if "receipts" in known:
             known["receipts"].unmatched = unmatched
+        processes, space = await self._processes.latest(), await self._space.latest()
+        if self._processes.hangs or self._space.hangs:
+            missing["disk"] = "The disk of the data directory does not answer."
         return Status(
             node=self._config.node_name,
             clock_ahead_ms=self._clock.ahead_us // 1000,
-            processes=_processes(self._config),
+            processes=processes,
             targets=_targets(self._config),
-            disk=scarcest(self._config.data_dir),
+            disk=space,
             missing=missing,
             **known,
         )
@@ -198,9 +205,9 @@ def _targets(config: Config) -> dict[Queue, LatencyTarget]:
     }
 
 
-def _processes(config: Config) -> object:
+def _processes(data_dir: str) -> object:
     """As the supervisor of this node last wrote it; none when there is no data directory."""
     try:
-        return msgspec.json.decode(Path(config.data_dir, "run", "processes.json").read_bytes())["processes"]
+        return msgspec.json.decode(Path(data_dir, "run", "processes.json").read_bytes())["processes"]
     except (OSError, KeyError, TypeError, msgspec.DecodeError):
         return []

@@ -203,7 +203,8 @@ class Webhooks:
     )
     async def rotate(self, request: web.Request) -> Response:
         """`POST /v1/webhook-endpoints/{id}/rotate`: 200 with it and a new secret; the one before signs as
-        well for `overlap_s`. `callbacks` in place of the id: of what goes to callback URLs.
+        well until `previous_secret_until`, for `overlap_s` and three seconds at least. `callbacks` in place
+        of the id: of what goes to callback URLs.
 
         Raises Refusal 400, 404, 413, 422.
         """

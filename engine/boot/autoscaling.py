@@ -13,7 +13,6 @@ Once a second. Without `[autoscale]` only run/processes.json is read.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -32,6 +31,8 @@ from engine.capacity.readings import Others, Readings
 from engine.capacity.simulation import Shape
 from engine.clocks.waits import next_tick
 from engine.errors import Unavailable
+from engine.hosts.cores import usable_cores
+from engine.hosts.disk_calls import DiskRead
 from engine.metrics.snapshot import added, joined
 from engine.nodes.flow import NodeFlow
 from engine.nodes.records import NodeNote, NodeWish, QueueScaled
@@ -79,8 +80,9 @@ class Autoscaling:
         self._process = process
         self._link = link
         self._notes = RedisNodeNotes(link)
+        self._own = DiskRead(partial(_own, process.config.data_dir), _Own())
         self._costs = _costs(process.config.data_dir)
-        self._cores = len(process.config.processes.cpus or os.sched_getaffinity(0))
+        self._cores = int(usable_cores(pinned=len(process.config.processes.cpus))) or 1
         self._readings = Readings({p.name: sends_max(p) for p in process.config.providers})
         self._scalers: dict[Queue, tuple[AutoscaleSettings, Autoscaler]] = {}
         self._scaled: dict[Queue, QueueScaled] = {}
@@ -106,7 +108,7 @@ class Autoscaling:
 
     async def tick(self) -> None:
         """Look once. Raises Unavailable, OSError."""
-        own = _own(self._process.config.data_dir)
+        own = await self._own.latest()
         self._follow(own)
         if not self._scalers:
             if self._was_scaled:

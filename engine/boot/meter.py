@@ -15,6 +15,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.boot.metric_files import Counted, CountsFile, add_up, read_all
 from engine.clocks.waits import until_tick_s
 from engine.histogram import ROUND_TRIP_S, Histogram
+from engine.hosts.disk_calls import ANSWER_S, within
 from engine.metrics.catalogue import METRICS, RECORDS
 from engine.metrics.snapshot import Counts, Numbers, Snapshot, Totals, key_of
 
@@ -178,9 +180,7 @@ class Meter:
         if self._directory is None:
             return
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            add_up(self._directory)
-            self._file = CountsFile(self._directory, self._name)
+            self._file = within(ANSWER_S, partial(_counts_file, self._directory, self._name))
         except OSError as e:
             self._log.warning("metrics of this process are not kept", reason=e.strerror)
 
@@ -226,3 +226,10 @@ def _own(file: str) -> bytes:
         return os.read(fd, 256)
     finally:
         os.close(fd)
+
+
+def _counts_file(directory: Path, name: str) -> CountsFile:
+    """The file of a process that starts. Raises OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    add_up(directory)
+    return CountsFile(directory, name)

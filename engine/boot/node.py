@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 
 import msgspec
 import structlog
@@ -26,9 +27,10 @@ from engine.boot.own_node import own_node
 from engine.boot.process import Process, end, until
 from engine.clocks.waits import next_tick
 from engine.config import ROLES
-from engine.disk_space import scarcest
+from engine.disk_space import DiskSpace, scarcest
 from engine.errors import Unavailable
 from engine.formats import FORMATS
+from engine.hosts.disk_calls import DiskRead
 from engine.metrics.snapshot import Snapshot, Totals, added, joined
 from engine.nodes.flow import RATE_S, FlowWindow
 from engine.nodes.records import NodeNote, NodeWish, OwnNode, OwnProcess, ProcessNote
@@ -87,6 +89,9 @@ class Speaker:
         self._away = False
         self._flow = FlowWindow()
         self._forgotten: list[str] = []
+        data_dir = process.config.data_dir
+        self._own = DiskRead(partial(own_node, data_dir), OwnNode())
+        self._space = DiskRead(partial(scarcest, data_dir), None)
         # When looked, microseconds, and the CPU time of each living process then, seconds, by its name.
         self._cpu: deque[tuple[int, dict[str, float]]] = deque()
 
@@ -108,7 +113,7 @@ class Speaker:
         while True:
             await next_tick(_LOOK_S)
             await self.look()
-            await self._recorder.record(own_node(self._process.config.data_dir))
+            await self._recorder.record(await self._own.latest())
 
     async def note(self) -> None:
         """Note the node once; when Redis does not take the note, the next one counts."""
@@ -119,7 +124,7 @@ class Speaker:
         living = {process_of(file): snapshots[file] for file in counted.living if file in snapshots}
         self._flow.add(now_us, added([counted.totals.counts, *(s.counts for s in snapshots.values())]))
         flow = self._flow.note(now_us, joined(snapshot.gauges for snapshot in living.values()))
-        note = self._note_of(now_us, living)
+        note = self._note_of(now_us, living, await self._own.latest(), await self._space.latest())
         commands = note_commands(note, flow, self._forgotten)
         try:
             replies = await process.pulse.batch(self._link, commands)
@@ -141,9 +146,10 @@ class Speaker:
             # Its node is worth a note also when its disk is not.
             return Counted(Totals(), {}, set())
 
-    def _note_of(self, now_us: int, living: dict[str, Snapshot]) -> NodeNote:
+    def _note_of(
+        self, now_us: int, living: dict[str, Snapshot], own: OwnNode, space: DiskSpace | None
+    ) -> NodeNote:
         config, wish = self._process.config, self._wish
-        own = own_node(config.data_dir)
         if self._process.life.draining.is_set():
             own = msgspec.structs.replace(own, stopping=True)
         cpu = self._cpu_percent(now_us, living)
@@ -168,7 +174,7 @@ class Speaker:
             processes=[_noted(one, living.get(one.name), cpu.get(one.name, 0.0)) for one in shown],
             more_processes=len(own.processes) - len(shown),
             providers=own.providers,
-            disk=scarcest(config.data_dir),
+            disk=space,
         )
 
     def _cpu_percent(self, now_us: int, living: dict[str, Snapshot]) -> dict[str, float]:

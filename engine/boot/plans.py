@@ -9,7 +9,6 @@ this process is killed               it ends by itself, within seconds, and nobo
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -26,6 +25,7 @@ from engine.capacity.traffic import Traffic
 from engine.capacity.wish import PlanRefused, PlanRequest, PlanWish
 from engine.config import Config
 from engine.errors import Refusal, Unavailable
+from engine.hosts.cores import usable_cores
 from engine.records import QUEUES
 from engine.text_file import NotUtf8
 
@@ -53,7 +53,7 @@ class PlanProcess:
             busiest=busiest,
             costs=_measured(self._config),
             backoff_s={queue: self._config.queues.of(queue).backoff_s for queue in QUEUES},
-            cores=os.cpu_count() or 1,
+            cores=usable_cores(pinned=len(self._config.processes.cpus)),
         )
         octets = await _answered(msgspec.json.encode(request))
         if b'"type":"refused"' in octets[:40]:

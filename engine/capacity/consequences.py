@@ -52,7 +52,7 @@ class Nodes:
 
     # Cores that all processes of all roles keep busy at the peak, and those of one node.
     cores_needed: float
-    cores_per_node: int
+    cores_per_node: float
     nodes: int
     # By part, the cores that it keeps busy.
     cores: Mapping[str, float]
@@ -100,7 +100,7 @@ def drained_after_s(plan: Plan, queue: Queue) -> float:
     return drain_s(rate * OUTAGE_S, rate, capacity)
 
 
-def nodes(plan: Plan, cores_per_node: int) -> Nodes:
+def nodes(plan: Plan, cores_per_node: float) -> Nodes:
     """How many machines with so many cores carry the peak."""
     used = {found.queue: found.latencies.used_cpu for found in plan.queues}
     cores = {**bottlenecks.part_cores(plan.system)}

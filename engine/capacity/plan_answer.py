@@ -80,7 +80,7 @@ class NodesAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Machines, and the cores that are kept busy."""
 
     nodes: int
-    cores_per_node: int
+    cores_per_node: float
     cores_needed: float
     cores: dict[str, float]
 
@@ -107,7 +107,7 @@ def answer(
     targets: Sequence[Target],
     bounds: Bounds,
     *,
-    cores_per_node: int,
+    cores_per_node: float,
     questions: Sequence[str],
     warnings: Sequence[str],
 ) -> PlanAnswer:

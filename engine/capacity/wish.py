@@ -63,7 +63,7 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     # None: nobody has measured them here.
     costs: Costs | None
     backoff_s: dict[Queue, float]
-    cores: int
+    cores: float
 
 
 class PlanRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):

@@ -2,7 +2,8 @@
 
 Under failure. A count that finds a difference is made again: one that somebody left behind is the same each
 time. What processes of an older version bring back while it is counted, in an upgrade, is not noted for the
-count, and gives a difference that changes. Then the law is `not_checked` there."""
+count, and gives a difference that changes. Then the law is `not_checked` there.
+"""
 
 from __future__ import annotations
 

@@ -175,8 +175,10 @@ class Sender:
         queue.in_flight += 1
         queue.organisation.in_flight += 1
         self._in_flight += 1
-        wall_s = self._now_us() // 1_000_000
-        signed = signing.headers(delivery.event_id, wall_s, delivery.body, endpoint.secrets(wall_s))
+        wall_us = self._now_us()
+        # A second that has begun is no reason to sign with a secret that is over in it.
+        secrets = endpoint.secrets(wall_us / 1e6)
+        signed = signing.headers(delivery.event_id, wall_us // 1_000_000, delivery.body, secrets)
         done = partial(self._ended, queue, delivery, now_s)
         self._poster.post(
             delivery.organisation_id, delivery.target, _FIXED_HEADERS + signed, delivery.body, done

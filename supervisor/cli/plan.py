@@ -81,7 +81,10 @@ _ProcessesMax = Annotated[
     int | None, typer.Option(metavar="N", help="Most processes of a queue.", rich_help_panel=_INPUTS)
 ]
 _Cores = Annotated[
-    int, typer.Option(metavar="N", help="Cores of one node; 0: as many as here.", rich_help_panel=_INPUTS)
+    int,
+    typer.Option(
+        metavar="N", help="Cores of one node; 0: as many as may be used here.", rich_help_panel=_INPUTS
+    ),
 ]
 _CostsFile = Annotated[
     Path | None,

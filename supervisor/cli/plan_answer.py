@@ -26,7 +26,7 @@ def answer(
     targets: Sequence[Target],
     bounds: Bounds,
     *,
-    cores_per_node: int,
+    cores_per_node: float,
     questions: Sequence[str],
     warnings: Sequence[str],
 ) -> Answer:

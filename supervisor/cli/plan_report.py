@@ -71,8 +71,8 @@ def page(plan: Plan, facts: Answer, bounds: Bounds) -> str:
     parts.append(_variations(facts, [*facts.sensitivity, *facts.what_if]))
     nodes = facts.nodes
     parts.append(
-        f"<h2>Machines</h2><p>{nodes.nodes} of {nodes.cores_per_node} cores; {nodes.cores_needed:.2f} cores "
-        "are busy at the peak, embedded stores among them.</p>"
+        f"<h2>Machines</h2><p>{nodes.nodes} of {nodes.cores_per_node:g} cores; {nodes.cores_needed:.2f} "
+        "cores are busy at the peak, embedded stores among them.</p>"
     )
     parts.append(_table(("part", "cores"), ((name, f"{c:.3f}") for name, c in nodes.cores.items())))
     parts.append(f"<h2>Configuration</h2><pre>{escape(facts.config)}</pre>")

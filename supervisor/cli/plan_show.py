@@ -29,8 +29,8 @@ def show_plan(facts: Answer, report: Path | None) -> None:
             console.print(line)
     nodes = facts.nodes
     console.print(
-        f"{nodes.nodes} {'node' if nodes.nodes == 1 else 'nodes'} of {nodes.cores_per_node} cores: the peak "
-        f"keeps {nodes.cores_needed:.2f} busy, with embedded stores."
+        f"{nodes.nodes} {'node' if nodes.nodes == 1 else 'nodes'} of {nodes.cores_per_node:g} cores: the "
+        f"peak keeps {nodes.cores_needed:.2f} busy, with embedded stores."
     )
     varied = [*facts.sensitivity, *facts.what_if]
     console.print()

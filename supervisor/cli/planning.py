@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 from engine.capacity.plan import Planner
 from engine.capacity.plan_answer import config
 from engine.capacity.simulation import Shape
+from engine.hosts.cores import usable_cores
 from engine.records import Queue
 from supervisor.cli import plan_apply, plan_input, plan_report, plan_show
 from supervisor.cli.options import EngineOptions
@@ -66,7 +66,7 @@ def make_plan(given: Given, engine: EngineOptions) -> bool:
     warnings += [*recorded.remarks, *plan_input.idle_targets(wanted, system)]
     if given.report is not None:
         plan_input.check_place(given.report)
-    cores = plan_input.whole("--cores", given.cores, 0, 4096) or os.cpu_count() or 1
+    cores = plan_input.whole("--cores", given.cores, 0, 4096) or usable_cores()
     found = Planner(system, wanted, bounds).find()
     facts = answer(found, wanted, bounds, cores_per_node=cores, questions=given.what_if, warnings=warnings)
     if given.report is not None:

@@ -27,6 +27,8 @@ class Children:
     def __init__(self, listeners: Mapping[Role, socket.socket]) -> None:
         self._listeners = dict(listeners)
         self._children: dict[Key | None, Child] = {}
+        # Closes in a child what else belongs to the parent.
+        self.forget_more: Callable[[], None] = lambda: None
         self._signals = Signals(
             (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *MEANINGLESS, *log_levels.SIGNUMS)
         )
@@ -77,7 +79,7 @@ class Children:
             return run(Pipes(pipe_fd, orders_fd), listener)
 
         try:
-            child = fork_child(title, live, lambda: self._forget(role))
+            child = fork_child(title, live, lambda: self.forget(role))
         except BaseException:
             os.close(asking_fd)
             raise
@@ -136,9 +138,10 @@ class Children:
         if child.fd in self._selector.get_map():
             self._selector.unregister(child.fd)
 
-    def _forget(self, role: Role | None) -> None:
-        """Called in a child: close what belongs to the parent and to siblings."""
+    def forget(self, role: Role | None) -> None:
+        """In a child of this role, or of none: close what belongs to the parent and to siblings."""
         self._signals.close()
+        self.forget_more()
         for child in self._children.values():
             child.close()
         self.close_listeners(but=role)

@@ -11,7 +11,9 @@ in a child. Its one loop observes everything, notes it, decides and performs, in
 - A child neither beats nor dies when it is killed, because the kernel holds it: nothing here
   can help, so systemd's watchdog, if any, gets no sign of life.
 - A watched server is restarted by a call that blocks for about a second: nothing else is
-  done meanwhile, and that time does not count against any child either.
+  done meanwhile, and that time does not count against any child either. It is not called while the
+  disk of the data directory hangs.
+- That disk hangs: another child alone waits for it (`disk_child`), and all else goes on.
 - Only its own children are reaped, each by its id; the owner of an embedded server sees
   that server's end. As process 1 of a container it needs an init before it.
 """
@@ -43,6 +45,7 @@ from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
 from supervisor.process.children import FENCE, Children
+from supervisor.process.disk_child import DiskChild
 from supervisor.process.disk_watch import DiskWatch
 from supervisor.process.ports import Fencer, RoleRunner, Watched
 from supervisor.process.resources import cpu_of, outgrown, run_on
@@ -75,7 +78,7 @@ class Keeper:
         listeners: Mapping[Role, socket.socket] | None = None,
         on_ready: Callable[[], None] = lambda: None,
         on_reload: Callable[[Keeper], None] | None = None,
-        on_reloaded: Callable[[Config], None] | None = None,
+        on_reloaded: Callable[[Config], tuple[Path, bytes]] | None = None,
         watchers: Sequence[Watched] = (),
         notifier: Notifier | None = None,
         limits: Limits | None = None,
@@ -86,8 +89,8 @@ class Keeper:
         """`listeners` are each for the children of one role alone; the keeper closes them when it stops.
 
         `on_ready` is called once, when every process is ready for the first time. `on_reload` is
-        called on SIGHUP; an EngineError that it raises is logged. `on_reloaded` is called when all
-        processes have the configuration that was given to `reconfigure`, or the one before it again.
+        called on SIGHUP; an EngineError that it raises is logged. `on_reloaded` gives a private file, and its
+        content, when all processes have the configuration given to `reconfigure`, or the one before again.
         `wish`: what operators wish of this node at the start; None: nothing. `url`: of its API.
         """
         now = time.monotonic()
@@ -113,9 +116,9 @@ class Keeper:
         # Why the processes have an earlier configuration again, "" when they have the one that is wanted.
         self._undone = ""
         self._disk = DiskWatch(config.data_dir, self._log)
+        self._disk_child = DiskChild(lambda: self._children.forget(None), self._log)
         self._woke_at = self._watched_at = self._weighed_at = now
-        path = snapshot.path_in(Path(config.data_dir)) if config.data_dir else None
-        self._publisher = snapshot.Publisher(config.node_name, path, self._limits, url)
+        self._publisher = snapshot.Publisher(config, self._disk_child.write, self._limits, url)
 
     def run(self) -> int:
         """Block until everything has drained after SIGTERM or SIGINT, or it cannot go on.
@@ -128,6 +131,7 @@ class Keeper:
         gc.collect()
         gc.freeze()
         self._children.open()
+        self._children.forget_more = self._disk_child.forget
         try:
             while True:
                 now = time.monotonic()
@@ -142,6 +146,7 @@ class Keeper:
         finally:
             self._children.close()
             self._publisher.withdraw()
+            self._disk_child.close()
 
     def reconfigure(self, config: Config) -> None:
         """Replace workers and ingest by processes with `config`, one after another; see `rolling`.
@@ -168,6 +173,7 @@ class Keeper:
         planned_s = max(0.0, min(planned_s, self._service.judgement_in_s(self._woke_at)))
         speakers, signums = self._children.wait(planned_s)
         now = time.monotonic()
+        self._disk_child.turn(now)
         gap_s, self._woke_at = now - self._woke_at - planned_s, now
         if gap_s > _HELD_UP_S:
             self._log.warning("supervisor_held_up", seconds=round(gap_s, 1))
@@ -257,7 +263,9 @@ class Keeper:
             self._log.error("child_degraded", child=after.title, deaths=after.deaths, why=after.last_words)
 
     def _watch(self, now: float) -> None:
-        self._seen.disk = self._disk.look(now)
+        self._seen.disk = self._disk.judge(self._disk_child.space, self._disk_child.silent_s(now), now)
+        self._seen.disk_hangs = self._disk.hangs
+        self._disk_child.look(self._config.data_dir)
         for name, watched in self._watchers.items():
             server = self._seen.servers[name]
             if not server.down and (code := watched.poll()) is not None:
@@ -303,7 +311,8 @@ class Keeper:
                 rolling.settle(self._seen.rolling)
                 self._end_reload(self._undone)
                 if self._on_reloaded is not None:
-                    self._on_reloaded(self._configs[self._seen.rolling.generation])
+                    path, content = self._on_reloaded(self._configs[self._seen.rolling.generation])
+                    self._disk_child.write(path, content, mode=0o600)
             case rule.GoBack(sentence):
                 self._log.error("reload_undone", why=sentence)
                 self._undone = sentence

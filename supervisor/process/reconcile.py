@@ -111,6 +111,8 @@ class Observed(msgspec.Struct, kw_only=True):
     changes: list[OwnChange] = []
     # Why the data directory is short of room; "" when it is not.
     disk: str = ""
+    # Whether that does not answer: a restart of an embedded server would wait for it.
+    disk_hangs: bool = False
     stopping: Stopping | None = None
     # Everything wanted has been ready at the same time, at least once.
     announced: bool = False
@@ -252,6 +254,8 @@ def noted_server_down(server: Server, now: float, limits: Limits) -> None:
 
 
 def _servers(observed: Observed, now: float) -> list[Action]:
+    if observed.disk_hangs:
+        return []
     return [Restart(s.name) for s in observed.servers.values() if s.down and now >= s.retry_at]
 
 

@@ -6,17 +6,15 @@ the file of a supervisor that was killed by that supervisor's process id and sta
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from engine.capacity.autoscale_settings import AutoscaleSettings
-from engine.config import ROLES, Role
+from engine.config import ROLES, Config, Role
 from engine.nodes.records import NodeWish, OwnChange, QueueScaled
 from engine.records import Queue
 from supervisor.process import child_state
@@ -95,16 +93,22 @@ def path_in(data_dir: Path) -> Path:
 
 
 class Publisher:
-    """Writes the file when a process has changed, and removes it at the end."""
+    """Has the file written when a process has changed, and removed at the end."""
 
-    def __init__(self, node: str, path: Path | None, limits: Limits, url: str = "") -> None:
-        """`node` is the name of this node, `url` its API. Without a path no file is written."""
-        self._node, self._path, self._limits, self._url = node, path, limits, url
+    def __init__(
+        self, config: Config, write: Callable[[Path, bytes | None], None], limits: Limits, url: str = ""
+    ) -> None:
+        """`write` replaces a file in one step; None: removes it. Without a data directory nothing is written.
+
+        `url`: of the node's API.
+        """
+        self._node, self._limits, self._url, self._write = config.node_name, limits, url, write
+        self._path = path_in(Path(config.data_dir)) if config.data_dir else None
         self._since_us = time.time_ns() // 1000
         self._published: object = None
 
     def publish(self, observed: Observed) -> None:
-        """Write the file if anything in it has changed since the last call; a failure is logged."""
+        """Have the file written if anything in it has changed since the last call."""
         rows = [
             (s.key, s.state, s.pid, s.restarts, s.routing, s.admits, s.log_level, s.concurrency, s.deaths,
              self._degraded(s))
@@ -147,17 +151,12 @@ class Publisher:
             changes=observed.changes,
             processes=self._rows(observed.slots.values()),
         )
-        try:
-            _write(self._path, processes)
-        except OSError as e:
-            # A full disk must not end the engine; the next change tries again.
-            structlog.get_logger().warning("processes_not_written", why=e.strerror)
+        self._write(self._path, msgspec.json.format(msgspec.json.encode(processes)))
 
     def withdraw(self) -> None:
-        """Remove the file; a failure is passed over."""
+        """Have the file removed."""
         if self._path is not None:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+            self._write(self._path, None)
 
     def _degraded(self, slot: Slot) -> bool:
         return child_state.degraded(slot, time.monotonic(), self._limits)
@@ -185,17 +184,6 @@ class Publisher:
             )
             for s in sorted(slots, key=lambda s: (ROLES.index(s.role), s.index))
         ]
-
-
-def _write(path: Path, processes: Processes) -> None:
-    """Replace the file. Raises OSError.
-
-    It is not synced to the disk: a power failure ends the processes that it describes too.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(processes)))
-    os.replace(draft, path)
 
 
 def read(path: Path) -> Processes | None:

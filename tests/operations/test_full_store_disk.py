@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import ROLES
+from tests.disk import Disk, small_disk
 from tests.operations.customers import IN_FLIGHT, assert_none_lost, customers
-from tests.operations.disk import Disk, small_disk
 from tests.system.client import eventually
 from tests.system.conftest import Engine, cluster, start_engine
 from tests.system.faults import fetch_processes

@@ -4,9 +4,10 @@ receivers answer."""
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from engine.shards import shard_of
 from engine.webhooks.records import WebhookEvent
@@ -62,6 +63,44 @@ async def test_an_event_is_signed_as_the_official_library_reads_it_with_both_sec
     assert document["data"]["reference"] == "order 7"
     assert document["data"]["sequence"] > 0
     assert await world.kept(organisation) == []
+
+
+async def test_after_a_rotation_without_overlap_the_old_secret_signs_no_longer_than_the_answer_says(
+    world: WebhookWorld, receiver: Receiver
+) -> None:
+    organisation = await world.organisation()
+    made = await world.book.create(organisation, receiver.url("/hook"))
+    signed: list[tuple[float, set[str]]] = []
+
+    def look(secrets: dict[str, str]) -> None:
+        for told in receiver.told[len(signed) :]:
+            whose = {name for name, secret in secrets.items() if _signed_with(secret, told)}
+            signed.append((time.time(), whose))
+
+    async with world.notifying():
+        await world.happen(world.row(organisation))
+        await count(receiver, 1)
+        newer = await world.book.rotate(organisation, made.endpoint.id, 0)
+        assert newer.endpoint.previous_secret_until is not None
+        until_s = newer.endpoint.previous_secret_until.timestamp()
+        assert until_s - time.time() <= 3.0
+        secrets = {"old": made.secret, "new": newer.secret}
+        while not signed or signed[-1][0] < until_s + 0.5:
+            seen = len(receiver.told)
+            await world.happen(world.row(organisation))
+            await count(receiver, seen + 1)
+            look(secrets)
+    assert signed[0][1] == {"old"}
+    assert {frozenset(whose) for at_s, whose in signed if at_s >= until_s + 0.2} == {frozenset({"new"})}
+    assert all(whose for _, whose in signed)
+
+
+def _signed_with(secret: str, told: Told) -> bool:
+    try:
+        Webhook(secret).verify(told.body, told.headers)
+    except WebhookVerificationError:
+        return False
+    return True
 
 
 async def test_an_endpoint_is_told_of_the_types_that_it_names_and_a_callback_of_all(

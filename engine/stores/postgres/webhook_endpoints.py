@@ -26,6 +26,9 @@ from engine.webhooks.signing import SECRET_OCTETS, shown
 
 ENDPOINTS_MAX = 20
 OVERLAP_S_MAX = 30 * 86_400
+# A notifier that PostgreSQL answers knows a new secret after so long at most, seconds: see `endpoint_table`.
+# Until then it may sign with the one before alone, so that is good for no less.
+_KNOWN_AFTER_S = 3.0
 # Deliveries that are replayed in one statement, and by one call.
 _REPLAY_STEP, REPLAY_MAX = 5_000, 50_000
 
@@ -61,7 +64,7 @@ UPDATE webhook_endpoints SET
     previous_secret = CASE WHEN previous_until > now() THEN previous_secret ELSE secret END,
     previous_until = CASE WHEN previous_until > now() AND $3 > 0
         THEN greatest(previous_until, now() + make_interval(secs => $3::float8))
-        ELSE now() + make_interval(secs => $3::float8) END,
+        ELSE now() + make_interval(secs => greatest($3::float8, $5::float8)) END,
     secret = $2, version = $4
 WHERE id = $1
 RETURNING id, url, created_at, CASE WHEN previous_until > now() THEN previous_until END, events"""
@@ -197,8 +200,8 @@ class EndpointBook:
             await note_change(connection, {"url": url}, {"url": None})
 
     async def rotate(self, organisation_id: int, endpoint_id: int | None, overlap_s: float) -> NewEndpoint:
-        """A new secret; the present one signs as well for `overlap_s` seconds more. None: of the endpoint
-        that stands for callback URLs. Raises Refusal 404, 422."""
+        """A new secret; the present one signs as well for `overlap_s` seconds more, three at least. None: of
+        the endpoint that stands for callback URLs. Raises Refusal 404, 422."""
         if not 0 <= overlap_s <= OVERLAP_S_MAX:
             raise _invalid("overlap_s", f"from 0 to {OVERLAP_S_MAX} seconds")
         if endpoint_id is None:
@@ -210,7 +213,7 @@ class EndpointBook:
         async with self._pool.transaction() as connection:
             version = await _locked(connection)
             url = await _url(connection, organisation_id, endpoint_id)
-            row = await connection.fetchrow(_ROTATE, endpoint_id, secret, overlap_s, version)
+            row = await connection.fetchrow(_ROTATE, endpoint_id, secret, overlap_s, version, _KNOWN_AFTER_S)
             await note_change(connection, {"url": url}, {"url": url, "secret": "rotated"})
         return NewEndpoint(_shown(row), shown(secret))
 

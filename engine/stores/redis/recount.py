@@ -1,12 +1,13 @@
 """Counts the units of all messages of a shard in Redis piece by piece (`recount` in functions/queue).
 
-`engine.stores.redis.recounting` has the method. A step holds Redis up for a few milliseconds at most, and whoever
-counts pauses between two of them.
+`engine.stores.redis.recounting` has the method. A step holds Redis up for a few milliseconds at most, and
+whoever counts pauses between two of them.
 
 Under failure. A step that is not answered ends the count; what notes the moves is gone in Redis soon after
 it. A count that finds entries of the activity trimmed before it has read them, because it was stopped for
 too long, or that Redis was started anew, raises `Disturbed`, and may begin again. So does one that meets
-another count of the same shard, of another process: they would take each other's notes."""
+another count of the same shard, of another process: they would take each other's notes.
+"""
 
 from __future__ import annotations
 

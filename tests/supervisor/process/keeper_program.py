@@ -163,6 +163,11 @@ def reload(keeper: Keeper) -> None:
     keeper.reconfigure(load(HERE / "config.toml"))
 
 
+def reloaded(config: Config) -> tuple[Path, bytes]:
+    record(event="reloaded", take_over_s=config.take_over_s)
+    return HERE / "run" / "engine.json", b"{}"
+
+
 def main() -> int:
     options = json.loads(sys.argv[2])
     configure_logs(as_json=True)
@@ -185,7 +190,7 @@ def main() -> int:
         listeners={"ingest": listener, "admin": admin},
         on_ready=lambda: print(f"ready {port} {admin.getsockname()[1]}", flush=True),  # noqa: T201
         on_reload=reload,
-        on_reloaded=lambda config: record(event="reloaded", take_over_s=config.take_over_s),
+        on_reloaded=reloaded,
         watchers=[sleeper] if sleeper else [],
         notifier=notifier,
         limits=msgspec.convert(options.get("limits", {}), Limits),

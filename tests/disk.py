@@ -1,8 +1,10 @@
-"""A small disk that a test fills."""
+"""A small disk that a test fills, and one that hangs."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -33,6 +35,28 @@ class Disk:
     def make_room(self) -> None:
         """Undo `fill`."""
         self._ballast.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hung_disk(place: Path) -> Iterator[None]:
+    """At `place`, a directory, a file system whose calls never return; those under way fail at the end.
+
+    It is one of FUSE that nobody serves. Skips the test where nobody may mount it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        pytest.skip("there is no FUSE here")
+    options = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % fd
+    if libc.mount(b"hung", bytes(place), b"fuse", 0, options):
+        os.close(fd)
+        pytest.skip("only root may mount a disk here")
+    try:
+        yield
+    finally:
+        os.close(fd)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @contextlib.contextmanager
