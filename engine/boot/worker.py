@@ -96,22 +96,17 @@ def assemble_worker(
     """
     unknown = _unknown_outcomes(settings)
     settler = Settler(
-        reader,
-        pauses=_pauses(settings),
-        hand_s=take_over_s / 4 if hand_s is None else hand_s,
-        now_us=now_us,
-        clock_s=clock_s,
-        rng=rng,
-        log=log,
-        unknown=unknown,
-        readable=readable,
-    )
+        reader, pauses=_pauses(settings), hand_s=take_over_s / 4 if hand_s is None else hand_s,
+        now_us=now_us, clock_s=clock_s, rng=rng, log=log, unknown=unknown, readable=readable,
+    )  # fmt: skip
     dispatcher = Dispatcher(
         reader.queue, built, provider_settings, slots, settler,
         concurrency=settings.concurrency, rng=rng, log=log, clock_s=clock_s, hedge=settings.hedge,
-        weight_of=weight_of, puts_off=lambda: reader.puts_off,
+        weight_of=weight_of, puts_off=lambda: reader.put_off.allowed,
     )  # fmt: skip
-    recaller = Recaller(reader, dispatcher.ways, dispatcher.lanes, clock_s=clock_s, log=log)
+    recaller = Recaller(
+        reader.put_off, dispatcher.ways, dispatcher.lanes.supply, clock_s=clock_s, log=log
+    )  # fmt: skip
     _know_receipts(dispatcher.lanes, provider_settings)
     ends = partial(_ending, now_us, unknown, readable)
     worker = Worker(

@@ -183,7 +183,7 @@ class Dispatcher:
         """The lane for which a message was recalled, if it may go there; it is not drawn for again."""
         if not entry.way or (lane := self.ways.lane(entry.way, now_s)) is None:
             return None
-        lane.came(entry.message)
+        self.ways.came(lane, entry.message)
         return lane if lane.name in candidates.open and lane.name not in entry.message.tried else None
 
     def _put_off(self, entry: Entry, lane: Lane, candidates: Candidates, now_s: float) -> None:
@@ -194,7 +194,7 @@ class Dispatcher:
             self._settler.put_off(entry, lane.put_off_s(message, weight, now_s))
             return
         others = [n for n in candidates.providers if n != lane.name and n not in message.tried]
-        self._settler.put_off_in(entry, self.ways.text([lane.name, *others]))
+        self._settler.put_off(entry, 0.0, self.ways.text([lane.name, *others]))
         lane.behind = True
 
     def pump(self, now_s: float) -> None:

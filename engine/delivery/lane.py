@@ -37,10 +37,6 @@ _WAITING_MIN = 8
 # Beyond its part of the sends that may be in flight no more waits than is sent in so many times as long as a
 # read takes, no less than the first, seconds: until more is recalled and read.
 _AHEAD_MIN_S, _AHEAD_READS = 0.1, 10.0
-# Of what is put off so much is recalled that this part of what would make the lane crowded waits, or what it
-# sends in the second, seconds, where that is less; where it has no throughput, as much as is to lie ready.
-# What has not come after the third, or after two reads, is not waited for.
-_RECALLED, _RECALLED_S, _COMING_S = 0.5, 0.5, 0.03
 # A message is put off for no less than this, seconds.
 _PUT_OFF_MIN_S = 0.5
 # When a provider throttles that has no throughput in the configuration, the lane rests, seconds. The
@@ -48,7 +44,7 @@ _PUT_OFF_MIN_S = 0.5
 _REST_S = 0.1
 _REST_MAX_S = 2.0
 # The rate that is assumed of a provider without a throughput, segments a second.
-_UNKNOWN_RATE = 500.0
+UNKNOWN_RATE = 500.0
 
 
 class Wish(NamedTuple):
@@ -103,8 +99,6 @@ class Lane:
         self.waiting_max = waiting_max
         # Whether messages are put off that would go to it now.
         self.behind = False
-        # What was recalled for it and has not come: until when that is waited for, and how much it is.
-        self._coming: deque[tuple[float, int]] = deque()
         self._put_off = PutOffTurns()
         self._rests = Backoff(_REST_S, _REST_MAX_S)
         self._rests_until_s = 0.0
@@ -178,57 +172,6 @@ class Lane:
             return self.waiting_max - len(self.waiting)
         most = max(_WAITING_MIN, self.in_flight_max * _WAITING_S / self.awaited.usual_s)
         return most - len(self.waiting)
-
-    @property
-    def waiting_units(self) -> int:
-        """How much waits, in what `room` counts."""
-        return len(self.waiting) if self.allowance is None else self.waiting_segments
-
-    def wanted(self, now_s: float) -> int:
-        """How much of what is put off is to be recalled for it, in what `room` counts."""
-        if not self.open(now_s):
-            return 0
-        if self.breaker.state != "closed":
-            return 1
-        room = self.room(now_s)
-        if room <= 0:
-            return 0
-        while self._coming and now_s >= self._coming[0][0]:
-            self._coming.popleft()
-        waiting = self.waiting_units
-        if not waiting and self.allowance is not None:
-            self.allowance.starves()
-        most = math.ceil(min(_RECALLED * (waiting + room), self._soon(now_s)))
-        return max(0, most - waiting - sum(count for _, count in self._coming))
-
-    def lasts_s(self, now_s: float) -> float:
-        """For how long a quarter of what waits lasts, when as much was recalled as is wanted, seconds."""
-        most = min(_RECALLED * (self.waiting_units + max(0.0, self.room(now_s))), self._soon(now_s))
-        return most / 4 / self._rate(now_s)
-
-    def _soon(self, now_s: float) -> float:
-        """How much it sends in the time for which recalled messages are to last."""
-        lasts_s = self._supply.ready_s if self.allowance is None else max(_RECALLED_S, self._supply.ready_s)
-        return max(_WAITING_MIN, self._rate(now_s) * lasts_s)
-
-    def _rate(self, now_s: float) -> float:
-        """Segments a second that it sends; without a throughput, messages a second."""
-        if self.allowance is not None:
-            return max(self.allowance.rate_seen(now_s), 0.1)
-        return self.in_flight_max / self.awaited.usual_s if self.awaited.usual_s else _UNKNOWN_RATE
-
-    def comes(self, count: int, now_s: float) -> None:
-        """Note that so much was recalled for it. Other workers may be given some of that."""
-        self._coming.append((now_s + max(_COMING_S, 2 * self._supply.read_s), count))
-
-    def came(self, message: Message) -> None:
-        """Note that a recalled message has come."""
-        left = 1 if self.allowance is None else message.segments
-        while left > 0 and self._coming:
-            until_s, count = self._coming.popleft()
-            if count > left:
-                self._coming.appendleft((until_s, count - left))
-            left -= count
 
     def add(self, entries: Sequence[Entry], read_at_s: float) -> None:
         """Let `entries` wait, behind all others; they were read at `read_at_s`."""
@@ -309,9 +252,9 @@ class Lane:
         """For how long one more message, of an organisation of this weight, is to be put off beside a process
         that does not know ways, seconds."""
         ahead_s = max(_PUT_OFF_MIN_S, self.breaker.closed_for(now_s))
-        rate = _UNKNOWN_RATE
+        rate = UNKNOWN_RATE
         if self.allowance is not None:
-            rate = self._rate(now_s)
+            rate = max(self.allowance.rate_seen(now_s), 0.1)
             ahead_s = max(ahead_s, self.waiting_segments / rate)
         return self._put_off.pause_s(message.organisation_id, weight, message.segments, rate, ahead_s, now_s)
 

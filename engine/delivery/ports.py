@@ -57,6 +57,21 @@ class UnreadMessages(Protocol):
         """
 
 
+class PutOffMessages(Protocol):
+    """The messages of one queue that are put off in ways (`engine.delivery.ways`), all shards."""
+
+    @property
+    def waiting(self) -> Sequence[PutOff]:
+        """What is put off, as far as is known: as of the last `promote`, and what was recalled since."""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether messages may be put off so: every living process knows ways."""
+
+    async def recall(self, recalls: Sequence[Recall]) -> list[tuple[int, int]]:
+        """Move messages to the queue; returns how many of each of `recalls`, and their segments."""
+
+
 class QueueReader(Protocol):
     """The worker's side of a queue's streams, all shards of one queue."""
 
@@ -73,12 +88,8 @@ class QueueReader(Protocol):
         """The queue that is read."""
 
     @property
-    def put_off(self) -> Sequence[PutOff]:
-        """What is put off, as far as is known: as of the last `promote`, and what was recalled since."""
-
-    @property
-    def puts_off(self) -> bool:
-        """Whether messages may be put off in ways: every living process knows these."""
+    def put_off(self) -> PutOffMessages:
+        """What is put off."""
 
     @property
     def unread(self) -> UnreadMessages:
@@ -108,10 +119,6 @@ class QueueReader(Protocol):
 
     async def promote(self, now_us: int, limit: int) -> int:
         """Move messages that are due at `now_us` to the queue, up to `limit` a shard; returns how many."""
-
-    async def recall(self, recalls: Sequence[Recall]) -> list[tuple[int, int]]:
-        """Move messages that are put off to the queue; returns how many of each of `recalls`, and their
-        segments."""
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
         """Take over about `limit` entries (at most two a shard more).

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from structlog.typing import FilteringBoundLogger
 
 from engine.clocks.backoff import Backoff
-from engine.delivery.lanes import Lanes
-from engine.delivery.ports import QueueReader
+from engine.delivery.ports import PutOffMessages
+from engine.delivery.supply import Supply
 from engine.delivery.ways import Ways
 from engine.errors import Unavailable
 
@@ -33,32 +33,32 @@ class Recaller:
 
     def __init__(
         self,
-        reader: QueueReader,
+        put_off: PutOffMessages,
         ways: Ways,
-        lanes: Lanes,
+        supply: Supply,
         *,
         clock_s: Callable[[], float],
         log: FilteringBoundLogger,
     ) -> None:
-        self._reader = reader
+        self._put_off = put_off
         self._ways = ways
-        self._lanes = lanes
+        self._supply = supply
         self._clock_s = clock_s
         self._log = log
         self._looked = asyncio.Event()
 
     def look(self) -> None:
         """Note what the reader has just found put off."""
-        put_off = self._reader.put_off
-        self._ways.note(put_off, self._clock_s(), release=not self._reader.puts_off)
-        if put_off:
+        waiting = self._put_off.waiting
+        self._ways.note(waiting, self._clock_s(), release=not self._put_off.allowed)
+        if waiting:
             self._looked.set()
 
     async def run(self) -> None:
         """Recall until canceled."""
         backoff = Backoff(_LOOK_S, _PAUSE_MAX_S)
         while True:
-            if not self._reader.put_off:
+            if not self._put_off.waiting:
                 self._looked.clear()
                 await self._looked.wait()
             try:
@@ -79,15 +79,13 @@ class Recaller:
         recalls = self._ways.wanted(asked_at_s)
         if not recalls:
             return
-        moved = await self._reader.recall(recalls)
+        moved = await self._put_off.recall(recalls)
         now_s = self._clock_s()
         # While nothing waits behind the ready stream, reads wait, and say nothing of this.
-        self._lanes.supply.note_read(now_s - asked_at_s)
+        self._supply.note_read(now_s - asked_at_s)
         for recall, (messages, segments) in zip(recalls, moved, strict=True):
             self._ways.recalled(recall, messages, segments, now_s)
 
     def _pause_s(self) -> float:
         """How long what waits in the lanes lasts, or a part of that."""
-        now_s = self._clock_s()
-        lasts = [lane.lasts_s(now_s) for lane in self._lanes if lane.behind and lane.open(now_s)]
-        return max(_LOOK_MIN_S, min([_LOOK_S, *lasts]))
+        return max(_LOOK_MIN_S, min([_LOOK_S, *self._ways.lasts_s(self._clock_s())]))

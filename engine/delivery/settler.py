@@ -160,17 +160,15 @@ class Settler:
         )
         self.freed.set()
 
-    def put_off(self, entry: Entry, pause_s: float) -> None:
-        """Put `entry` off for `pause_s`, because no provider can take it now."""
+    def put_off(self, entry: Entry, pause_s: float, way: str = "") -> None:
+        """Put `entry` off for `pause_s`, because no provider can take it now; or, with a way
+        (`engine.delivery.ways`), until there is room at the providers of that."""
         now_us = self._now_us()
         # An entry that must not be sent any more is settled now instead.
         # One that expires before its turn is due then, to be ended.
         due_at_us = min(now_us + int(pause_s * 1e6), entry.message.expires_at_us)
-        self._settle(before_sending(entry, now_us, self._unknown) or put_off(entry, due_at_us))
-
-    def put_off_in(self, entry: Entry, way: str) -> None:
-        """Put `entry` off until there is room at the providers of a way (`engine.delivery.ways`)."""
-        self._settle(before_sending(entry, self._now_us(), self._unknown) or put_off_in(entry, way))
+        off = put_off_in(entry, way) if way else put_off(entry, due_at_us)
+        self._settle(before_sending(entry, now_us, self._unknown) or off)
 
     def put_back(self, entry: Entry) -> None:
         """Give back `entry`, which was only read: to the front of its organisation's backlog, for any worker.

@@ -129,7 +129,7 @@ class Sweeper:
         if self._busy() or self._stirred.is_set():
             self._stirred.clear()
             self._rests_at = now + _STIRRED_S
-        if more or now < self._rests_at or self._reader.put_off:
+        if more or now < self._rests_at or self._reader.put_off.waiting:
             await asyncio.sleep(0 if more else TICK_S)
             return
         due_us = self._reader.next_due_us

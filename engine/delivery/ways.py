@@ -27,10 +27,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from engine.delivery.demand import Demand, units_waiting
 from engine.delivery.lane import Lane
 from engine.delivery.lanes import Lanes
 from engine.delivery.ports import PutOff, Recall
-from engine.records import Entry, Queue
+from engine.records import Entry, Message, Queue
 
 # Of a way of another plan, and of one that nobody else seems to recall: so many messages of each shard at a
 # time, the first ten times a second, the second once in so long, seconds.
@@ -47,7 +48,7 @@ def takes(lane: Lane, entry: Entry, now_s: float) -> bool:
     room = lane.room(now_s)
     if not entry.way:
         return room > 0 and not lane.behind
-    waiting = lane.waiting_units
+    waiting = units_waiting(lane)
     return waiting < _CROWDED_MAX * (waiting + room)
 
 
@@ -57,6 +58,7 @@ class Ways:
     def __init__(self, queue: Queue, lanes: Lanes) -> None:
         self._queue: Queue = queue
         self._lanes = lanes
+        self._demands = {name: Demand(lane, lanes.supply) for name, lane in lanes.by_name.items()}
         # Of the routing plan that is in force.
         self.version = 0
         self._put_off: Sequence[PutOff] = ()
@@ -117,7 +119,7 @@ class Ways:
         recalls = []
         for name, ways in by_lane.items():
             lane = self._lanes.by_name[name]
-            for of, count in self._divided(ways, lane.wanted(now_s), behind_before):
+            for of, count in self._divided(ways, self._demands[name].wanted(now_s), behind_before):
                 segments = _ANY if lane.allowance is None else count
                 recalls.append(Recall(of.shard, of.number, of.way, count, segments))
         return released + recalls
@@ -128,11 +130,20 @@ class Ways:
         if lane is None:
             return
         count = messages if lane.allowance is None else segments
-        lane.comes(count, now_s)
-        # What was not there is not behind_before.
+        self._demands[lane.name].comes(count, now_s)
+        # What was not there is not made up for.
         over = count - (recall.messages if lane.allowance is None else recall.segments)
         if over > 0 and (recall.shard, recall.way) in self._behind:
             self._behind[recall.shard, recall.way] -= over
+
+    def came(self, lane: Lane, message: Message) -> None:
+        """Note that a message has come that was recalled for `lane`."""
+        self._demands[lane.name].came(message)
+
+    def lasts_s(self, now_s: float) -> list[float]:
+        """Of each lane for which something is put off, how long it has work until it wants more, seconds."""
+        lanes = [lane for lane in self._lanes if lane.behind and lane.open(now_s)]
+        return [self._demands[lane.name].lasts_s(now_s) for lane in lanes]
 
     def _divided(
         self, ways: Sequence[PutOff], wanted: int, behind_before: dict[tuple[int, str], float]

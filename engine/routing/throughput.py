@@ -241,19 +241,16 @@ class Allowance:
         self._wants_more = self._wants_more or changed
         return max(now_s, self._asks_at_s()) if self._wants_more else math.inf
 
-    def rate_seen(self, now_s: float) -> float:
+    def rate_seen(self, now_s: float, *, starved: bool = False) -> float:
         """Segments a second that this worker can count on.
 
         That is what it got lately while it wanted more. While it does not want more, the figure grows
-        towards the whole rate.
+        towards the whole rate. `starved`: nothing waits now although there is more to send, so what it sends
+        now says nothing of what it can.
         """
+        self._attained.starved = self._attained.starved or starved
         self._attained.close(now_s)
         return self._attained.value
-
-    def starves(self) -> None:
-        """Note that nothing waits although there is more to send: what it sends now says nothing of what it
-        can."""
-        self._attained.starved = True
 
     def slow_down(self, now_s: float) -> None:
         """Send half as much for a while, because the provider said "throttled"."""

@@ -33,6 +33,7 @@ class _Organisation(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     share: float | None = None
     ends_in_ms: int | None = None
+    put_off: int = 0
 
 
 class _Backlog(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,7 @@ class _Backlog(msgspec.Struct, frozen=True, kw_only=True):
     segments_in_10_s: int = 0
     organisations: list[_Organisation]
     due: int = 0
+    put_off: int = 0
     pause: Pause | None = None
     drain: Drain | None = None
     missing: dict[str, str] = {}
@@ -90,10 +92,8 @@ def show_queue(
     backlogs in the last ten seconds. [bold]ends in[/bold]: when the last message of this
     one will have left, at that pace. [bold]oldest[/bold]: how long it has waited.
 
-    What lies ready to be sent, whoever it belongs to, is not among it, nor what is not due
-    yet: scheduled, to be tried again, or put off because its provider takes no more now. Where
-    routes have several providers and one of them is slow, what is put off leaves the backlog
-    and comes back when the provider has room: it ends later than is said here.
+    What is put off, because its provider takes no more now, is among it. What lies ready to be
+    sent, whoever it belongs to, is not, nor what is not due yet: scheduled, or to be tried again.
     [cyan]smsengine status[/cyan] counts everything that waits.
 
     [bold]Examples[/bold]
@@ -115,8 +115,8 @@ def show_queue(
     if not found.organisations:
         console.print(f"No organisation has a backlog in {queue}.")
         return
-    columns = ("organisation", "messages", "segments", "oldest", "weight", "share", "ends in")
-    console.print(show.table(columns, map(_row, found.organisations), frozenset(range(7))))
+    columns = ("organisation", "messages", "put off", "segments", "oldest", "weight", "share", "ends in")
+    console.print(show.table(columns, map(_row, found.organisations), frozenset(range(8))))
     paused = f", {show.number(found.paused)} of them paused" if found.paused else ""
     rate = f"{found.segments_in_10_s / 10:,.1f}"
     console.print(
@@ -286,6 +286,7 @@ def _row(o: _Organisation) -> tuple[str, ...]:
     return (
         str(o.organisation_id),
         show.number(o.messages),
+        show.number(o.put_off),
         show.number(o.segments),
         show.span(o.oldest_ms),
         f"{o.weight:g}",

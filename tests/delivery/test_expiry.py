@@ -11,7 +11,7 @@ from engine.delivery import lane, sweeper
 from engine.delivery.settlement import before_sending
 from engine.records import Entry, Settlement
 from engine.routing.records import Route
-from engine.stores.redis.queue import QueueStreams
+from engine.stores.redis.put_off import PutOffEntries
 from tests.delivery.carrier import Carrier
 from tests.delivery.test_worker import fill, settled
 from tests.delivery.test_worker_routes import plan, working
@@ -125,7 +125,7 @@ async def test_a_message_is_put_off_to_its_expiry_at_most(
 ) -> None:
     # As beside a version that does not know ways. Turns of a lane that has sent nothing are then a minute
     # apart.
-    monkeypatch.setattr(QueueStreams, "puts_off", False)
+    monkeypatch.setattr(PutOffEntries, "allowed", False)
     monkeypatch.setattr(lane, "_UNKNOWN_RATE", 1 / 60)
     expires = now_us() + 300_000_000
     await kit.put(0, *(message(f"m{n}", expires_at_us=expires) for n in range(20)))

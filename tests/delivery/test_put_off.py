@@ -138,7 +138,7 @@ def test_what_waits_for_a_provider_goes_to_another_when_its_route_is_another() -
         dispatcher.use(RoutingPlan(version=3, routes=routes, throughput=RATES))
         virtual.pass_s(10.0)
         assert len(carriers["free"].at_s) + len(carriers["slow"].at_s) == 2000
-        assert not reader.put_off
+        assert not reader.waiting
 
 
 def test_what_waits_for_a_provider_that_nobody_has_any_more_is_looked_at_now_and_then() -> None:

@@ -13,7 +13,7 @@ import pytest
 from engine.boot.worker import assemble_worker
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.ports import PutOff, Recall, UnreadMessages
+from engine.delivery.ports import PutOff, PutOffMessages, Recall, UnreadMessages
 from engine.delivery.sent import SentEntries
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
@@ -49,12 +49,16 @@ class Backlog:
         # What is put off, by its way and organisation, and how much of each was served.
         self.aside: dict[str, dict[int, list[Entry]]] = {}
         self._served: dict[tuple[str, int], float] = {}
-        self.puts_off = True
+        self.allowed = True
         # How long a read and a recall take, seconds.
         self.trip_s = TRIP_S
 
     @property
-    def put_off(self) -> list[PutOff]:
+    def put_off(self) -> PutOffMessages:
+        return self
+
+    @property
+    def waiting(self) -> list[PutOff]:
         sums = [(way, sum(map(len, of.values()))) for way, of in self.aside.items()]
         return [PutOff(0, n, way, count, 1.0) for n, (way, count) in enumerate(sums) if count]
 

@@ -83,8 +83,12 @@ class Away:
 
     def __init__(self, after_s: float = 0.0) -> None:
         self.calls = 0
-        self.put_off: tuple[object, ...] = ()
+        self.waiting: tuple[object, ...] = ()
         self._after_s = after_s
+
+    @property
+    def put_off(self) -> Away:
+        return self
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         async def call(*_: Any, **__: Any) -> Any:

@@ -21,7 +21,6 @@ from engine.boot.worker import assemble_worker
 from engine.config import Credit, Queues, QueueSettings
 from engine.delivery.dead_letters import DeadLetterId
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.ports import Recall
 from engine.delivery.sent import SentEntries
 from engine.delivery.settlement import DELIVERIES_MAX
 from engine.errors import Refusal, Unavailable
@@ -148,15 +147,11 @@ class ShortQueue(QueueStreams):
         super().__init__(*arguments, **named)
 
     async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
-        """Count what is put off."""
+        """Count what is put off, and what was recalled."""
+        self._world.recalled += sum(settlement.entry.way != "" for settlement in settlements)
+        self._world.recalled += sum(entry.way != "" for batch in sent for entry in batch.entries)
         self._world.put_off += sum(settlement.way != "" for settlement in settlements)
         return await super().settle(settlements, sent)
-
-    async def recall(self, recalls: Sequence[Recall]) -> list[tuple[int, int]]:
-        """Count what is recalled."""
-        moved = await super().recall(recalls)
-        self._world.recalled += sum(messages for messages, _ in moved)
-        return moved
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """Where there are operators, some entries have outlived too many workers."""

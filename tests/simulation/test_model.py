@@ -19,7 +19,6 @@ from engine.credit.flush import Flush, Note
 from engine.credit.ledger_records import UsageEntry
 from engine.credit.posting import decide
 from engine.credit.records import QuotaRequest, QuotaReturn
-from engine.delivery.ports import Recall
 from engine.lifecycle import MessageEvent
 from engine.limits.records import LimitRow, ShardLimits
 from engine.organisations import Limits
@@ -38,7 +37,7 @@ from engine.stores.redis.usage import usage_entry
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 from tests.conftest import books_url, own_database  # noqa: F401 - a fixture
-from tests.simulation import canceling, letters, sweeping
+from tests.simulation import canceling, letters, recalls, sweeping
 from tests.simulation.clock import Clock, Process
 from tests.simulation.ledger_store import LedgerBooks
 from tests.simulation.line_dump import real_line, simulated_line
@@ -51,8 +50,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _HOLDERS = ("h1", "h2", "h3")
 _WORKERS = ("w1", "w2")
-# What is put off, at the end and at the front of its list.
-_WAYS = ("@1 a", "@1 a,b", "<1 a", "@2 b")
 _SHARD = 0
 _ORGANISATIONS = (1, 2, 300, 70_000)
 # No entry is idle for so long.
@@ -97,9 +94,7 @@ class Sequence:
         if self.campaigns.random() < 0.06:
             return "cancel_campaign", *canceling.drawn_campaign(self.campaigns, self.messages)
         if self.recalls.random() < 0.1:
-            number, way = self.recalls.randrange(1, 4), self.recalls.choice(_WAYS)
-            most = self.recalls.choice((2, 1 << 30))
-            return "recall", number, way[1:], self.recalls.choice((1, 5, 300)), most, self._room()
+            return "recall", recalls.drawn(self.recalls), self._room()
         name = rng.choice(_HOLDERS)
         what = rng.choices(
             ("register", "fence", "beat", "overdue", "admit", "read", "settle", "promote", "take_over",
@@ -121,7 +116,9 @@ class Sequence:
             for n in rng.sample(range(len(entries)), min(len(entries), rng.randrange(4))):
                 first = n - entries[n].place
                 some += range(first, first + entries[n].bundle) if rng.random() < 0.6 else [n]
-            events = [rng.choice(("sent", "failed", "retrying", "dead", None, "back", *_WAYS)) for _ in some]
+            events = [
+                rng.choice(("sent", "failed", "retrying", "dead", None, "back", *recalls.WAYS)) for _ in some
+            ]
             return what, rng.choice(_WORKERS), list(zip(some, events, strict=True)), self._room()
         if what in ("refill", "sift"):
             return what, self._room()
@@ -232,11 +229,8 @@ class Side:
         if what == "settle":
             some = [settled(self._settlement(*s)) for s in given[1]]
             return settle_wire.settle("normal", given[0], _SHARD, given[2], some)
-        if what == "refill":
-            return wire.refill("normal", _SHARD, given[0])
-        if what == "recall":
-            number, way, messages, segments, room = given
-            return wire.recall("normal", Recall(_SHARD, number, way, messages, segments), room)
+        if what in ("refill", "recall"):
+            return wire.recall("normal", *given) if given[1:] else wire.refill("normal", _SHARD, given[0])
         if what == "limit":
             return limit(given[0])
         if what == "sift":
@@ -285,7 +279,7 @@ class Side:
     def _settled(self, entry: Entry, event: str | None) -> Settlement:
         message = entry.message
         again = msgspec.structs.replace(message, attempts=message.attempts + 1)
-        if event in _WAYS:
+        if event in recalls.WAYS:
             entry = msgspec.structs.replace(entry, way=event[1:] if event[0] == "<" else "")
             return Settlement(entry=entry, row=None, message=again, way=event[1:])
         if event in (None, "back"):

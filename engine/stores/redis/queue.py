@@ -8,7 +8,6 @@ What happens when an answer does not come, or this process dies or freezes:
 read       The entries are pending under our name, but we have never seen them. The next
            `read` looks through the pending list for entries that are not in hand.
 settle     Nobody knows whether it counted. Sent again, it counts what was not counted.
-recall     As for `promote`; the next call moves more.
 promote    Messages that came into the queue are there. What is left comes with the next call.
 take_over  As for `read`.
 killed     The name is fenced; the other workers take its entries over at once.
@@ -33,7 +32,6 @@ from structlog.typing import FilteringBoundLogger
 
 from engine import bundle_format
 from engine.clocks.store_clock import wall_us
-from engine.delivery.ports import PutOff, Recall
 from engine.delivery.sent import SentEntries
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
@@ -45,6 +43,7 @@ from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lively import LivelyShards
 from engine.stores.redis.pulse import Pulse, pulsed
+from engine.stores.redis.put_off import PutOffEntries
 from engine.stores.redis.replicas import Copies
 from engine.stores.redis.unread import UnreadEntries
 from engine.stores.redis.wire import ReplyError
@@ -104,14 +103,13 @@ class QueueStreams:
         # See the port.
         self.ready_max, self.more = MARK, False
         self.next_due_us: int | None = None
-        self._put_off: dict[int, list[PutOff]] = {}
         # How many messages an entry had, on average, in the last read that gave any.
         self._bundle = 1.0
         self._backlog, self._lively = Backlog(), LivelyShards()
+        self.put_off = PutOffEntries(queue, self._all, self._room, self._backlog.note, pulse)
         # Shards whose streams gave as many entries as they were asked for last time.
         self._busy: list[int] = []
-        # Whether there may be pending entries of ours that are not in hand.
-        self._lost = False
+        self._lost = False  # Whether there may be pending entries of ours that are not in hand.
 
     async def join(self) -> None:
         """Make the consumer groups and register this worker.
@@ -224,7 +222,7 @@ class QueueStreams:
         # Where nobody waits, all streams have the same mark.
         room = self._room(None)
         ((times, ways),) = await self._all([wire.due_in(self.queue, self._shards, room.mark)])
-        self._put_off = {s: wire.ways_of(s, packed) for s, packed in enumerate(ways) if packed}
+        self.put_off.note(ways)
         self.next_due_us = min((at for at in times if at > now_us), default=None)
         due = [shard for shard, at in enumerate(times) if 0 <= at <= now_us]
         idle = [shard for shard in self._shards if shard not in due]
@@ -232,25 +230,6 @@ class QueueStreams:
         self._backlog.fills(due)
         commands = [wire.promote(self.queue, s, now_us, limit, self._room(s)) for s in due]
         return self._backlog.counted(due, await self._all(commands))
-
-    @property
-    def put_off(self) -> list[PutOff]:
-        """See the port."""
-        return [of for shard in self._put_off.values() for of in shard]
-
-    @property
-    def puts_off(self) -> bool:
-        """See the port."""
-        return self._pulse is None or self._pulse.readable("way")
-
-    async def recall(self, recalls: Sequence[Recall]) -> list[tuple[int, int]]:
-        """Move messages that are put off to the stream; how many of each recall, and their segments."""
-        commands = [wire.recall(self.queue, of, self._room(of.shard)) for of in recalls]
-        replies = await self._all(commands)
-        for of, (_, _, ways, weight) in zip(recalls, replies, strict=True):
-            self._put_off[of.shard] = wire.ways_of(of.shard, ways)
-            self._backlog.note([of.shard], [weight])
-        return [(messages, segments) for messages, segments, _, _ in replies]
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
         """Take over up to `limit` entries of dead workers, and of living ones idle for `min_idle_ms`.

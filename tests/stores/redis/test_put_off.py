@@ -48,8 +48,8 @@ class PutOffKit(QueueKit):
     async def recalled(self, reader: QueueStreams, count: int, segments: int = 1 << 30) -> list[Entry]:
         """What a recall brings, as it is read."""
         await reader.promote(0, 10)
-        asks = [Recall(of.shard, of.number, of.way, count, segments) for of in reader.put_off]
-        moved = sum(messages for messages, _ in await reader.recall(asks))
+        asks = [Recall(of.shard, of.number, of.way, count, segments) for of in reader.put_off.waiting]
+        moved = sum(messages for messages, _ in await reader.put_off.recall(asks))
         return await self.read(reader, moved)
 
     async def fields(self) -> dict[bytes, bytes]:
@@ -131,7 +131,7 @@ async def test_a_way_of_which_nothing_is_left_leaves_nothing_behind(kit: PutOffK
     await kit.put_off(reader, *of(7, 20), *of(8, 3), *of(9, 1))
     await kit.put_off(reader, *of(7, 2), way="3 other")
     await reader.promote(0, 10)
-    while reader.put_off:
+    while reader.put_off.waiting:
         await kit.recalled(reader, 5)
     assert set(await kit.fields()) <= {b"mark", b"number", b"bundled"}
     assert await kit.turns() == []
@@ -150,7 +150,7 @@ async def test_a_paused_organisation_stays_where_it_is_and_goes_on_in_its_turn(k
     assert {entry.message.organisation_id for entry in await kit.recalled(reader, 20)} == {8}
     await kit.put_off(reader, *of(7, 1, 10))
     assert await kit.recalled(reader, 20) == []
-    assert [of.weight for of in reader.put_off] == [0]
+    assert [of.weight for of in reader.put_off.waiting] == [0]
     row = (await kit.backlog())[3][0]
     assert (row[0], row[1], row[6], row[7]) == (7, 11, 1, 11)
     await kit.limit()
@@ -198,7 +198,7 @@ async def test_what_is_put_off_expires_where_it_lies(kit: PutOffKit) -> None:
     while now_us() < soon:
         pass
     # A look goes through a few chunks only.
-    while await reader.promote(0, 10) or sum(of.messages for of in reader.put_off) > 3:
+    while await reader.promote(0, 10) or sum(of.messages for of in reader.put_off.waiting) > 3:
         found = await reader.unread.look(100)
     found = await reader.unread.look(100)
     assert sorted(ids(found)) == ["7-00003", "7-00004", "7-00005", "8-00000", "8-00001"]
