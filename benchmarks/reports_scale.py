@@ -39,7 +39,7 @@ import clickhouse_connect
 import msgspec
 import uvloop
 
-from benchmarks.reports_scale_data import (
+from benchmarks.reports_scale_counts import (
     BEGINS,
     COUNTED_ZONES,
     DAY_S,

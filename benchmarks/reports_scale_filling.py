@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.reports_scale_data import (
+from benchmarks.reports_scale_counts import (
     ACTIVITY,
     COUNTED_ZONES,
     FROM_S,

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from engine.activity.report_rolling import ReportRounds
+from engine.stores.clickhouse.report_narrow_sql import ALONE, BY, DAY, HOURS, NARROW_DAYS, QUARTER
 from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from supervisor.embedded.servers import start_clickhouse
 from tests.activity.test_archiver import drain, process
@@ -75,8 +76,14 @@ async def _assert_counted_once(world: World) -> None:
         "WHERE period > 0 GROUP BY ALL"
     )
     [all_] = await world.query("SELECT sum(events), sum(units) FROM report_minutes")
-    kinds = [(1, 0), (1, 1), (2, 0), (2, 1), (4, 1), (5, 1)]
-    of_utc = [("UTC", period, together) for period, together in ((3, 0), (3, 1), (6, 1), (7, 1))]
+    # Days and months, and narrow ones, of organisations and of all together.
+    kinds = [
+        (period, together) for day in (DAY, *NARROW_DAYS) for period in (day, day + 1) for together in (0, 1)
+    ]
+    kinds += [(4, 1), (5, 1)]
+    hours = [ALONE + hour for hour in HOURS.values()] + [kind + HOURS[0] for kind in BY.values()]
+    of_utc = [("UTC", period, together) for period in (QUARTER, *hours) for together in (0, 1)]
+    of_utc += [("UTC", period, 1) for period in (6, 7)]
     assert sorted(found) == sorted(
         (*kind, *all_) for kind in [*((z, *k) for z in asked for k in kinds), *of_utc]
     )

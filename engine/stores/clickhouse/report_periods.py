@@ -11,6 +11,9 @@ digests (`time_classes`). What came after the series began is taken off. As even
 meanwhile, the rows of the last weeks are counted too, day by day: a day that does not agree with that is made
 of the rows themselves, and so are the last three. Older messages have no more events.
 
+Narrow counts are made of the others, days by days. A series of UTC of an earlier version, which has none, is
+followed by one that is filled from it.
+
 Every other zone begins as a copy of what is counted of UTC, which says itself how far that is. Its parts are
 the same files, so it takes no time and no room, and nothing changes in it while its quarters are added up.
 """
@@ -63,6 +66,9 @@ _READ_ROWS = 250_000
 _DAY_S = 86_400
 _EPOCH = date(1970, 1, 1)
 _STAGING = "report_period_filling_"
+# What makes the narrow counts of a zone.
+_NARROW = (DAYS_SQL,)
+_NARROW_OF_UTC = (HOURS_ALONE_SQL, HOURS_BY_SQL, *_NARROW)
 # One block, and so one token and one part.
 WINDOW_SETTINGS = {
     **SETTINGS,
@@ -165,12 +171,16 @@ class ClickHouseReportPeriods(ClickHouseCounting):
         recent, counted = (series.from_ms // 1000 - _LIFE_S) // _DAY_S, _Counted(days)
         for first, last in _chunks([day for day in days if day[0] < recent]):
             await self._run(insert_sql(staging) + FROM_QUARTERS_SQL, {**parameters, **_dates(first, last)})
-            await self._narrow(staging, series.zone, first, last)
-            yield counted.part(first, last)
+            part = counted.part(first, last)
+            for made in _NARROW_OF_UTC:
+                yield part
+                await self._narrow(staging, made, first, last)
         for first, last in _chunks([day for day in days if day[0] >= recent]):
             await self._fill_recent(series, staging, first, last)
-            await self._narrow(staging, series.zone, first, last)
-            yield counted.part(first, last)
+            part = counted.part(first, last)
+            for made in _NARROW_OF_UTC:
+                yield part
+                await self._narrow(staging, made, first, last)
         await self._finish(series, staging)
 
     async def derive(self, zone: str, utc: Series) -> AsyncGenerator[float, None]:
@@ -203,15 +213,16 @@ class ClickHouseReportPeriods(ClickHouseCounting):
             for first, last in _chunks(days):
                 made = insert_sql(staging) + (COPY_SQL if zone == "UTC" else FROM_UTC_SQL)
                 await self._run(made.replace("SOURCE", source), {**parameters, **_dates(first, last)})
-                await self._narrow(staging, zone, first, last)
-                yield counted.part(first, last)
+                part = counted.part(first, last)
+                for narrow in _NARROW_OF_UTC if zone == "UTC" else _NARROW:
+                    yield part
+                    await self._narrow(staging, narrow, first, last)
             await self._finish(series, staging)
         await self._run(f"DROP TABLE {source}")
 
-    async def _narrow(self, staging: str, zone: str, first: int, last: int) -> None:
-        """Make the narrow counts of days whose others are made."""
-        for made in (HOURS_ALONE_SQL, HOURS_BY_SQL, DAYS_SQL) if zone == "UTC" else (DAYS_SQL,):
-            await self._run(insert_sql(staging) + made.replace("MADE", staging), _dates(first, last))
+    async def _narrow(self, staging: str, made: str, first: int, last: int) -> None:
+        """Make narrow counts of days whose others are made: a statement of `_NARROW_OF_UTC`."""
+        await self._run(insert_sql(staging) + made.replace("MADE", staging), _dates(first, last))
 
     async def _finish(self, series: Series, staging: str) -> None:
         """Have a table with all days of before a series take its place there."""

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 
-from engine.activity.reports import Quantiles, Report, ReportRow
+from engine.activity.reports import PERIODS, Quantiles, Report, ReportRow
 from supervisor import cli
 
 
@@ -83,3 +83,16 @@ def test_json_and_csv_have_all_numbers(url: str, capsys: pytest.CaptureFixture[s
 def test_a_wrong_time_is_told_in_a_sentence(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(url, "--since", "yesterday") == 2
     assert capsys.readouterr().err.startswith("smsengine: --since must be a time with its time zone")
+
+
+def test_by_minute_a_period_begins_at_a_minute_however_the_groups_are_written(url: str) -> None:
+    assert run(url, "--by", "queue, minute", "--since", "2026-11-01T10:07:30Z") == 0
+    assert Answers.asked["from_time"] == ["2026-11-01T10:07:00+00:00"]
+
+
+def test_the_command_line_says_of_periods_what_the_api_says(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(url, "--help") == 0
+    printed = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
+    assert PERIODS in printed
