@@ -45,11 +45,15 @@ async def fill_reports(
 ) -> None:
     """Have everything counted that is to be, and return; or when `draining` is set. `active`: whether this
     process is the one that archives; `now_us`: the time of Redis, microseconds."""
-    backoff = Backoff(look_s, 60.0)
+    backoff, idle = Backoff(look_s, 60.0), Backoff(look_s, 60.0)
     while not draining.is_set():
         pause_s = look_s
         try:
-            if active():
+            if not active():
+                # Another archives that shard, perhaps for months.
+                pause_s = idle.next()
+            else:
+                idle.reset()
                 due_ms = await fill.due_ms()
                 if not due_ms:
                     return

@@ -52,7 +52,7 @@ from supervisor.cli import (
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
 from supervisor.cli.output import is_unread, surviving_output
-from supervisor.cli.text import usage_sentence
+from supervisor.cli.text import command_sentence, usage_sentence
 from supervisor.cli.waiting import waiting
 
 app = typer.Typer(
@@ -111,7 +111,7 @@ def run(arguments: list[str]) -> int:
         _complain(usage_sentence(e.format_message()))
         return 2
     except EngineError as e:
-        _complain(str(e))
+        _complain(command_sentence(str(e), arguments) if isinstance(e, Refusal) else str(e))
         return 2 if isinstance(e, ConfigError | Refusal | Unavailable) else 1
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted.")

@@ -18,6 +18,10 @@ class _Wish(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+# More are no adjustment, as the API sees it.
+_MOST = 10**15
+
+
 @options.admin_options
 def adjust(
     organisation: Id,
@@ -25,8 +29,8 @@ def adjust(
     reference: Annotated[
         str, typer.Option(metavar="TEXT", help="Your name for it; the same one never counts twice.")
     ],
-    give: Annotated[int | None, typer.Option(metavar="UNITS", min=1, help="Units to give.")] = None,
-    take: Annotated[int | None, typer.Option(metavar="UNITS", min=1, help="Units to take.")] = None,
+    give: Annotated[int | None, typer.Option(metavar="UNITS", min=1, max=_MOST, help="To give.")] = None,
+    take: Annotated[int | None, typer.Option(metavar="UNITS", min=1, max=_MOST, help="To take.")] = None,
     *,
     engine: options.EngineOptions,
 ) -> None:

@@ -9,6 +9,14 @@ import msgspec
 import typer
 
 from engine.errors import ConfigError
+from engine.limits.records import (
+    BACKLOG_MAX_MAX,
+    BACKLOG_MAX_MIN,
+    RATE_MAX_MAX,
+    RATE_MAX_MIN,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+)
 from engine.organisations import Limits, Organisation
 from supervisor.cli import options, show
 
@@ -68,7 +76,7 @@ def limits(
     path = f"/v1/admin/organisations/{organisation}/limits"
     change: dict[str, float | int | None] = {}
     if weight:
-        change["weight"] = _number("--weight", weight, "a number from 0.1 to 100")
+        change["weight"] = _weight(weight)
     if backlog_max:
         change["backlog_max"] = _count(backlog_max)
     if rate_max:
@@ -161,31 +169,46 @@ def _set_paused(organisation: int, what: str, body: object, engine: options.Engi
         print(f"{found.id} {found.name}: {state(found)}")
 
 
-def _number(option: str, text: str, allowed: str) -> float | None:
+def _weight(text: str) -> float | None:
     if text in _BACK:
         return None
+    allowed = f"--weight must be a number from {WEIGHT_MIN:g} to {WEIGHT_MAX:g}, or none."
     try:
-        return float(text)
+        weight = float(text)
     except ValueError as e:
-        raise ConfigError(f"{option} must be {allowed}, or none.") from e
+        raise ConfigError(allowed) from e
+    # What is no number, "nan", is in no range.
+    if not WEIGHT_MIN <= weight <= WEIGHT_MAX:
+        raise ConfigError(allowed)
+    return weight
 
 
 def _count(text: str) -> int | None:
     if text in _BACK:
         return None
-    try:
-        return int(text.replace(",", ""))
-    except ValueError as e:
-        raise ConfigError("--backlog-max must be a whole number of messages, or none.") from e
+    digits = text.replace(",", "")
+    # One with more digits is too large anyway, and Python reads no number of thousands of them.
+    if digits.isascii() and digits.isdecimal() and len(digits) < 20:
+        count = int(digits)
+        if BACKLOG_MAX_MIN <= count <= BACKLOG_MAX_MAX:
+            return count
+    raise ConfigError(
+        f"--backlog-max must be a whole number of messages from {BACKLOG_MAX_MIN:,} to {BACKLOG_MAX_MAX:,},"
+        " or none."
+    )
 
 
 def _rate(text: str) -> float | None:
     if text in _BACK:
         return None
-    found = _RATE.fullmatch(text)
-    if found is None:
-        raise ConfigError("--rate-max must be a rate, such as 200/s or 6000/min, or none.")
-    return float(found[1]) / _SECONDS[found[2] or ""]
+    if found := _RATE.fullmatch(text):
+        rate = float(found[1]) / _SECONDS[found[2] or ""]
+        if RATE_MAX_MIN <= rate <= RATE_MAX_MAX:
+            return rate
+    raise ConfigError(
+        f"--rate-max must be a rate from {RATE_MAX_MIN:g}/s to {RATE_MAX_MAX:,.0f}/s, such as 200/s or"
+        " 6000/min, or none."
+    )
 
 
 def _shown(value: float | None, default: float | None, unit: str = "") -> str:

@@ -14,6 +14,20 @@ from rich.text import Text
 _FULL = 60
 # What begins an entry of a list: a word, and what it means after some spaces.
 _ENTRY = re.compile(r"\S+ {2,}\S")
+# How the library that reads command lines begins to say that a value is wrong, and goes on.
+_WRONG_VALUE = re.compile(r"Invalid value for '([^']+)': (?:Input should be |Value error, )")
+_MEANT = {
+    r"a valid integer": "a whole number",
+    r"a valid number": "a number",
+    r"a finite number": "a number",
+    r"greater than or equal to (\S+?)\.?$": r"\1 or more",
+    r"less than or equal to (\S+?)\.?$": r"\1 or less",
+    r"'.*' is not one of (.*?)\.?$": r"one of \1",
+    r"greater than (\S+?)\.?$": r"more than \1",
+    r"less than (\S+?)\.?$": r"less than \1",
+}
+# Options that are called otherwise than the fields of the API.
+_OPTIONS = {"group_by": "--by"}
 # So many characters of a page of 80 the first column of a table takes at most without being folded.
 _WHOLE_MAX = 40
 
@@ -90,4 +104,25 @@ def usage_sentence(words: str) -> str:
     """What is wrong with a command line, as the library that reads it said it. Whoever types -5 means a
     number, which the library reads as an option."""
     below = re.fullmatch(r"No such option: (-[0-9].*)", words)
-    return f"A number here must not be below 0, as {below[1]} is." if below else words
+    if below:
+        return f"A number here must not be below 0, as {below[1]} is."
+    wrong = _WRONG_VALUE.match(words)
+    if wrong is None:
+        # A command of ours says the rest itself.
+        return words.removeprefix("Invalid value: ")
+    for said, meant in _MEANT.items():
+        if found := re.match(said, words[wrong.end() :]):
+            return f"{wrong[1]} must be {found.expand(meant)}.".replace("'", "")
+    return words
+
+
+def command_sentence(words: str, arguments: Sequence[str]) -> str:
+    """What the API says is wrong, in words of the command line with these arguments: its options in place of
+    fields, and `none` where a field would be null."""
+    given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+
+    def option(field: re.Match[str]) -> str:
+        named = _OPTIONS.get(field[1], "--" + field[1].replace("_", "-"))
+        return named if named in given else field[0]
+
+    return re.sub(r", or null(: [^.;,]*)?", ", or none", re.sub(r"`([a-z_]+)`", option, words))

@@ -210,7 +210,7 @@ def test_providers_are_listed_paused_resumed_and_slowed_down(
             ["route", "set", "+98", "a=1", "b"],
             "Either each provider has a share, as in acme=7, or none has.",
         ),
-        (["route", "set", "+98", "a", "--queue", "slow"], "Invalid value for '--queue'"),
+        (["route", "set", "+98", "a", "--queue", "slow"], "--queue must be one of express, normal."),
         (["route", "set", "+98", "a"], "nothing listens there"),
         (["route", "remove"], "Missing argument 'PREFIX'"),
         (["route", "import", "gone.toml"], "The routes gone.toml cannot be read: No such file or directory."),
