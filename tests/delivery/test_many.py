@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.delivery._many import (
@@ -75,7 +75,17 @@ def test_the_first_are_taken_in_order(some: list[tuple[Entry, float]], count: in
     assert segments == sum(entry.message.segments for entry, _ in taken)
 
 
+def entry_of(deliveries: int = 1, unknown_sends: int = 0, expires_at_us: int = NOW_US + 1) -> Entry:
+    message = message_of(1, unknown_sends, expires_at_us, 0, False)
+    return Entry(shard=0, queue="normal", entry_id=b"1-1", message=message, deliveries=deliveries)
+
+
 @given(pairs)
+@example([(entry_of(), 2.0)])
+@example([(entry_of(), 1.0)])
+@example([(entry_of(), 2.0), (entry_of(deliveries=2), 2.0)])
+@example([(entry_of(unknown_sends=1), 2.0)])
+@example([(entry_of(expires_at_us=NOW_US), 2.0)])
 def test_entries_are_plain_only_when_each_is(some: list[tuple[Entry, float]]) -> None:
     plain = all(
         entry.deliveries == 1

@@ -83,6 +83,20 @@ def is_simple(body: bytes) -> bool:
 
 @given(st.lists(pdus, max_size=12), st.integers(0, 20))
 @example(
+    [
+        pack(SUBMIT, 0, n, encode_short_message(message))
+        for n, message in enumerate(
+            [
+                ShortMessage(destination="98912", esm_class=0x40, short_message=b"\5\0\3\7\2\2Hi"),
+                ShortMessage(destination="98912", parameters={int(Tag.sar_msg_ref_num): b"\0\7"}),
+                ShortMessage(destination="98912", parameters={MESSAGE_ID_TAG: UUIDS[0].encode() + b"\0"}),
+                ShortMessage(destination="98912", parameters={MESSAGE_ID_TAG: UUIDS[2].upper().encode()}),
+            ]
+        )
+    ],
+    0,
+)
+@example(
     [pack(SUBMIT, 0, n, encode_short_message(ShortMessage(short_message=b"x" * n))) for n in range(9)], 0
 )
 def test_submits_taken_at_once_come_to_the_same(stream: list[bytes], cut: int) -> None:
