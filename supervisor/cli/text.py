@@ -110,8 +110,8 @@ def usage_sentence(words: str) -> str:
     if wrong is None:
         # A command of ours says the rest itself.
         return words.removeprefix("Invalid value: ")
-    for said, meant in _MEANT.items():
-        if found := re.match(said, words[wrong.end() :]):
+    for pattern, meant in _MEANT.items():
+        if found := re.match(pattern, words[wrong.end() :]):
             return f"{wrong[1]} must be {found.expand(meant)}.".replace("'", "")
     return words
 

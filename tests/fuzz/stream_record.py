@@ -128,9 +128,9 @@ def _queued(encoder: SubmitEncoder, templates: list[RequestTemplate], payload: b
     assert messages >= 1
     # The note of a bundle is fuzzed with it: its first octets are as good as any.
     for note in (b"", payload[:7]):
-        entries, undecodable = decoded(0, "normal", [(b"1-0", payload, 1, note, b"")])
+        entries, undecodable = decoded(0, "normal", [(b"1-0", payload, 1, note, b"", b"")])
         assert len(entries) + len(undecodable) == messages - note[:messages].count(b"x")
-    entries, _ = decoded(0, "normal", [(b"1-0", payload, 1, b"", b"")])
+    entries, _ = decoded(0, "normal", [(b"1-0", payload, 1, b"", b"", b"")])
     for entry in entries:
         with contextlib.suppress(ValueError):
             encoder.bodies(entry.message, 77)

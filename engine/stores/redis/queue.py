@@ -103,12 +103,10 @@ class QueueStreams:
         # See the port.
         self.ready_max, self.more = MARK, False
         self.next_due_us: int | None = None
-        # How many messages an entry had, on average, in the last read that gave any.
-        self._bundle = 1.0
+        self._bundle = 1.0  # How many messages an entry had, on average, in the last read that gave any.
         self._backlog, self._lively = Backlog(), LivelyShards()
         self.put_off = PutOffEntries(queue, self._all, self._room, self._backlog.note, pulse)
-        # Shards whose streams gave as many entries as they were asked for last time.
-        self._busy: list[int] = []
+        self._busy: list[int] = []  # Shards whose streams gave as many entries as they were asked for last.
         self._lost = False  # Whether there may be pending entries of ours that are not in hand.
 
     async def join(self) -> None:

@@ -186,7 +186,16 @@ async def test_the_audit_counts_what_is_put_off(kit: PutOffKit) -> None:
     ]
     touched = (*places, keys.activity_key(SHARD), keys.usage_key(SHARD), keys.usage_head_key(SHARD))
     reply = await kit.link.call(
-        "FCALL", versioned("cut"), 12, *touched, keys.held_key(SHARD), "0-0", "", 1000, 1000
+        "FCALL",
+        versioned("cut"),
+        12,
+        *touched,
+        keys.held_key(SHARD),
+        "0-0",
+        "",
+        1000,
+        1000,
+        1000,
     )
     assert reply[3:5] == [35, 70]
 
