@@ -10,7 +10,7 @@ from tests.simulation.redis_store import Store
 _all_lists = Store.lists
 # Two limited providers that everything goes through, the one first and then the other, and one of them alone.
 SEVERAL = [
-    RoutingPlan(version=version, routes=routes, throughput={"carrier": 120.0, "other": 60.0}, paused=paused)
+    RoutingPlan(version=version, routes=routes, throughput={"carrier": 200.0, "other": 60.0}, paused=paused)
     for version, routes, paused in (
         (1, (Route(prefix="", providers=("carrier", "other")),), ()),
         (1, (Route(prefix="", providers=("carrier", "other")),), ()),
