@@ -11,12 +11,15 @@ import pytest
 
 from engine import redis_keys as keys
 from engine.activity.records import CampaignPlace
+from engine.credit.flush import Flush
 from engine.delivery.ports import Recall
 from engine.delivery.settlement import put_off_in
 from engine.limits.records import LimitRow, ShardLimits
 from engine.organisations import Limits
-from engine.records import Entry, Message
+from engine.records import Addressed, Entry, Message, Submission
 from engine.shards import shard_of
+from engine.stores.redis import admit_wire
+from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.cancels import RedisCancels
 from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.lua_libraries import versioned
@@ -294,3 +297,14 @@ async def test_putting_off_and_recalling_go_on_while_redis_is_full_and_take_no_m
         assert ids(found) == [f"7-{n:05}" for n in range(count)]
     finally:
         await kit.link.call("CONFIG", "SET", "maxmemory", "0")
+
+
+async def test_who_admits_messages_is_told_what_is_put_off_of_their_organisations(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 30))
+    await kit.link.call("SET", keys.generation_key(SHARD), "g1")
+    epoch = await kit.link.call(*wire.register("h", SHARD))
+    messages = [Addressed(queue="normal", message=m) for m in of(7, 1, 30)]
+    submission = Submission(organisation_id=7, messages=messages, units=2)
+    reply = await kit.link.call(*admit_wire.admit("h", Flush(SHARD, epoch, 1, [(0, submission)], [])))
+    assert (reply[0], reply[3]) == (b"applied", [7, 30])
