@@ -180,3 +180,17 @@ def test_messages_of_an_organisation_are_sent_in_order_though_put_off() -> None:
         sent = list(carriers["slow"].at_s)
         assert sorted(sent, key=lambda i: int(i[1:])) == sent
         assert len(sent) == 300
+
+
+def test_beside_an_older_version_what_was_put_off_goes_to_the_due_set_which_that_knows() -> None:
+    with VirtualTime() as virtual:
+        reader, carriers, _ = at_work(virtual)
+        reader.arrive(TO["slow"], 500, segments=1)
+        virtual.pass_s(2.0)
+        assert reader.waiting
+        reader.allowed = False
+        virtual.pass_s(3.0)
+        assert not reader.waiting
+        due = [settlement for settlement in reader.settled if settlement.due_at_us]
+        assert len(due) + len(carriers["slow"].at_s) >= 500
+        assert not [settlement for settlement in due if settlement.way]

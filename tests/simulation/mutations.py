@@ -49,12 +49,10 @@ from tests.simulation.postgres_server import Change, PostgresServer
 from tests.simulation.put_off_mutations import (
     SEVERAL,
     lose_when_recalled,
-    only_behind,
     put_off_to_nowhere,
     recall_a_copy,
 )
 from tests.simulation.redis_functions import Functions
-from tests.simulation.redis_store import Store
 from tests.simulation.slot_mutations import grant_the_same_again, take_without_slots
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -369,8 +367,6 @@ MUTATIONS = [
     Mutation("put off without a turn", 0,
              world=with_put_off("TurnlessAside", take_turn_aside=lambda *_: None)),
     Mutation("recall nothing", 0, [(Ways, "wanted", lambda *_: [])], {"plans": SEVERAL}),
-    Mutation("count what waits without what is put off", 0, [(Store, "lists", only_behind)],
-             {"plans": SEVERAL}),
     Mutation("lose the bitmap", 0, world=with_line("Forgetful", noted=lambda *_: None)),
     Mutation(
         "count a bundle twice", 27,

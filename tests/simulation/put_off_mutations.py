@@ -5,12 +5,10 @@ from __future__ import annotations
 from engine.routing.records import Route, RoutingPlan
 from tests.simulation.line import Line
 from tests.simulation.put_off import Aside
-from tests.simulation.redis_store import Store
 
-_all_lists = Store.lists
 # Two limited providers that everything goes through, the one first and then the other, and one of them alone.
 SEVERAL = [
-    RoutingPlan(version=version, routes=routes, throughput={"carrier": 120.0, "other": 60.0}, paused=paused)
+    RoutingPlan(version=version, routes=routes, throughput={"carrier": 200.0, "other": 60.0}, paused=paused)
     for version, routes, paused in (
         (1, (Route(prefix="", providers=("carrier", "other")),), ()),
         (1, (Route(prefix="", providers=("carrier", "other")),), ()),
@@ -37,8 +35,3 @@ def recall_a_copy(self: Line, of: Aside) -> int:
 
 def put_off_to_nowhere(self: Line, came: list[tuple[str, bytes]]) -> None:
     """What is put off leaves its entry and is nowhere."""
-
-
-def only_behind(self: Store, key: bytes) -> dict[bytes, list[tuple[int, bytes]]]:
-    """Who counts what waits forgets what is put off."""
-    return {name: of for name, of in _all_lists(self, key).items() if name.isdigit()}

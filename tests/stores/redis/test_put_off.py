@@ -6,16 +6,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine import redis_keys as keys
 from engine.activity.records import CampaignPlace
+from engine.credit.flush import Flush
 from engine.delivery.ports import Recall
 from engine.delivery.settlement import put_off_in
 from engine.limits.records import LimitRow, ShardLimits
 from engine.organisations import Limits
-from engine.records import Entry, Message
+from engine.records import Addressed, Entry, Message, Submission
 from engine.shards import shard_of
+from engine.stores.redis import admit_wire
+from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.cancels import RedisCancels
 from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.lua_libraries import versioned
@@ -260,3 +264,56 @@ async def canceled(kit: PutOffKit, first: str, last: str, count: int, *, far: bo
     cancels = RedisCancels(kit.link, SHARDS, now_us)
     found = await cancels.cancel("normal", 7, first, last, count, near=first, due_at_us=[], far=far)
     return found.canceled
+
+
+async def test_what_an_older_version_put_off_on_the_due_set_comes_and_may_be_put_off_again(
+    kit: PutOffKit,
+) -> None:
+    reader = await kit.reader("w")
+    packer = msgspec.msgpack.Encoder().encode
+    due = [x for n, m in enumerate(of(7, 40)) for x in (100 + n, packer(m))]
+    await kit.link.call("ZADD", keys.due_key(SHARD, "normal"), *due)
+    assert await reader.promote(120, 500) == 21
+    entries = await kit.read(reader, 21)
+    assert {entry.way for entry in entries} == {""}
+    await reader.settle([put_off_in(entry, WAY) for entry in entries])
+    assert ids(await kit.recalled(reader, 256)) == [f"7-{n:05}" for n in range(21)]
+    assert await reader.promote(200, 500) == 19
+
+
+async def test_putting_off_and_recalling_go_on_while_redis_is_full_and_take_no_memory(
+    kit: PutOffKit,
+) -> None:
+    reader = await kit.reader("w")
+    count = 3000
+    await kit.put(SHARD, *of(7, count))
+    entries = await kit.read(reader, count)
+
+    async def used() -> int:
+        info = (await kit.link.call("INFO", "memory")).decode()
+        return int(info.partition("used_memory_dataset:")[2].partition("\r")[0])
+
+    before = await used()
+    await kit.link.call("CONFIG", "SET", "maxmemory", "1mb")
+    try:
+        for first in range(0, count, 500):
+            await reader.settle([put_off_in(entry, WAY) for entry in entries[first : first + 500]])
+        # A message in an entry of its own takes as much, and it was in the hand of a worker too.
+        assert await used() - before <= 20 * count
+        waiting = (await kit.backlog())[6]
+        assert waiting == count
+        found = [entry for _ in range(20) for entry in await kit.recalled(reader, 256)]
+        assert ids(found) == [f"7-{n:05}" for n in range(count)]
+    finally:
+        await kit.link.call("CONFIG", "SET", "maxmemory", "0")
+
+
+async def test_who_admits_messages_is_told_what_is_put_off_of_their_organisations(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 30))
+    await kit.link.call("SET", keys.generation_key(SHARD), "g1")
+    epoch = await kit.link.call(*wire.register("h", SHARD))
+    messages = [Addressed(queue="normal", message=m) for m in of(7, 1, 30)]
+    submission = Submission(organisation_id=7, messages=messages, units=2)
+    reply = await kit.link.call(*admit_wire.admit("h", Flush(SHARD, epoch, 1, [(0, submission)], [])))
+    assert (reply[0], reply[3]) == (b"applied", [7, 30])
