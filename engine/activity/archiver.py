@@ -1,6 +1,6 @@
 """Service: the activity streams to the store, in large blocks, each row once.
 
-Archivers share the shards of the streams (`engine.activity.shard_leases`). Each takes all of its shards
+Archivers share the shards of the streams (`engine.leases.shard_leases`). Each takes all of its shards
 together, so that there are few inserts. Its round:
 
   1 gather   read entries of its shards until a block is full or its first row has waited long enough
@@ -54,11 +54,11 @@ from engine.activity.blocks import ReadSize, block_of, oldest, plan_of, token_of
 from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
-from engine.activity.shard_leases import ShardLeases
 from engine.clocks.backoff import Backoff
 from engine.clocks.waits import until_tick_ms
 from engine.errors import ConfigError, Unavailable
 from engine.leases.lease import boot_time_s
+from engine.leases.shard_leases import ShardLeases
 from engine.stream_id import STREAM_START
 
 log = structlog.get_logger()

@@ -17,30 +17,17 @@ from engine.activity.records import (
     CampaignPlace,
     CampaignStep,
     Cancellation,
-    HeldShards,
     MessageFilter,
     MessageKey,
     RecentRows,
 )
 from engine.batches import Batch
+from engine.leases.ports import SharedShards
 from engine.records import (
     ActivityRow,
     Queue,
 )
 from engine.stream_id import StreamId
-
-
-class SharedShards(Protocol):
-    """Leases of shards that processes of one kind share: see `engine.activity.shard_leases`."""
-
-    async def lease(self, owner: str, ttl_ms: int) -> HeldShards:
-        """Note that `owner` lives, keep its shards and win what is free of its share, all for `ttl_ms`."""
-
-    async def give_back(self, owner: str, shards: Collection[int]) -> None:
-        """Let others have these shards at once, those that are `owner`'s."""
-
-    async def release(self, owner: str) -> None:
-        """Give back all shards that are `owner`'s; it does not live any more."""
 
 
 class ActivityStream(SharedShards, Protocol):

@@ -6,7 +6,7 @@ fields may only be added at the end, with a default.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -43,14 +43,6 @@ class BlockPlan(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
     # In the order of the shards; a shard without entries is missing.
     ranges: list[ShardRange]
-
-
-class HeldShards(NamedTuple):
-    """The shards that an archiver or a matcher has now: those of its share, and those that it is to give
-    back."""
-
-    shards: frozenset[int] = frozenset()
-    leaving: frozenset[int] = frozenset()
 
 
 class ActivityBlock(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """Service: which receipts a process matches, and when; `engine.receipts.rounds` does the matching.
 
-Matchers share the shards (`engine.activity.shard_leases`). The leases only save work. What keeps two matchers
+Matchers share the shards (`engine.leases.shard_leases`). The leases only save work. What keeps two matchers
 apart is that of each shard only the one that *began* last may record (see `engine.receipts.rounds`). So a
 matcher that slept beyond its leases does no harm, and one that gets them back in time goes on without
 beginning anew."""
@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from engine.activity.shard_leases import ShardLeases
 from engine.clocks.backoff import Backoff
 from engine.errors import ConfigError, Fenced, Unavailable
 from engine.leases.lease import boot_time_s
+from engine.leases.shard_leases import ShardLeases
 from engine.receipts.ports import MatchLimits, ReceiptStream
 from engine.receipts.rounds import Rounds
 

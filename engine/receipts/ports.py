@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from engine.activity.ports import SharedShards
 from engine.activity.records import ActivityEntry, AttemptRecord
+from engine.leases.ports import SharedShards
 from engine.receipts.match import Reason
 from engine.receipts.records import Receipt
 from engine.records import (

@@ -1,7 +1,7 @@
 """Service: receipts to the messages they are about, each recorded once, in rounds.
 
 Providers' receipts lie in Redis as they came (`engine.receipts.ports.ReceiptSink`). Matchers share the
-shards (`engine.activity.shard_leases`). A matcher reads the receipts of its shards, and decides about the
+shards (`engine.leases.shard_leases`). A matcher reads the receipts of its shards, and decides about the
 attempts that have their *home* there (`engine.receipts.homes`), whatever shard their organisation has. For
 each home it first *begins*: from then on only it may record there, and it waits until everything that was
 recorded before is in the store. Then, in rounds:

@@ -18,7 +18,7 @@ from engine.stores.redis.recount import Disturbed, Recount, recount
 from engine.stores.redis.wire import ReplyError
 
 # A shard is counted so often at most, and a step is answered within this time, seconds.
-_COUNTS, _ANSWER_S = 4, 5.0
+_COUNTS, _ANSWER_S = 6, 5.0
 _PAUSE_S = 0.5
 
 

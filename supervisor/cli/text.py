@@ -16,7 +16,7 @@ _FULL = 60
 _ENTRY = re.compile(r"\S+ {2,}\S")
 # How the library that reads command lines begins to say that a value is wrong, and goes on.
 _WRONG_VALUE = re.compile(r"Invalid value for '([^']+)': (?:Input should be |Value error, )")
-_MEANT = {
+_ALLOWED = {
     r"a valid integer": "a whole number",
     r"a valid number": "a number",
     r"a finite number": "a number",
@@ -110,9 +110,9 @@ def usage_sentence(words: str) -> str:
     if wrong is None:
         # A command of ours says the rest itself.
         return words.removeprefix("Invalid value: ")
-    for pattern, meant in _MEANT.items():
+    for pattern, allowed in _ALLOWED.items():
         if found := re.match(pattern, words[wrong.end() :]):
-            return f"{wrong[1]} must be {found.expand(meant)}.".replace("'", "")
+            return f"{wrong[1]} must be {found.expand(allowed)}.".replace("'", "")
     return words
 
 

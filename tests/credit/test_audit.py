@@ -206,12 +206,13 @@ async def test_messages_that_cannot_be_counted_in_time_or_without_disturbance_le
     engine: Audited,
 ) -> None:
     [organisation_id] = [await engine.world.organisation(100_000)]
-    await engine.send(organisation_id, 1_200)
+    await engine.send(organisation_id, 2_400)
     shard = shard_of(organisation_id, SHARDS)
     # Another process counts the shard.
     await engine.link.call("RPUSH", moved_key(shard), "somebody")
     audit = await engine.reader.audit(timeout_s=1.0)
-    assert not_checked(audit) == {"queues"}
+    assert "queues" in not_checked(audit)
+    assert broken(audit) == set()
     assert f"Not checked in shards {shard}: the time was over" in _check(audit, "queues").detail
     assert "--timeout" in _check(audit, "queues").advice
     audit = await engine.reader.audit()

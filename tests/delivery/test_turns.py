@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from engine.activity.archiver import Archiver
-from engine.activity.records import HeldShards
 from engine.credit.ledger import Ledger
 from engine.credit.ledger_records import Applied, Recovered, ShardLife, Standing, StreamMark, UsageEntry
 from engine.credit.quota import Quota
 from engine.credit.retention import Retention
 from engine.errors import Unavailable
 from engine.intake.price_list import PriceList
+from engine.leases.ports import HeldShards
 from engine.providers.problems import Problems
 from engine.providers.smpp.body import encode_bind_resp
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus

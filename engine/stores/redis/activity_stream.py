@@ -21,8 +21,9 @@ from typing import Any
 
 import msgspec
 
-from engine.activity.records import ActivityEntry, Backlog, BlockPlan, HeldShards, MessageKey, RecentRows
+from engine.activity.records import ActivityEntry, Backlog, BlockPlan, MessageKey, RecentRows
 from engine.errors import ConfigError, Unavailable
+from engine.leases.ports import HeldShards
 from engine.records import NO_RECORD
 from engine.redis_keys import (
     ARCHIVER_LOCK,

@@ -21,7 +21,7 @@ from engine.stream_id import STREAM_START, StreamId
 
 # A shard with more rows of activity or usage entries than this is not summed at one instant, because Redis
 # would serve nobody else meanwhile. One with more messages is counted piece by piece (`recount`).
-_MESSAGES_MAX = 1_000
+_MESSAGES_MAX = 2_000
 _ROWS_MAX = 5_000
 _ENTRIES_MAX = 2_000
 # So long after Redis lost data, every new place in its streams is later than any place before the

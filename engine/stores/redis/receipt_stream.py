@@ -27,8 +27,9 @@ import msgspec
 
 from engine import message_format
 from engine import redis_keys as keys
-from engine.activity.records import ActivityEntry, HeldShards
+from engine.activity.records import ActivityEntry
 from engine.errors import Broken, Fenced, Unavailable
+from engine.leases.ports import HeldShards
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
 from engine.receipts.records import LateReceipt, Receipt
 from engine.records import ActivityRow

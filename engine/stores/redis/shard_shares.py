@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from engine.activity.records import HeldShards
+from engine.leases.ports import HeldShards
 from engine.shards import share_of
 from engine.stores.redis.link import Argument, Command
 from engine.stores.redis.living import living

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from engine.activity.blocks import plan_of
-from engine.activity.records import ActivityEntry, HeldShards, MessageKey
+from engine.activity.records import ActivityEntry, MessageKey
 from engine.errors import ConfigError, Unavailable
+from engine.leases.ports import HeldShards
 from engine.redis_keys import activity_key
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stream_id import STREAM_START

@@ -21,10 +21,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from engine.activity.ports import SharedShards
-from engine.activity.records import HeldShards
 from engine.errors import ConfigError, Unavailable
 from engine.leases.lease import Lease, boot_time_s
+from engine.leases.ports import HeldShards, SharedShards
 
 
 class ShardLeases:
