@@ -215,7 +215,8 @@ _ACTIVITY = (
     ),
     _gauge(
         "reports_filled_ratio",
-        "Time zones that are not counted yet, whose long reports are slower: the part that is, from 0 to 1",
+        "Time zones that are not counted yet, or not as this version counts, whose long reports are slower: "
+        "the part that is, from 0 to 1",
         "time_zone",
     ),
 )

@@ -94,7 +94,7 @@ async def test_what_cannot_be_exported_is_told_in_a_sentence_and_leaves_no_file(
 ) -> None:
     file = str(tmp_path / "a.csv")
     for words, part in (
-        ([str(acme.id), "--queue", "slow", "-o", file], "`queue` must be"),
+        ([str(acme.id), "--queue", "slow", "-o", file], "--queue must be express or normal"),
         ([str(acme.id), "--since", "yesterday"], "--since must be a time"),
         ([str(acme.id), "-o", str(tmp_path / "none" / "a.csv")], "cannot be written: no such file"),
         ([str(acme.id), "--json"], "--output"),

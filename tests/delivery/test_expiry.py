@@ -126,7 +126,7 @@ async def test_a_message_is_put_off_to_its_expiry_at_most(
     # As beside a version that does not know ways. Turns of a lane that has sent nothing are then a minute
     # apart.
     monkeypatch.setattr(PutOffEntries, "allowed", False)
-    monkeypatch.setattr(lane, "_UNKNOWN_RATE", 1 / 60)
+    monkeypatch.setattr(lane, "UNKNOWN_RATE", 1 / 60)
     expires = now_us() + 300_000_000
     await kit.put(0, *(message(f"m{n}", expires_at_us=expires) for n in range(20)))
     carriers = [Carrier("a"), Carrier("b")]

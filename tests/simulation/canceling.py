@@ -167,7 +167,7 @@ class Canceling(LineFunctions):
             elif self.was_given(fields):
                 wanted.before += ids
             else:
-                self.cancel_unread(line, entry_id, fields[1], messages, wanted)
+                self.cancel_unread(line, entry_id, fields, messages, wanted)
         return in_hand
 
     def is_given(self, entry_id: tuple[int, int], given: tuple[int, int]) -> bool:
@@ -176,11 +176,17 @@ class Canceling(LineFunctions):
 
     def was_given(self, fields: list[bytes]) -> bool:
         """Whether a worker had its message in hand before, in another entry."""
-        return len(fields) > 2
+        return len(fields) > 2 and fields[3] != b"0"
 
     def cancel_unread(
-        self, line: Line, entry_id: tuple[int, int], payload: bytes, messages: list[bytes], wanted: Wanted
+        self,
+        line: Line,
+        entry_id: tuple[int, int],
+        fields: list[bytes],
+        messages: list[bytes],
+        wanted: Wanted,
     ) -> None:
+        payload = fields[1]
         before = len(wanted.canceled)
         kept = [message for message in messages if not wanted.take(message)]
         is_bundle = len(payloads_of(payload)) > 1
@@ -194,7 +200,11 @@ class Canceling(LineFunctions):
         line.changed = True
         segments = dict(zip(messages, [_unpack(m)[6] for m in messages], strict=True))
         if kept:
+            line.close_bundle()
+            line.recalled_way = fields[7].decode() if len(fields) > 6 else ""
             line.make_all_ready([(self.segments_of(payload, m, segments[m]), m) for m in kept])
+            line.close_bundle()
+            line.recalled_way = ""
 
     def segments_of(self, payload: bytes, message: bytes, segments: int) -> int:
         """As its record in the bundle says: one whose place was not asked has 0."""

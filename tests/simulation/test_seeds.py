@@ -68,7 +68,7 @@ def test_messages_of_atomic_batches_are_canceled_or_sent_whoever_races_and_dies(
         result = run(seed, cancelers=3, operators=seed % 2)
         assert result.violation == "", seed
         cancels = {kind: count + result.cancels[kind] for kind, count in cancels.items()}
-    assert cancels["given_before"] < 5 < min(cancels["canceled"], cancels["in_hand"], cancels["none"]), (
+    assert cancels["given_before"] < 15 < min(cancels["canceled"], cancels["in_hand"], cancels["none"]), (
         cancels
     )
 

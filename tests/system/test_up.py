@@ -54,8 +54,8 @@ def test_data_outlive_a_stop_and_a_kill(tmp_path: Path) -> None:
     try:
         sent = answer(first.run("send", "--to", "+989121234567", "--text", "one", "--json"))
         children = children_of(first.pid)
-        # Eight roles, three stores, the simulated provider; and nothing that must not be forked.
-        assert len(children) == 12
+        # Eight roles, three stores, the simulated provider, what touches the disk; nothing else is forked.
+        assert len(children) == 13
         assert "Threads:\t1\n" in Path(f"/proc/{first.pid}/status").read_text()
         assert first.stop() == 0
         assert alive(children) == set()

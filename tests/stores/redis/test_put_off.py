@@ -260,6 +260,27 @@ async def test_a_campaign_that_is_put_off_is_canceled_and_no_other(kit: PutOffKi
     assert {entry.message.reference for entry in left} == {"autumn"}
 
 
+@pytest.mark.parametrize("bundled", [1, 40])
+async def test_what_is_recalled_and_nobody_has_read_is_canceled_and_the_rest_keeps_its_place(
+    kit: PutOffKit, bundled: int
+) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 40))
+    reader.ready_max = 160 if bundled > 1 else 4
+    await reader.promote(0, 10)
+    asks = [Recall(of.shard, of.number, of.way, 40, 1 << 30) for of in reader.put_off.waiting]
+    assert sum(messages for messages, _ in await reader.put_off.recall(asks)) == 40
+    assert await kit.link.call("XLEN", keys.queue_key(SHARD, "normal")) == 40 // bundled
+    assert await canceled(kit, "7-00003", "7-00005", 3) == {"7-00003", "7-00004", "7-00005"}
+    assert await kit.held() == 2 * 37
+    left = await kit.read(reader, 37)
+    assert {entry.way for entry in left} == {WAY}
+    # Put off once more, it comes before what has not been recalled yet.
+    await reader.settle([put_off_in(entry, WAY) for entry in left])
+    await kit.put_off(reader, *of(7, 2, 40))
+    assert ids(await kit.recalled(reader, 256)) == [f"7-{n:05}" for n in range(42) if not 3 <= n <= 5]
+
+
 async def canceled(kit: PutOffKit, first: str, last: str, count: int, *, far: bool = False) -> set[str]:
     cancels = RedisCancels(kit.link, SHARDS, now_us)
     found = await cancels.cancel("normal", 7, first, last, count, near=first, due_at_us=[], far=far)

@@ -1,6 +1,7 @@
 -- Cancel messages of an entry that no worker has been given. What is left of a bundle is written anew, because
--- whoever reads it is not told what is noted of it.
-local function cancel_unread(line, id, payload, wanted)
+-- whoever reads it is not told what is noted of it. `fields`: of the entry.
+local function cancel_unread(line, id, fields, wanted)
+  local payload = fields[2]
   local count, is_bundle = count_of(payload)
   if not is_bundle then
     if wanted.take(payload) then call('XDEL', line.sms, id) end
@@ -23,7 +24,12 @@ local function cancel_unread(line, id, payload, wanted)
   call('XDEL', line.sms, id)
   call('HDEL', line.wait, name)
   line.bundled, line.changed = line.bundled - open + 1, true
-  if #rest > 0 then make_all_ready(line, concat(rest), #rest) end
+  if #rest == 0 then return end
+  close_bundle(line)
+  line.way = fields[8]
+  make_all_ready(line, concat(rest), #rest)
+  close_bundle(line)
+  line.way = nil
 end
 
 -- Cancel messages of the ready stream. Returns the ids of those that a worker has in hand.
@@ -44,10 +50,10 @@ local function cancel_ready(line, wanted)
       if string.find(fields[2], wanted.needle, 1, true) then
         if not is_behind(id, given) then
           note(in_hand, fields[2])
-        elseif fields[4] then
+        elseif tonumber(fields[4] or 0) > 0 then
           note(wanted.before, fields[2])
         else
-          cancel_unread(line, id, fields[2], wanted)
+          cancel_unread(line, id, fields, wanted)
         end
       end
     end
