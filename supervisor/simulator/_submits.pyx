@@ -5,6 +5,8 @@ long way for that one, by `pdu.Reader`, `body.decode_short_message`, `submit.ide
 would come to the same for what goes the short one. Tests compare them.
 """
 
+from zlib import crc32
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.unicode cimport PyUnicode_DATA
@@ -34,43 +36,6 @@ cdef uint32_t MESSAGE_ID_TAG = _MESSAGE_ID_TAG
 cdef uint32_t OWN_TAGS = 0x1400
 
 cdef const uint8_t *DIGITS = b"0123456789abcdef"
-
-# The checksum of zlib (CRC-32 of RFC 1952), by eight octets at a time.
-cdef uint32_t POLYNOMIAL = 0xEDB88320
-cdef uint32_t CRC[8][256]
-
-
-cdef void make_crc() noexcept:
-    cdef uint32_t value
-    cdef int i, j
-    for i in range(256):
-        value = i
-        for j in range(8):
-            value = value >> 1 ^ (POLYNOMIAL if value & 1 else 0)
-        CRC[0][i] = value
-    for i in range(256):
-        for j in range(1, 8):
-            CRC[j][i] = CRC[j - 1][i] >> 8 ^ CRC[0][CRC[j - 1][i] & 0xFF]
-
-
-make_crc()
-
-
-cdef uint32_t crc_of(const uint8_t *at, Py_ssize_t size) noexcept nogil:
-    cdef uint32_t crc = ~<uint32_t>0
-    while size >= 8:
-        crc ^= at[0] | <uint32_t>at[1] << 8 | <uint32_t>at[2] << 16 | <uint32_t>at[3] << 24
-        crc = (
-            CRC[7][crc & 0xFF] ^ CRC[6][crc >> 8 & 0xFF] ^ CRC[5][crc >> 16 & 0xFF] ^ CRC[4][crc >> 24]
-            ^ CRC[3][at[4]] ^ CRC[2][at[5]] ^ CRC[1][at[6]] ^ CRC[0][at[7]]
-        )
-        at += 8
-        size -= 8
-    while size:
-        crc = crc >> 8 ^ CRC[0][(crc ^ at[0]) & 0xFF]
-        at += 1
-        size -= 1
-    return ~crc
 
 
 cdef inline uint32_t get_32(const uint8_t *at) noexcept nogil:
@@ -180,7 +145,7 @@ cdef object key_of(const uint8_t *at, const uint8_t *end):
     if (key := plain_text(to, to_size, 9)) is not None:
         named = <const uint8_t *>PyUnicode_DATA(key) + to_size
         (<uint8_t *>named)[0] = c":"
-        put_hex(<uint8_t *>named + 1, crc_of(text, size), 8)
+        put_hex(<uint8_t *>named + 1, crc32(PyBytes_FromStringAndSize(<const char *>text, size)), 8)
     return key
 
 
