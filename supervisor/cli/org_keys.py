@@ -84,6 +84,8 @@ def key(
     [cyan]smsengine org key 7 --rotate 12 --overlap 7d[/cyan]
     [cyan]smsengine org key 7 --revoke 12[/cyan]
     """
+    if sum(one is not None for one in (rotate, change, revoke)) > 1:
+        raise ConfigError("Say only one of --rotate, --change and --revoke.")
     client = engine.admin()
     path = f"/v1/admin/organisations/{organisation}/keys"
     if revoke is not None:
