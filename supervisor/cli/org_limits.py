@@ -49,7 +49,8 @@ def limits(
         str | None, typer.Option(metavar="NUMBER", help="Its share of a queue: 0.1 to 100, 1 for all others.")
     ] = None,
     backlog_max: Annotated[
-        str | None, typer.Option(metavar="MESSAGES", help="Most messages of it that wait; more are answered 429.")
+        str | None,
+        typer.Option(metavar="MESSAGES", help="Most messages of it that wait; more are answered 429."),
     ] = None,
     rate_max: Annotated[
         str | None,

@@ -64,6 +64,16 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
             ["org", "key", "1", "--revoke", "1", "--rotate", "2", *ADMIN],
             "Say only one of --rotate, --change and --revoke.",
         ),
+        # As a script has it whose variable is empty: the key would have no end.
+        (
+            ["org", "key", "1", "--expires", "", *ADMIN],
+            "--expires must be a time with its time zone, such as",
+        ),
+        (
+            ["admin-key", "create", "a", "--scope", "read", "--expires", "", *ADMIN],
+            "--expires must be a time with its time zone, such as",
+        ),
+        (["report", "--until", "", *ADMIN], "--until must be a time with its time zone, such as"),
         (["send"], "--to is missing (or --file, to send a file of messages)."),
         (["send", "--to", "+1"], "--text is missing (or --file, to send a file of messages)."),
         # As Python hands on an argument in Latin-1.
