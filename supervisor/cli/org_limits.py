@@ -90,10 +90,9 @@ def limits(
         found = client.get(path, _Limits)
     if engine.print_json(found):
         return
-    default = found.default
-    print(f"weight       {_shown(found.weight, default.weight)}")
-    print(f"backlog max  {_shown(found.backlog_max, default.backlog_max, ' messages')}")
-    print(f"rate max     {_shown(found.rate_max, default.rate_max, ' messages a second')}")
+    print(f"weight       {_shown(found.weight, found.default.weight)}")
+    print(f"backlog max  {_shown(found.backlog_max, found.default.backlog_max, ' messages')}")
+    print(f"rate max     {_shown(found.rate_max, found.default.rate_max, ' messages a second')}")
 
 
 @options.admin_options
