@@ -47,7 +47,7 @@ from engine.delivery.settler import Settler
 from engine.delivery.slot_supply import SlotSupply
 from engine.delivery.verdict_actions import VerdictActions
 from engine.delivery.verdict_notes import LaneVerdicts, VerdictNotes, submitting
-from engine.delivery.ways import Ways, takes
+from engine.delivery.ways import Ways
 from engine.providers.ports import Provider
 from engine.providers.settings import ProviderSettings
 from engine.records import Entry, Queue
@@ -174,7 +174,7 @@ class Dispatcher:
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
             self._put_off(entry, first, candidates, now_s)
-        elif len(self.lanes) == 1 or takes(lane, entry, now_s):
+        elif len(self.lanes) == 1 or self.ways.takes(lane, entry, now_s):
             lane.add([entry], read_at_s)
         else:
             self._put_off(entry, lane, candidates, now_s)
@@ -183,7 +183,8 @@ class Dispatcher:
         """The lane for which a message was recalled, if it may go there; it is not drawn for again."""
         if not entry.way or (lane := self.ways.lane(entry.way, now_s)) is None:
             return None
-        self.ways.came(lane, entry.message)
+        if self.ways.by_turn(entry.way):
+            self.ways.came(lane, entry.message)
         return lane if lane.name in candidates.open and lane.name not in entry.message.tried else None
 
     def _put_off(self, entry: Entry, lane: Lane, candidates: Candidates, now_s: float) -> None:

@@ -11,7 +11,8 @@ has work as long as anything waits for it, whatever is canceled or expires befor
     one of its providers is open   so much is recalled that about half of what would make its lane crowded
                                    waits there
     none of them is open           nothing is recalled
-    the plan is another one now    all of it is recalled, a little at a time: it may wait for others now
+    the plan is another one now    all of it is recalled, a little at a time: it may wait for others now, and
+                                   goes behind what is put off for those
     no provider of this process    a little is recalled now and then, when nobody else seems to: the providers
                                    may not be configured anywhere any more
 
@@ -41,15 +42,6 @@ _STRANGE_S = 10.0
 _ANY = 1 << 30
 # A lane takes a recalled message unless it has so many times what makes it crowded.
 _CROWDED_MAX = 2
-
-
-def takes(lane: Lane, entry: Entry, now_s: float) -> bool:
-    """Whether a lane among several takes an entry now; else it is put off."""
-    room = lane.room(now_s)
-    if not entry.way:
-        return room > 0 and not lane.behind
-    waiting = units_waiting(lane)
-    return waiting < _CROWDED_MAX * (waiting + room)
 
 
 class Ways:
@@ -97,6 +89,19 @@ class Ways:
                 own.behind = True
         self._strange = strange
 
+    def takes(self, lane: Lane, entry: Entry, now_s: float) -> bool:
+        """Whether a lane among several takes an entry now; else it is put off."""
+        room = lane.room(now_s)
+        if not self.by_turn(entry.way):
+            return room > 0 and not lane.behind
+        waiting = units_waiting(lane)
+        return waiting < _CROWDED_MAX * (waiting + room)
+
+    def by_turn(self, way: str) -> bool:
+        """Whether a message with this way was recalled for a lane, in its turn. One of another plan was not:
+        if it went before what has a turn, its organisation would have all until the last of it has moved."""
+        return way != "" and _read(way)[0] == self.version
+
     def lane(self, way: str, now_s: float) -> Lane | None:
         """The lane to which messages of a way would go now; None: none of its providers is open. The first
         that is open; of `express` the first that is not crowded, if there is one."""
@@ -111,7 +116,7 @@ class Ways:
         released, self._released = self._released, []
         by_lane: dict[str, list[PutOff]] = {}
         for of in self._put_off:
-            if of.messages and of.weight > 0 and _read(of.way)[0] == self.version:
+            if of.messages and of.weight > 0 and self.by_turn(of.way):
                 lane = self.lane(of.way, now_s)
                 if lane is not None:
                     by_lane.setdefault(lane.name, []).append(of)
@@ -127,7 +132,7 @@ class Ways:
     def recalled(self, recall: Recall, messages: int, segments: int, now_s: float) -> None:
         """Note what a recall has moved."""
         lane = self.lane(recall.way, now_s)
-        if lane is None:
+        if lane is None or not self.by_turn(recall.way):
             return
         count = messages if lane.allowance is None else segments
         self._demands[lane.name].comes(count, now_s)

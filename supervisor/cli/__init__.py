@@ -108,7 +108,9 @@ def run(arguments: list[str]) -> int:
             # Without standalone mode a command's own Exit comes back as its code.
             return command()(arguments, prog_name="smsengine", standalone_mode=False) or 0
     except typer.TyperException as e:
-        _complain(usage_sentence(e.format_message()))
+        # A group of commands without one of them says nothing: its help is printed by then.
+        if words := usage_sentence(e.format_message()):
+            _complain(words)
         return 2
     except EngineError as e:
         _complain(command_sentence(str(e), arguments) if isinstance(e, Refusal) else str(e))

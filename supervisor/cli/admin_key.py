@@ -49,8 +49,9 @@ def create(
         ),
     ],
     expires: Annotated[
-        str, typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now."),
+    ] = None,
     network: key_networks.Networks = [],  # noqa: B006 - typer makes a new one for each call
     *,
     engine: options.EngineOptions,

@@ -31,9 +31,9 @@ def changes(
         str, typer.Option(metavar="PATH", help="Only calls whose path begins so: /v1/admin/prices.")
     ] = "",
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="Only from then on: a time, or 30d, 12h, 5m ago.")
-    ] = "",
-    until: Annotated[str, typer.Option(metavar="TIME", help="Only before then.")] = "",
+        str | None, typer.Option(metavar="TIME", help="Only from then on: a time, or 30d, 12h, 5m ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only before then.")] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="COUNT", help="How many at most.")] = 50,
     *,
     engine: options.EngineOptions,

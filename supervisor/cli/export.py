@@ -39,7 +39,7 @@ _Organisation = Annotated[int, typer.Argument(metavar="ORGANISATION", min=1, hel
 _Since = Annotated[
     str, typer.Option(metavar="TIME", help="Accepted from then on: a time, or 30d, 12h, 5m ago.")
 ]
-_Until = Annotated[str, typer.Option(metavar="TIME", help="And before then; now if absent.")]
+_Until = Annotated[str | None, typer.Option(metavar="TIME", help="And before then; now if absent.")]
 _Queue = Annotated[str, typer.Option(metavar="QUEUE", help="Only those of this queue.")]
 _RowsOption = Annotated[_Rows, typer.Option(help="What has a row each.")]
 _FormatOption = Annotated[
@@ -54,7 +54,7 @@ _OutputOption = Annotated[
 def export(
     organisation: _Organisation,
     since: _Since = "24h",
-    until: _Until = "",
+    until: _Until = None,
     queue: _Queue = "",
     rows: _RowsOption = _Rows.MESSAGES,
     form: _FormatOption = None,

@@ -38,7 +38,7 @@ _Scopes = Annotated[
     typer.Option(metavar="SCOPE", help="What it is good for: send, read, admin; without it, send and read."),
 ]
 _Expires = Annotated[
-    str, typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now.")
+    str | None, typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now.")
 ]
 _Rotate = Annotated[
     int | None, typer.Option(metavar="KEY_ID", min=1, help="Make one like that key, which ends then.")
@@ -60,7 +60,7 @@ def key(
     organisation: Id,
     name: Annotated[str, typer.Option(metavar="TEXT", help="What the key is called.")] = "",
     scope: _Scopes = [],  # noqa: B006 - typer makes a new one for each call
-    expires: _Expires = "",
+    expires: _Expires = None,
     network: key_networks.Networks = [],  # noqa: B006 - the same
     rotate: _Rotate = None,
     overlap: _Overlap = "1d",
@@ -84,6 +84,7 @@ def key(
     [cyan]smsengine org key 7 --rotate 12 --overlap 7d[/cyan]
     [cyan]smsengine org key 7 --revoke 12[/cyan]
     """
+    _check(rotate, change, revoke)
     client = engine.admin()
     path = f"/v1/admin/organisations/{organisation}/keys"
     if revoke is not None:
@@ -91,10 +92,7 @@ def key(
         print("{}" if engine.as_json else f"revoked {revoke}")
         return
     if change is not None:
-        changed = key_networks.changed(client, f"{path}/{change}", network, anywhere, ApiKey)
-        if not engine.print_json(changed):
-            print(f"key id    {changed.id}")
-            print(f"networks  {key_networks.shown(changed.networks) or 'everywhere'}")
+        _print(key_networks.changed(client, f"{path}/{change}", network, anywhere, ApiKey), engine)
         return
     if rotate is not None:
         if name or scope or expires or network:
@@ -108,7 +106,20 @@ def key(
     print(f"API key  {made.api_key}")
 
 
-def _wish(name: str, scopes: list[str], expires: str, networks: list[str]) -> _Wish:
+def _check(rotate: int | None, change: int | None, revoke: int | None) -> None:
+    """Raise ConfigError for more than one thing to do."""
+    if sum(one is not None for one in (rotate, change, revoke)) > 1:
+        raise ConfigError("Say only one of --rotate, --change and --revoke.")
+
+
+def _print(changed: ApiKey, engine: options.EngineOptions) -> None:
+    """Print a key whose networks were changed."""
+    if not engine.print_json(changed):
+        print(f"key id    {changed.id}")
+        print(f"networks  {key_networks.shown(changed.networks) or 'everywhere'}")
+
+
+def _wish(name: str, scopes: list[str], expires: str | None, networks: list[str]) -> _Wish:
     """Raises ConfigError."""
     if wrong := [one for one in scopes if one not in API_SCOPES]:
         raise ConfigError(f"--scope must be one of {', '.join(API_SCOPES)}, not {wrong[0]!r}.")

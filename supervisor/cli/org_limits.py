@@ -46,15 +46,16 @@ class _Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def limits(
     organisation: Id,
     weight: Annotated[
-        str, typer.Option(metavar="NUMBER", help="Its share of a queue: 0.1 to 100, 1 for all others.")
-    ] = "",
+        str | None, typer.Option(metavar="NUMBER", help="Its share of a queue: 0.1 to 100, 1 for all others.")
+    ] = None,
     backlog_max: Annotated[
-        str, typer.Option(metavar="MESSAGES", help="Most messages of it that wait; more are answered 429.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="MESSAGES", help="Most messages of it that wait; more are answered 429."),
+    ] = None,
     rate_max: Annotated[
-        str,
+        str | None,
         typer.Option(metavar="RATE", help="Most messages accepted: 200/s, 6000/min; more are answered 429."),
-    ] = "",
+    ] = None,
     *,
     engine: options.EngineOptions,
 ) -> None:
@@ -75,11 +76,11 @@ def limits(
     """
     path = f"/v1/admin/organisations/{organisation}/limits"
     change: dict[str, float | int | None] = {}
-    if weight:
+    if weight is not None:
         change["weight"] = _weight(weight)
-    if backlog_max:
+    if backlog_max is not None:
         change["backlog_max"] = _count(backlog_max)
-    if rate_max:
+    if rate_max is not None:
         change["rate_max"] = _rate(rate_max)
     client = engine.admin()
     if change:
@@ -89,10 +90,9 @@ def limits(
         found = client.get(path, _Limits)
     if engine.print_json(found):
         return
-    default = found.default
-    print(f"weight       {_shown(found.weight, default.weight)}")
-    print(f"backlog max  {_shown(found.backlog_max, default.backlog_max, ' messages')}")
-    print(f"rate max     {_shown(found.rate_max, default.rate_max, ' messages a second')}")
+    print(f"weight       {_shown(found.weight, found.default.weight)}")
+    print(f"backlog max  {_shown(found.backlog_max, found.default.backlog_max, ' messages')}")
+    print(f"rate max     {_shown(found.rate_max, found.default.rate_max, ' messages a second')}")
 
 
 @options.admin_options

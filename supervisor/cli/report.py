@@ -50,7 +50,7 @@ _By = Annotated[
 _Since = Annotated[
     str, typer.Option(metavar="TIME", help="Accepted from then on: a time, or 30d, 12h, 5m ago.")
 ]
-_Until = Annotated[str, typer.Option(metavar="TIME", help="And before then; now if absent.")]
+_Until = Annotated[str | None, typer.Option(metavar="TIME", help="And before then; now if absent.")]
 _TimeZone = Annotated[str, typer.Option(metavar="ZONE", help="Of hours and days: Europe/Berlin.")]
 _Organisation = Annotated[int, typer.Option(metavar="ID", min=0, help="Only those of this one.")]
 _Queue = Annotated[str, typer.Option(metavar="QUEUE", help="Only those of this queue.")]
@@ -75,7 +75,7 @@ _AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, with all numbers
 def report(
     by: _By = "",
     since: _Since = "24h",
-    until: _Until = "",
+    until: _Until = None,
     time_zone: _TimeZone = "UTC",
     organisation: _Organisation = 0,
     queue: _Queue = "",

@@ -106,6 +106,9 @@ def usage_sentence(words: str) -> str:
     below = re.fullmatch(r"No such option: (-[0-9].*)", words)
     if below:
         return f"A number here must not be below 0, as {below[1]} is."
+    unexpected = re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", words, re.DOTALL)
+    if unexpected:
+        return f"Too many arguments: {unexpected[1]}."
     wrong = _WRONG_VALUE.match(words)
     if wrong is None:
         # A command of ours says the rest itself.

@@ -15,12 +15,12 @@ _WAYS = {"ahead": "from now", "ago": "ago"}
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
-def time_of(text: str, option: str, way: Literal["ahead", "ago"]) -> datetime | None:
+def time_of(text: str | None, option: str, way: Literal["ahead", "ago"]) -> datetime | None:
     """The time in an option such as `--expires`; None when it was not given.
 
     30d, 12h or 5m are so far ahead or ago. Raises ConfigError.
     """
-    if not text:
+    if text is None:
         return None
     if span := _SPAN.fullmatch(text):
         length = timedelta(**{_UNITS[span[2]]: int(span[1])})

@@ -6,8 +6,10 @@ import pytest
 
 from engine.delivery.breaker import Breaker
 from engine.delivery.lane import Lane
+from engine.delivery.lanes import Lanes
 from engine.delivery.put_off import PutOffTurns
-from engine.delivery.ways import takes
+from engine.delivery.ways import Ways
+from engine.providers.settings import SimulatedSettings
 from engine.records import Entry, Message, VerdictKind
 from tests.stores.redis.kit import message
 
@@ -188,12 +190,20 @@ def test_organisations_that_put_messages_off_share_the_rate_by_their_weights() -
     assert shares == pytest.approx([w / 3.5 for w in weights.values()], abs=0.02)
 
 
+def ways() -> Ways:
+    found = Ways("normal", Lanes([SimulatedSettings(name="carrier")], 100))
+    found.version = 1
+    return found
+
+
 def test_a_crowded_lane_takes_what_was_recalled_up_to_twice_what_fills_it_and_nothing_else() -> None:
     full = lane(waiting_max=8)
 
+    known = ways()
+
     def comes(way: str = "") -> bool:
         one = Entry(shard=0, queue="normal", entry_id=b"1-0", message=of(7), way=way)
-        if takes(full, one, 0.0):
+        if known.takes(full, one, 0.0):
             full.add([one], 0.0)
             return True
         return False
@@ -203,6 +213,8 @@ def test_a_crowded_lane_takes_what_was_recalled_up_to_twice_what_fills_it_and_no
     full.leave()
     full.behind = True
     assert not comes()
+    # What was put off by the plan before has no turn yet.
+    assert not comes("0 p")
     assert comes("1 p")
 
 
@@ -210,4 +222,4 @@ def test_a_lane_that_rests_takes_nothing() -> None:
     resting = lane()
     answered(resting, "throttled", 0.0 * submitted(resting, 0.0), 0.0)
     recalled = Entry(shard=0, queue="normal", entry_id=b"1-0", message=of(8), way="1 p")
-    assert not takes(resting, recalled, 0.01)
+    assert not ways().takes(resting, recalled, 0.01)

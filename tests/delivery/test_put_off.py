@@ -170,6 +170,19 @@ def test_organisations_share_what_a_provider_takes_of_what_is_put_off_and_light_
         assert max(waits[:-1]) <= 1.0
 
 
+def test_organisations_share_what_a_provider_takes_while_what_is_put_off_moves_to_another_plan() -> None:
+    with VirtualTime() as virtual:
+        reader, carriers, (dispatcher,) = at_work(virtual)
+        reader.arrive(TO["slow"], 10_000, organisation_id=7, segments=1)
+        light = {one.id for one in reader.arrive(TO["slow"], 1000, organisation_id=8, segments=1)}
+        virtual.pass_s(3.0)
+        before = len(light & carriers["slow"].at_s.keys())
+        dispatcher.use(RoutingPlan(version=3, routes=ROUTES, throughput=RATES))
+        sent = sent_in(virtual, carriers["slow"], 10.0)
+        assert sent >= 0.95 * 10.0 * RATES["slow"]
+        assert 0.4 <= (len(light & carriers["slow"].at_s.keys()) - before) / sent <= 0.6
+
+
 def test_messages_of_an_organisation_are_sent_in_order_though_put_off() -> None:
     with VirtualTime() as virtual:
         reader, carriers, _ = at_work(virtual)

@@ -47,6 +47,33 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
     [
         (["sned"], "No such command 'sned'. Did you mean 'send'?"),
         (["send", "--tto", "x"], "No such option: --tto"),
+        (["org", "limits", "1", "2", *ADMIN], "Too many arguments: 2."),
+        (
+            ["org", "limits", "1", "--weight", "", *ADMIN],
+            "--weight must be a number from 0.1 to 100, or none.",
+        ),
+        (
+            ["org", "limits", "1", "--backlog-max", "", *ADMIN],
+            "--backlog-max must be a whole number of messages from 1,000 to 1,000,000,000, or none.",
+        ),
+        (
+            ["org", "limits", "1", "--rate-max", "", *ADMIN],
+            "--rate-max must be a rate from 0.1/s to 1,000,000/s, such as 200/s or 6000/min, or none.",
+        ),
+        (
+            ["org", "key", "1", "--revoke", "1", "--rotate", "2", *ADMIN],
+            "Say only one of --rotate, --change and --revoke.",
+        ),
+        # As a script has it whose variable is empty: the key would have no end.
+        (
+            ["org", "key", "1", "--expires", "", *ADMIN],
+            "--expires must be a time with its time zone, such as",
+        ),
+        (
+            ["admin-key", "create", "a", "--scope", "read", "--expires", "", *ADMIN],
+            "--expires must be a time with its time zone, such as",
+        ),
+        (["report", "--until", "", *ADMIN], "--until must be a time with its time zone, such as"),
         (["send"], "--to is missing (or --file, to send a file of messages)."),
         (["send", "--to", "+1"], "--text is missing (or --file, to send a file of messages)."),
         # As Python hands on an argument in Latin-1.
@@ -125,6 +152,15 @@ def test_bad_input_is_one_sentence(
     assert sentence in printed.err
     assert len(printed.err.splitlines()) == 1
     assert not Path("data").exists()
+
+
+def test_a_group_of_commands_alone_prints_its_help_and_no_empty_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["org"]) == 2
+    printed = capsys.readouterr()
+    assert "smsengine org [OPTIONS] COMMAND" in printed.out
+    assert printed.err == ""
 
 
 def smsengine(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -51,6 +51,8 @@ def test_a_first_column_that_takes_the_whole_page_is_folded_and_nothing_is_lost(
          "--queue must be one of express, normal."),
         ("Invalid value: Say either --give or --take.", "Say either --give or --take."),
         ("Missing option '--scope'", "Missing option '--scope'"),
+        ("Got unexpected extra argument(s) (2 3)", "Too many arguments: 2 3."),
+        ("Got unexpected extra argument (2)", "Too many arguments: 2."),
         ("No such option: -5", "A number here must not be below 0, as -5 is."),
     ],
 )  # fmt: skip
