@@ -160,17 +160,22 @@ class NotedLine(Line):
         return await super().read(count, block_ms)
 
 
+def assert_settled_before_reads(line: NotedLine) -> None:
+    """In the second half of a run nearly each read comes right behind a settlement."""
+    calls = line.calls[len(line.calls) // 2 :]
+    reads = [at for at, (what, *_) in enumerate(calls) if what == "read" and at]
+    # A turn of the loop takes some microseconds here.
+    before = [calls[at - 1] for at in reads if calls[at][1] - calls[at - 1][1] < 0.0001]
+    assert len([what for what, *_ in before if what == "settle"]) >= 0.8 * len(reads) > 10
+
+
 def test_what_has_gathered_is_settled_right_before_a_read_while_more_waits() -> None:
     with VirtualTime() as virtual:
         line = NotedLine(virtual)
         carrier = BusyCarrier(virtual, 0.0, 0.005)
         started(virtual, line, [carrier], PaceInMemory(virtual), concurrency=200)
         virtual.pass_s(1.0)
-        calls = line.calls[len(line.calls) // 2 :]
-        reads = [at for at, (what, *_) in enumerate(calls) if what == "read" and at]
-        # A turn of the loop takes some microseconds here.
-        before = [calls[at - 1] for at in reads if calls[at][1] - calls[at - 1][1] < 0.0001]
-        assert len([what for what, *_ in before if what == "settle"]) >= 0.8 * len(reads) > 10
+        assert_settled_before_reads(line)
         assert len(carrier.at_s) >= 18_000
 
 
@@ -186,10 +191,7 @@ def test_what_has_gathered_is_settled_right_before_a_read_after_a_rest() -> None
         carrier = BusyCarrier(virtual, 0.0, 0.005)
         started(virtual, line, [carrier], PaceInMemory(virtual), concurrency=200)
         virtual.pass_s(1.0)
-        calls = line.calls[len(line.calls) // 2 :]
-        reads = [at for at, (what, *_) in enumerate(calls) if what == "read" and at]
-        before = [calls[at - 1] for at in reads if calls[at][1] - calls[at - 1][1] < 0.0001]
-        assert len([what for what, *_ in before if what == "settle"]) >= 0.8 * len(reads) > 10
+        assert_settled_before_reads(line)
 
 
 def test_what_is_sent_while_nothing_waits_says_nothing_of_what_could_be() -> None:
