@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from datetime import date, timedelta
 from itertools import pairwise
@@ -131,8 +132,11 @@ def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
                 client, _FULL, YEAR_EVENTS * count // _YEAR_DAYS, count * DAY_S,
                 zone="UTC", from_s=FROM_S + first * DAY_S, **{"from": begun_ms},
             )  # fmt: skip
+        _tell(began, f"the full days from {begin} on are made")
     copy_days(client)
+    _tell(began, "the days between are copied")
     add_narrow(client)
+    _tell(began, "the narrow counts are made")
     for table in ("report_quarters", TABLE):
         client.command(f"OPTIMIZE TABLE {table} FINAL")
     # Its views would count it as well.
@@ -159,6 +163,11 @@ def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
         for table, rows, size, marks in found
     }
     return {"filled_s": round(time.monotonic() - began), **sizes}
+
+
+def _tell(began: float, what: str) -> None:
+    """Say how far it is: all this takes minutes, however few events there are."""
+    print(f"{time.monotonic() - began:.0f} s: {what}", file=sys.stderr, flush=True)
 
 
 def add_narrow(client: Any) -> None:

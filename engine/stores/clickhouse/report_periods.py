@@ -188,7 +188,7 @@ class ClickHouseReportPeriods(ClickHouseCounting):
         which part is done. Of UTC too, when that has no narrow counts.
 
         Killed, or closed in the middle: the series is there and not filled, and `tidy` drops the tables.
-        Dropped meanwhile, that of UTC: nothing is done.
+        Dropped meanwhile, that of UTC: nothing is done, or ClickHouse refuses to copy nothing and it raises.
         """
         staging = f"{_STAGING}{uuid.uuid4().hex}"
         source = f"{staging}_source"
