@@ -3,7 +3,8 @@
     python -m benchmarks.reports_scale [--events 5000000]
 
 Takes minutes, however few events: more than five on a slow machine before the first report.
-ClickHouse makes the counts that reports read itself, as they are made, from events of 200 organisations, the largest with a sixth of all; two queues, five countries, three providers; accepted,
+ClickHouse makes the counts that reports read itself, as they are made, from events of 200 organisations, the
+largest with a sixth of all; two queues, five countries, three providers; accepted,
 sent and delivered. The counts are merged, as those of past months are. Each report is read five times, as the
 API reads it: the least time counts, that of ClickHouse's answers apart, and the mean of the CPU of ClickHouse
 and of the process that asks.
