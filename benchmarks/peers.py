@@ -8,9 +8,9 @@
 Takes five minutes. Cases: `kannel`, one message a request from 64 connections; `single`, the same for this
 engine; `batch`, 100 messages a request from 16 connections. Each round runs every case once, for
 `--seconds`, and waits until all that was accepted has arrived at the simulator, everything is recorded, and
-the system that was asked is at rest: what is left to be done behind it, such as ClickHouse's merges, is in the
-figures of the case that left it, and not beside the next one. Both systems run all the time, one of them is asked. Both send over one SMPP session with the same window,
-without receipts.
+the system that was asked is at rest: what is left to be done behind it, such as ClickHouse's merges, is in
+the figures of the case that left it, and not beside the next one. Both systems run all the time, one of them
+is asked. Both send over one SMPP session with the same window, without receipts.
 
 This engine keeps a message on the disk before it answers (`appendfsync always`), charges it, and records each
 event. Kannel keeps it in a store that the operating system writes to the disk later (`--store`). Exit code 1
