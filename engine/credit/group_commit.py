@@ -203,18 +203,32 @@ class GroupCommit:
     def _flush(self) -> None:
         """Send what has gathered for shards that have no flush under way; it is written in the next turn."""
         self._scheduled = False
-        if self._fenced.is_set() or self._group is None:
-            return
-        dirty, self._dirty = self._dirty, set()
-        flushes = [flush for s in dirty if (flush := self.outboxes[s].next_flush()) is not None]
-        shards = [flush.shard for flush in flushes]
-        if shards:
+        self._begin(self._next())
+
+    def _begin(self, shards: list[int]) -> None:
+        """Send the flushes under way of these shards, beside what is being sent already."""
+        if shards and self._group is not None:
             task = self._group.create_task(self._send(shards))
             self.sending.add(task)
             task.add_done_callback(self.sending.discard)
 
+    def _next(self) -> list[int]:
+        """Take what has gathered for shards that have no flush under way as their next: these shards."""
+        if self._fenced.is_set() or self._group is None:
+            return []
+        dirty, self._dirty = self._dirty, set()
+        return [s for s in dirty if self.outboxes[s].next_flush() is not None]
+
     async def _send(self, shards: list[int]) -> None:
-        """Send the flushes under way of these shards until the outcome of each is known."""
+        """Send the flushes under way of these shards, and those that gather behind them meanwhile."""
+        while shards:
+            shards = await self._written(shards)
+
+    async def _written(self, shards: list[int]) -> list[int]:
+        """Send the flushes under way of these shards until the outcome of each is known.
+
+        The shards of flushes that are to be sent next, and are under way from now on; perhaps none."""
+        next_shards: list[int] = []
         backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
         time_s = asyncio.get_running_loop().time
         began_s = time_s()
@@ -243,7 +257,11 @@ class GroupCommit:
                     ended += self._ended(flush, outcome)
             if outcomes:
                 self._note_answer()
-                self._go_on(ended, {flush.shard for flush in flushes} - set(again))
+                next_shards = self._go_on(ended, {flush.shard for flush in flushes} - set(again))
+            if again:
+                # They do not wait for those that are sent once more.
+                self._begin(next_shards)
+                next_shards = []
             shards, first = again, False
             if shards:
                 pause_s = backoff.next()
@@ -253,6 +271,7 @@ class GroupCommit:
                         self.awaiting.tell(token, Undecided(UNDECIDED))
                     began_s = float("-inf")
                 await asyncio.sleep(pause_s)
+        return next_shards
 
     def _note_answer(self) -> None:
         """Redis has answered: it is not away, unless it still owes an outcome for long."""
@@ -279,19 +298,19 @@ class GroupCommit:
         self._heed(outcome)
         return outbox.applied(outcome)
 
-    def _go_on(self, ended: list[Ended], shards: set[int]) -> None:
-        """Tell the clients of flushes that were applied, and send the next ones of these shards; these come
-        first when more than a few have gathered."""
+    def _go_on(self, ended: list[Ended], shards: set[int]) -> list[int]:
+        """Tell the clients of flushes that were applied, and take the next ones of these shards; these are
+        sent first when more than a few have gathered, and the shards of those are returned."""
         gathered = sum(self.outboxes[s].gathered for s in shards)
         self._dirty.update(shards)
         if ended and gathered > len(ended) // _FEW:
-            self._flush()
-            # Behind the task that writes it.
+            # This task writes them before it lets the loop go on.
             asyncio.get_running_loop().call_soon(self.awaiting.end, ended)
-        else:
-            self.awaiting.end(ended)
-            if not all(self.outboxes[s].idle for s in shards):
-                self.mark()
+            return self._next()
+        self.awaiting.end(ended)
+        if not all(self.outboxes[s].idle for s in shards):
+            self.mark()
+        return []
 
 
 def _see_full(memory: MemoryMark) -> None:

@@ -29,9 +29,10 @@ class _Redis:
         self.waiting.append((flushes, answer))
         return await answer
 
-    def answer(self) -> None:
+    def answer(self, *, but: int = 0) -> None:
+        """Answer the flushes that came first together, `but` the last so many of them."""
         flushes, answer = self.waiting.pop(0)
-        answer.set_result([Admitted(len(flush.submissions), {}) for flush in flushes])
+        answer.set_result([Admitted(len(f.submissions), {}) for f in flushes[: len(flushes) - but]])
 
 
 class _World:
@@ -99,6 +100,36 @@ async def test_what_has_gathered_goes_to_redis_before_the_answers_are_written() 
         w.redis.answer()
         await turns()
         assert w.take() == ["c told", "d told"]
+
+
+async def test_what_has_gathered_goes_to_redis_in_the_turn_of_the_answer() -> None:
+    async with world() as w:
+        await w.begin()
+        w.submit("c", "d")
+        await turns()
+        w.redis.answer()
+        await turns(1)
+        assert w.take() == ["flush of 2"]
+        w.redis.answer()
+
+
+async def test_what_gathered_behind_one_flush_does_not_wait_for_another_that_is_sent_again() -> None:
+    async with world() as w:
+        w.submit("a", "b")
+        w.submit("c", "d", shard=1)
+        await turns()
+        w.submit("e", "f")
+        w.take()
+        w.redis.answer(but=1)
+        await turns()
+        assert w.take() == ["a told", "b told", "flush of 2"]
+        w.redis.answer()
+        await turns()
+        assert w.take() == ["e told", "f told"]
+        while not w.redis.waiting:
+            await asyncio.sleep(0.01)
+        assert w.take() == ["flush of 2"]
+        w.redis.answer()
 
 
 async def test_who_is_answered_first_is_in_the_flush_behind_when_few_have_gathered() -> None:
