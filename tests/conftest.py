@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
-from engine.stores.migrate import migrate_postgres
 from engine.stores.redis.link import RedisLink, load_functions
 from supervisor.embedded.servers import Server, start_all, start_clickhouse, start_redis
+from tests.postgres_databases import database
 
 # A shell without job control starts what it puts in the background with Ctrl-C ignored, and
 # that is inherited: the commands under test must hear it.
@@ -73,28 +72,11 @@ def clickhouse_url(clickhouse_server: Server) -> str:
     return clickhouse_server.url
 
 
-@pytest.fixture(scope="session")
-async def empty_books(postgres_url: str) -> str:
-    """The name of a PostgreSQL database that is migrated and empty, to be copied."""
-    name = "empty_books"
-    admin = await asyncpg.connect(postgres_url)
-    await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    await admin.execute(f"CREATE DATABASE {name}")
-    await admin.close()
-    await migrate_postgres(postgres_url.rpartition("/")[0] + f"/{name}")
-    return name
-
-
 @pytest.fixture
-async def books_url(postgres_url: str, empty_books: str) -> AsyncIterator[str]:
+async def books_url(postgres_url: str) -> AsyncIterator[str]:
     """A PostgreSQL database of its own, migrated and empty."""
-    admin = await asyncpg.connect(postgres_url)
-    await admin.execute("DROP DATABASE IF EXISTS books WITH (FORCE)")
-    await admin.execute(f"CREATE DATABASE books TEMPLATE {empty_books}")
-    url = postgres_url.rpartition("/")[0] + "/books"
-    yield url
-    await admin.execute("DROP DATABASE IF EXISTS books WITH (FORCE)")
-    await admin.close()
+    async with database(postgres_url, "books") as url:
+        yield url
 
 
 @pytest.fixture

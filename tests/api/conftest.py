@@ -9,7 +9,8 @@ import pytest
 from engine.organisations import NewOrganisation
 from engine.stores.postgres.directory import Directory
 from tests.api import world
-from tests.api.world import Api, database, services_with, serving
+from tests.api.world import Api, services_with, serving
+from tests.postgres_databases import database
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,9 @@ from engine.limits.gate import Gate
 from engine.stores.postgres.directory import UNITS_MAX
 from engine.stores.redis.link import RedisLink, load_functions
 from tests.api.test_receipts import READERS, TOKEN
-from tests.api.world import Api, database, services_with, serving
+from tests.api.world import Api, services_with, serving
 from tests.credit.test_credit import World, now_us, world
+from tests.postgres_databases import database
 
 # A dear destination, as dear as prices may be; all others cost one unit.
 DEAR = "+98"

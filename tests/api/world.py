@@ -12,7 +12,6 @@ from dataclasses import fields
 from typing import Any
 
 import aiohttp
-import asyncpg
 import msgspec
 
 from engine import api_keys
@@ -40,7 +39,6 @@ from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings, SimulatedSettings
 from engine.records import QUEUE_DEFAULT, Accepted, Replay
 from engine.stores.clickhouse.export import ExportQuery
-from engine.stores.migrate import migrate_postgres
 from engine.stores.postgres.adjustments import Adjustments
 from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
@@ -418,18 +416,3 @@ async def serving(
             # A server that stops waits for callers that keep connections.
             await session.close()
             await server.stop(5)
-
-
-@asynccontextmanager
-async def database(postgres_url: str, name: str) -> AsyncIterator[str]:
-    """A database of that name, migrated and empty; its URL."""
-    admin = await asyncpg.connect(postgres_url)
-    await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    await admin.execute(f"CREATE DATABASE {name}")
-    url = postgres_url.rpartition("/")[0] + f"/{name}"
-    await migrate_postgres(url)
-    try:
-        yield url
-    finally:
-        await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        await admin.close()

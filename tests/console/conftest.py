@@ -10,9 +10,9 @@ import pytest
 from engine.organisations import NewOrganisation
 from engine.stores.postgres.directory import Directory
 from engine.stores.redis.link import RedisLink
-from tests.api.world import database
 from tests.conftest import own_database
 from tests.console.world import PAGES, Console, open_console
+from tests.postgres_databases import database
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.opt_outs import OptOutBook
 from engine.stores.postgres.sender_rules import SenderBook
 from tests.adversity.proxy import Proxy
-from tests.api.world import database
 from tests.credit.test_credit import drafts, now_us, render, world
+from tests.postgres_databases import database
 
 TO = "+4915112345678"
 OTHERS = [f"+49151{n:08}" for n in range(30)]

@@ -55,6 +55,9 @@ class Faults:
         self._rewinds = rng.choice(_REWINDS) if world.rewinds else 0.0
         if world.half_fences:
             _halve_fences(self, world)
+        if world.faults:
+            self.enabled = [fault for fault in every if fault.__name__.strip("_") in world.faults]
+            self._rate = _RATES[-1]
         world.clock.at(until, self._end)
         self._next()
         self._next_rewind()

@@ -64,7 +64,7 @@ class Mutation(msgspec.Struct, frozen=True):
     seed: int
     # What is patched: (object, attribute, replacement).
     patches: list[tuple[Any, str, Any]] = []
-    # Servers to run the world with.
+    # What to run the world with: servers, or faults that show it soon.
     world: dict[str, Any] = {}
 
     @contextmanager
@@ -408,16 +408,17 @@ MUTATIONS = [
     Mutation("cancel what a worker has in hand", 0,
              world={"functions": spoiled("Reaching", is_given=lambda *_: False), "cancelers": 3}),
     Mutation("write the position apart", 19, world={"postgres": PositionsApart}),
-    Mutation("forget to keep answers", 3, world={"postgres": ForgetfulPostgres}),
+    Mutation("forget to keep answers", 2, world={"postgres": ForgetfulPostgres, "faults": ["restart_redis"]}),
     Mutation("write without proving the lead", 4, world={"postgres": Unproven}),
-    Mutation("forget that a fence was begun", 54, world={"postgres": BeginsUnseen, "half_fences": True}),
+    Mutation("forget that a fence was begun", 39, world={"postgres": BeginsUnseen, "half_fences": True}),
     Mutation("prove the entries and not the term", 4, world={"postgres": TermUnproven}),
-    Mutation("send a flush again under a new number", 2, [(RedisAdmission, "admit", _number_again)]),
+    Mutation("send a flush again under a new number", 48, [(RedisAdmission, "admit", _number_again)]),
     Mutation("send the next flush before the outcome of the last", 2,
              [(Outbox, "next_flush", _forget_what_is_under_way)]),
     Mutation("answer before the commit", 1, [(Ledger, "_apply", _answer_before_commit)]),
     Mutation("refuse without recall", 0, [(posting, "_recall", _no_recall)]),
-    Mutation("end a recall without looking at the quotas", 30, [(posting, "_recall", _recall_once)]),
+    Mutation("end a recall without looking at the quotas", 4, [(posting, "_recall", _recall_once)],
+             {"faults": ["drain", "kill"]}),
     Mutation("forget what a recall took from a request", 9, [(posting, "_without", lambda r, _: r)]),
     Mutation("leave quotas open when a lost shard is closed", 6,
              [(posting, "_close_books", _leave_quotas_open)]),
@@ -428,12 +429,14 @@ MUTATIONS = [
     Mutation("refuse those who came later too", 10, [(Holder, "answered", _refuse_later_ones_too)]),
     Mutation("remember refusals", 0,
              [(Holder, "answered", _remember_refusals), (Holder, "want", _refuse_from_memory)]),
-    Mutation("forget what may have been applied when redis is full", 16,
-             [(RedisAdmission, "admit", _believe_every_refusal)]),
+    Mutation("forget what may have been applied when redis is full", 4,
+             [(RedisAdmission, "admit", _believe_every_refusal)], {"faults": ["fill_redis"]}),
     Mutation("ignore how far the machine's clock is off", 0, [(StoreClock, "now_us", _own_time)]),
-    Mutation("forget to wait for the replica", 0, [(admission, "confirm", lambda *_: None)]),
+    Mutation("forget to wait for the replica", 6, [(admission, "confirm", lambda *_: None)],
+             {"faults": ["stall_redis"]}),
     Mutation("send what the replica does not have", 6, [(Copies, "sendable", _send_at_once)]),
-    Mutation("keep in the queue what was refused", 12, [(Outbox, "take_back_all", _refuse_and_keep)]),
+    Mutation("keep in the queue what was refused", 2, [(Outbox, "take_back_all", _refuse_and_keep)],
+             {"faults": ["fill_redis"]}),
     Mutation("keep no usage for books that go back", 5, [(Retention, "due", _keep_nothing)],
              {"books_go_back": True}),
     Mutation("apply strictly what is applied again", 0, [(posting, "hold_usage", _apply_strictly)],
@@ -442,6 +445,6 @@ MUTATIONS = [
              {"books_go_back": True}),
     Mutation("keep the units of a repeated request", 1, [(Quota, "release", _keep_replayed)]),
     Mutation("send without a slot", 5, [(Allowance, "take", take_without_slots)], {"throughput": 20.0}),
-    Mutation("grant the same slots again", 0, [(Timeline, "reserve", grant_the_same_again)],
+    Mutation("grant the same slots again", 1, [(Timeline, "reserve", grant_the_same_again)],
              {"throughput": 20.0}),
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from tests.simulation.mutations import MUTATIONS, Mutation
@@ -16,6 +18,12 @@ def test_it_is_noticed(mutation: Mutation) -> None:
     for seed in (mutation.seed, *range(SEEDS)):
         with mutation.applied() as world:
             if run(seed, **world).violation:
+                if seed != mutation.seed:
+                    # To run seeds that notice nothing is most of what these tests cost.
+                    warnings.warn(
+                        f"Seed {mutation.seed} notices {mutation.name!r} no more, seed {seed} does: name it.",
+                        stacklevel=1,
+                    )
                 return
     raise AssertionError(f"no seed notices: {mutation.name}")
 
@@ -23,3 +31,10 @@ def test_it_is_noticed(mutation: Mutation) -> None:
 def test_the_seeds_that_catch_mutations_pass_without_them() -> None:
     for seed in {mutation.seed for mutation in MUTATIONS if mutation.seed >= SEEDS}:
         assert run(seed).violation == ""
+
+
+def test_the_faults_by_which_mutations_are_caught_break_nothing_without_them() -> None:
+    chosen = {(m.seed, tuple(m.world["faults"])) for m in MUTATIONS if "faults" in m.world}
+    for seed, faults in sorted(chosen):
+        result = run(seed, faults=faults)
+        assert result.violation == "", (seed, faults)

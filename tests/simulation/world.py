@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import events
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from random import Random
 from typing import Any
 
@@ -135,16 +135,19 @@ class World:
         cancelers: int = 0,
         throughput: float = 200.0,
         plans: list[RoutingPlan] | None = None,
+        faults: Collection[str] = (),
     ) -> None:
         """`rewinds`: Redis loses the last moments of its data, not all of it. `books_go_back`: PostgreSQL
         does, and Redis loses nothing. `half_fences`: the faults are those by which a fence is lost that is
         booked in part. `operators`: so many replay and drop dead letters, of which there are many then.
         `cancelers`: so many cancel messages, waiting or not. `throughput`: of the provider `other`,
         segments a second; with the usual one it is hardly ever reached. `plans`: routing plans that are in
-        force one after another, a second each, all with the same throughput; in the end the first of them."""
+        force one after another, a second each, all with the same throughput; in the end the first of them.
+        `faults`: the only ones, by their names, and often (see faults.py)."""
         self.operators = operators
         self.cancelers = cancelers
         self.half_fences = half_fences
+        self.faults = faults
         if half_fences:
             few = {"shards": 1 + seed % 2, "ledgers": 2 + seed % 2, "chaos_s": 6.0}
             settings = msgspec.structs.replace(settings, **few)

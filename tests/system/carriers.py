@@ -159,14 +159,19 @@ def in_force(engine: Engine) -> None:
     eventually(everywhere)
 
 
-def all_sent(engine: Engine, ids: list[str], timeout_s: float = 60.0) -> list[dict[str, Any]]:
-    """Wait until each has been sent; the messages."""
+def nothing_waits(engine: Engine, timeout_s: float = 60.0) -> None:
+    """Wait until everything has been sent."""
 
     def waits() -> bool:
         _, status = Caller(engine.admin_url, engine.admin_key).call("GET", "/v1/admin/status")
         return not any(q["waiting"] + q["in_hand"] + q["due"] for q in status["queues"].values())
 
     eventually(waits, timeout_s)
+
+
+def all_sent(engine: Engine, ids: list[str], timeout_s: float = 60.0) -> list[dict[str, Any]]:
+    """Wait until each has been sent; the messages."""
+    nothing_waits(engine, timeout_s)
     return [message_of(engine, i) for i in ids]
 
 

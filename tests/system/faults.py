@@ -13,13 +13,16 @@ ROLES = ("ingest", "express", "normal", "ledger", "archiver", "notifier")
 
 
 class Senders:
-    """Threads that send batches until told to stop, insisting on each."""
+    """Threads that send batches until told to stop, insisting on each, with a pause after each."""
 
-    def __init__(self, engine: Engine, count: int = 3, patience_s: float = 60.0) -> None:
+    def __init__(
+        self, engine: Engine, count: int = 3, patience_s: float = 60.0, pause_s: float = 0.02
+    ) -> None:
         self.accepted: list[str] = []
         self.trouble: list[object] = []
         self._engine = engine
         self._patience_s = patience_s
+        self._pause_s = pause_s
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._send) for _ in range(count)]
         for thread in self._threads:
@@ -46,7 +49,7 @@ class Senders:
             except BaseException as e:
                 self.trouble.append(e)
                 return
-            time.sleep(0.02)
+            time.sleep(self._pause_s)
 
 
 def fetch_processes(engine: Engine) -> list[dict[str, Any]]:

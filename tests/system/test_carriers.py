@@ -22,6 +22,7 @@ from tests.system.carriers import (
     carriers,
     in_force,
     message_of,
+    nothing_waits,
     seconds_until,
 )
 from tests.system.client import Caller, behave, eventually, fetch
@@ -177,9 +178,9 @@ def test_a_throughput_set_while_it_runs_is_kept_and_used(pair: Carriers, custome
     assert Caller(pair.a.url, "").call("POST", "/reset")[0] == 200
     try:
         messages = [{"to": NUMBER, "text": f"paced {n}"} for n in range(200)]
-        status, accepted = customer.call("POST", "/v1/messages/batch", {"messages": messages})
+        status, _ = customer.call("POST", "/v1/messages/batch", {"messages": messages})
         assert status == 202
-        all_sent(pair.engine, [r["id"] for r in accepted["results"]])
+        nothing_waits(pair.engine)
         segments = fetch(f"{pair.a.url}/stats?detail=1")["segments"]
         # By when they arrived, on a machine that does other things too.
         assert segments["second_max"] <= 44, segments
@@ -193,13 +194,13 @@ def test_a_throughput_set_while_it_runs_is_kept_and_used(pair: Carriers, custome
 
 
 def test_express_keeps_its_time_while_the_preferred_carrier_hangs(pair: Carriers) -> None:
-    traffic = Traffic(pair.engine, per_s=40.0)
+    traffic = Traffic(pair.engine, per_s=20.0)
     with traffic.flowing():
-        eventually(lambda: len(traffic.accepted) >= 80)
+        eventually(lambda: len(traffic.accepted) >= 40)
         behave(pair.a.url, outage="hang")
-        eventually(lambda: len(traffic.accepted) >= 320)
+        eventually(lambda: len(traffic.accepted) >= 160)
         behave(pair.a.url, outage=False)
-        eventually(lambda: len(traffic.accepted) >= 400)
+        eventually(lambda: len(traffic.accepted) >= 200)
     messages = all_sent(pair.engine, traffic.accepted)
     ids, _ = pair.received()
     assert set(traffic.accepted) <= ids

@@ -47,7 +47,7 @@ def kill(engine: Engine, role: str, signum: signal.Signals = signal.SIGKILL) -> 
 
 def test_every_role_killed_under_load_loses_and_doubles_nothing_that_was_known(victim: Engine) -> None:
     rng = random.Random(7)
-    senders = Senders(victim)
+    senders = Senders(victim, pause_s=0.1)
     rounds = [role for role in ROLES for _ in range(2)]
     rng.shuffle(rounds)
     for role in rounds:
@@ -82,7 +82,7 @@ def test_messages_of_a_killed_worker_are_taken_over_though_nobody_sits_on_them_f
 
 
 def test_a_worker_frozen_past_the_patience_of_its_supervisor_is_replaced(victim: Engine) -> None:
-    senders = Senders(victim, count=1)
+    senders = Senders(victim, count=1, pause_s=0.5)
     eventually(lambda: len(senders.accepted) >= 40)
     kill(victim, "express", signal.SIGSTOP)
     frozen = pid_of(victim, "express")

@@ -14,7 +14,7 @@ from tests.system.conftest import Engine, start_engine
 
 CLIENTS = 10
 UNITS = 100
-ROUNDS = 5
+ROUNDS = 3
 
 
 @pytest.fixture(scope="module")

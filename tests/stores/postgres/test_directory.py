@@ -18,7 +18,7 @@ from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.directory import UNITS_MAX, Directory
 from engine.stores.postgres.pool import Pool
 from tests.adversity.proxy import Proxy
-from tests.api.world import database
+from tests.postgres_databases import database
 
 SHARDS = 16
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from engine.config import Config, Store
 from supervisor.cli.checks import _check_all
 from supervisor.prepare import _check_postgres
-from tests.api.world import database
+from tests.postgres_databases import database
 
 WARNING = (
     "synchronous_commit is off: a crash of PostgreSQL loses top-ups and charges that were answered for; "

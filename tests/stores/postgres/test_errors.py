@@ -16,7 +16,7 @@ from engine.stores.postgres.errors import BY_STATE, Remedy, judged, translated
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.postgres.pool import Pool
 from supervisor.embedded.servers import start_all
-from tests.api.world import database
+from tests.postgres_databases import database
 
 # What a pooler sends to whom it does not serve: an error of the protocol (its log says which).
 POOLER = (

@@ -19,7 +19,7 @@ from engine.stores.postgres.layout import confirm_shards, keep_shards
 from supervisor import prepare, reload
 from supervisor.cli import checks
 from tests.adversity.proxy import Proxy
-from tests.api.world import database
+from tests.postgres_databases import database
 
 SCRIPTS = Path(migrate.__file__).parent / "postgres" / "migrations"
 

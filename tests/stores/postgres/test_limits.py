@@ -13,7 +13,7 @@ from engine.organisations import Limits
 from engine.records import IdempotentCall
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.limits import LimitBook
-from tests.api.world import database
+from tests.postgres_databases import database
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from supervisor.prepare import _seed, with_urls
 from tests.adversity.proxy import Proxy
-from tests.api.world import database
+from tests.postgres_databases import database
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from engine.stores.redis.link import RedisLink
 from engine.stores.redis.routing_copy import RoutingCopy
 from supervisor.prepare import _seed, with_urls
 from tests.adversity.proxy import Proxy
-from tests.api.world import database
+from tests.postgres_databases import database
 
 DATABASE = 11
 NAMES = ("a", "b", "c")

@@ -36,24 +36,49 @@ COMMANDS = [
 ]
 
 
-def loaded_by(program: str) -> set[str]:
-    """The names of all modules that are loaded at the end of a Python program."""
-    command = [
-        sys.executable,
-        "-c",
-        f"import sys\n{program}\nsys.stderr.write('loaded ' + ' '.join(sys.modules))",
-    ]
+# Runs each command in a process of its own, and prints what it has loaded at its end on a line.
+RUN_EACH = """
+import os, sys
+from supervisor.cli import run
+for command in eval(sys.argv[1]):
+    sys.stderr.flush()
+    if os.fork() == 0:
+        out = os.dup(1)
+        os.dup2(2, 1)
+        try:
+            run(command)
+        finally:
+            os.write(out, (" ".join(sys.modules) + "\\n").encode())
+            os._exit(0)
+    os.wait()
+"""
+
+
+def loaded_by(program: str, *arguments: str) -> list[set[str]]:
+    """The names of all modules, a set for each line that a Python program prints."""
+    command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return set(done.stderr.rpartition("loaded ")[2].split())
+    return [set(line.split()) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """By each command: in a copy of a process that has imported no more than every command does."""
+    found = loaded_by(RUN_EACH, repr(COMMANDS))
+    return {" ".join(command): modules for command, modules in zip(COMMANDS, found, strict=True)}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_commands_that_only_talk_http_load_no_role_no_store_and_no_provider(command: list[str]) -> None:
-    loaded = loaded_by(f"from supervisor.cli import run\nrun({command!r})")
-    assert "supervisor.cli.client" in loaded
-    assert loaded & HEAVY == set()
+def test_commands_that_only_talk_http_load_no_role_no_store_and_no_provider(
+    command: list[str], loaded: dict[str, set[str]]
+) -> None:
+    modules = loaded[" ".join(command)]
+    assert "supervisor.cli.client" in modules
+    assert modules & HEAVY == set()
 
 
 def test_the_rules_of_the_supervisor_load_no_role() -> None:
-    loaded = loaded_by("import supervisor.process.child_state, supervisor.process.keeper")
+    [loaded] = loaded_by(
+        "import sys, supervisor.process.child_state, supervisor.process.keeper; print(*sys.modules)"
+    )
     assert not {name for name in loaded if name.startswith(("engine.boot", "engine.stores"))}
