@@ -3,7 +3,7 @@
 A message that its provider cannot take soon is put off: it leaves its worker, so that it is in nobody's way,
 and waits in Redis in a list of its organisation. Its *way* says what it waits for: the providers that may
 carry it, the one that it would go to first, and the routing plan that says so. Messages of one way wait for
-the same, and their organisations share it by turns (`functions/queue/06_put_off.lua`).
+the same, and their organisations share it by turns (`functions/queue/07_put_off.lua`).
 
 A worker recalls what it has room for, whoever put it off. So nothing is put off until a time, and a provider
 has work as long as anything waits for it, whatever is canceled or expires before that:

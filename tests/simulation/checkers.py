@@ -43,6 +43,7 @@ from tests.simulation.books_back import BooksBack
 from tests.simulation.carried import Carried
 from tests.simulation.clock import Clock
 from tests.simulation.copies import OnTwoMachines
+from tests.simulation.held import HeldBy
 from tests.simulation.history import History, settled
 from tests.simulation.holdings import Holding
 from tests.simulation.postgres_server import Change, PostgresServer
@@ -148,6 +149,7 @@ class Truth:
         # Events of organisations, by (organisation, time of its commit), and how often recorded.
         self.announced: Counter[tuple[int, int]] = Counter()
         self._queued_units = [0] * shards
+        self.held_by = HeldBy(self)
         # The generation for which each shard was last closed in Redis.
         self._closed_before: list[str | None] = [None] * shards
         # While the data of Redis is exchanged for other.
@@ -277,6 +279,8 @@ class Truth:
         name = command[1]
         if name in ("register", "fence", "seal", "close", "begin"):
             self._epochs(name, command, reply)
+        if name in ("tally", "close") and reply is not None:
+            self.held_by.counted(command)
         if self._touched or self._used or self._recorded:
             self._step(command)
 
@@ -332,9 +336,7 @@ class Truth:
             if held_units != self._queued_units[shard]:
                 self.fail(f"held says {held_units}, queues have {self._queued_units[shard]} units")
         for o in wanted:
-            by = self.redis.store.db.get(held_key(self.sums[o].shard) + b":by", {})
-            if int(by.get(b"%d" % o, b"0")) != self.sums[o].h:
-                self.fail(f"organisation {o}: held says {by.get(b'%d' % o)}, its messages {self.sums[o].h}")
+            self.held_by.check(o)
             self.changed(o)
         self._touched, self._used, self._recorded = {}, [], []
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from engine.redis_keys import held_by_key
 from tests.simulation.checkers import Past
 from tests.simulation.postgres_server import Tables
 from tests.simulation.supervisor import Supervisor
@@ -64,6 +65,9 @@ class Faults:
         if world.books_go_back:
             for _ in range(1 + rng.randrange(4)):
                 world.clock.at(rng.random() * until, rewind_postgres, world, until)
+        if world.older_sums:
+            for _ in range(4):
+                world.clock.at(rng.random() * until, forget_who_holds, world)
 
     def _next(self) -> None:
         clock = self._world.clock
@@ -223,6 +227,16 @@ def _halve_fences(faults: Faults, world: World) -> None:
     faults._rate = faults._rewinds = 2.0
     faults._moments = ("", "deliver", "fence", "fence", "register", "admit")
     world.weather.locked, world.weather.quotas_max = 0.1, (0, 1, 1, 2)
+
+
+def forget_who_holds(world: World) -> None:
+    """As where an older version wrote last, which kept what all messages hold alone; then ledgers begin."""
+    world.clock.trace("only the sum of what messages hold is known")
+    for shard in range(world.settings.shards):
+        world.redis.store.db.pop(held_by_key(shard), None)
+    world.truth.held_by.uncounted = set(range(world.settings.shards))
+    for role in [role for role in world.roles if role.process.role == "ledger"]:
+        world.kill(role)
 
 
 def rewind_postgres(world: World, until: float) -> None:

@@ -107,8 +107,11 @@ class PutOff(Ready):
             of.start = max(of.way.time, of.start or 0)
 
     def put_off(self, came: list[tuple[str, bytes]]) -> None:
-        """`came`: of each message "@" or "<" and its way, and itself."""
-        lists = [self.aside(self.way(to[1:]), b"%d" % _unpack(payload)[1]) for to, payload in came]
+        """`came`: of each message "@" or "<", its way and from which it was recalled; and itself."""
+        lists = [
+            self.aside(self.way(to[1:].partition("\0")[0]), b"%d" % _unpack(payload)[1])
+            for to, payload in came
+        ]
         back: dict[bytes, list[bytes]] = {}
         for of, (to, payload) in zip(lists, came, strict=True):
             if self.comes_back(to):

@@ -6,11 +6,11 @@ from random import Random
 
 from engine.delivery.ports import Recall
 
-# Where messages are put off to: the end or the front of the list of a way.
-WAYS = ("@1 a", "@1 a,b", "<1 a", "@2 b")
+# Where messages are put off to: the end or the front of the list of a way; from which one they were recalled.
+WAYS = {"@1 a": "", "<1 a,b": "1 a", "<1 a": "1 a", "@2 b": ""}
 
 
 def drawn(rng: Random) -> Recall:
     """One recall of the first shard; often of no way that is there."""
-    number, way, segments = rng.randrange(1, 4), rng.choice(WAYS)[1:], rng.choice((2, 1 << 30))
+    number, way, segments = rng.randrange(1, 4), rng.choice(list(WAYS))[1:], rng.choice((2, 1 << 30))
     return Recall(0, number, way, rng.choice((1, 5, 300)), segments)

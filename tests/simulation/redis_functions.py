@@ -16,6 +16,7 @@ from engine.redis_keys import GROUP
 from engine.stores.redis.queue import MARK
 from engine.stores.redis.wire import ReplyError
 from tests.simulation.canceling import Canceling, Wanted
+from tests.simulation.held import Held
 from tests.simulation.line import Line, LineFunctions
 from tests.simulation.put_off import packed_ways
 from tests.simulation.ready import note_of
@@ -71,19 +72,11 @@ class Chain:
         return behind[0][9] if behind else self.link
 
 
-class Closing:
-    """What closes a lost shard and lets it live again, and what it is counted by."""
+class Closing(Held):
+    """What closes a lost shard and lets it live again."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-
-    def hold(self, key: bytes, by_key: bytes, sums: dict[int, int]) -> None:
-        by = self.store.hash(by_key)
-        for org, units in sums.items():
-            by[b"%d" % org] = b"%d" % (int(by.get(b"%d" % org, b"0")) + units)
-            if by[b"%d" % org] == b"0":
-                del by[b"%d" % org]
-        self.store.db[key] = b"%d" % (int(self.store.db.get(key, b"0")) + sum(sums.values()))
 
     def end_epoch(self, key: bytes) -> int:
         holder = self.store.hash(key)
@@ -128,33 +121,6 @@ class Closing:
             return b"(" + chain.since
         stream = self.store.db.get(chain.usage)
         return b"(" + (b"0-0" if stream is None else format_id(stream.last))
-
-    def tally(self, keys: Any, _: Any) -> list[list[int]]:
-        by = self.store.hash(keys[1])
-        if sum(map(int, by.values())) != int(self.store.db.get(keys[0], b"0")):
-            self.store.db.update({keys[0]: b"0", keys[1]: {}})
-            db = self.store.db
-            payloads = [
-                payload
-                for i, wait in ((2, 8), (3, 9), (6, None), (7, None))
-                if keys[i] in db
-                for entry_id, fields in db[keys[i]].fields.items()
-                for payload in self.open_messages(wait and keys[wait], entry_id, fields[1])
-            ]
-            payloads += [p for i in (4, 5) for p in db.get(keys[i], ())]
-            lists = [waiting for i in (8, 9) for waiting in self.store.lists(keys[i]).values()]
-            payloads += [p for waiting in lists for _, p in waiting]
-            for message in map(_unpack, payloads):
-                self.hold(*keys[:2], {message[1]: message[7]})
-            by = self.store.hash(keys[1])
-        return [[int(org), int(units)] for org, units in by.items()]
-
-    def open_messages(self, wait: bytes | None, entry_id: tuple[int, int], payload: bytes) -> list[bytes]:
-        """The messages of an entry that are not settled."""
-        notes = self.store.db.get(wait, {}) if wait else {}
-        payloads = payloads_of(payload)
-        note = notes.get(note_of(entry_id[1])) or b"." * len(payloads)
-        return [message for message, state in zip(payloads, note, strict=True) if state == ord(".")]
 
     def close(self, keys: Any, args: Any) -> list[list[int]] | None:
         if self.store.db.get(keys[0]) != b"closing:" + _b(args[0]):

@@ -280,7 +280,7 @@ class Side:
         message = entry.message
         again = msgspec.structs.replace(message, attempts=message.attempts + 1)
         if event in recalls.WAYS:
-            entry = msgspec.structs.replace(entry, way=event[1:] if event[0] == "<" else "")
+            entry = msgspec.structs.replace(entry, way=recalls.WAYS[event])
             return Settlement(entry=entry, row=None, message=again, way=event[1:])
         if event in (None, "back"):
             return Settlement(entry=entry, row=None, due_at_us=150 if event is None else 0, message=again)

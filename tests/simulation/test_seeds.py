@@ -13,10 +13,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.simulation.put_off_mutations import SEVERAL
+from tests.simulation.redis_functions import Functions
 from tests.simulation.runs import run
 
 STEPS = 300_000
@@ -46,6 +48,19 @@ def test_every_promise_holds_for_hundreds_of_thousands_of_steps_of_many_seeds() 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_fence_that_was_booked_in_part_and_lost_lets_nobody_overspend(seed: int) -> None:
     assert run(seed, half_fences=True).violation == ""
+
+
+def test_who_holds_what_is_counted_anew_where_an_older_version_kept_the_sum_alone() -> None:
+    counted: list[bytes] = []
+
+    class Counting(Functions):
+        def count_anew(self, keys: Any) -> None:
+            super().count_anew(keys)
+            counted.extend(self.store.hash(keys[1]))
+
+    for seed in range(4):
+        assert run(seed, older_sums=True, functions=Counting).violation == "", seed
+    assert len(counted) > 10
 
 
 def test_a_provider_is_given_no_more_than_its_throughput_while_more_waits() -> None:

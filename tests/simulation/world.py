@@ -130,6 +130,7 @@ class World:
         postgres: type[PostgresServer] = PostgresServer,
         rewinds: bool = True,
         books_go_back: bool = False,
+        older_sums: bool = False,
         half_fences: bool = False,
         operators: int = 0,
         cancelers: int = 0,
@@ -138,8 +139,10 @@ class World:
         faults: Collection[str] = (),
     ) -> None:
         """`rewinds`: Redis loses the last moments of its data, not all of it. `books_go_back`: PostgreSQL
-        does, and Redis loses nothing. `half_fences`: the faults are those by which a fence is lost that is
-        booked in part. `operators`: so many replay and drop dead letters, of which there are many then.
+        does, and Redis loses nothing. `older_sums`: a version wrote last that kept of what messages hold the
+        sum alone, and ledgers begin; again and again, and Redis does not go back. `half_fences`: the faults
+        are those by which a fence is lost that is booked in part.
+        `operators`: so many replay and drop dead letters, of which there are many then.
         `cancelers`: so many cancel messages, waiting or not. `throughput`: of the provider `other`,
         segments a second; with the usual one it is hardly ever reached. `plans`: routing plans that are in
         force one after another, a second each, all with the same throughput; in the end the first of them.
@@ -151,7 +154,8 @@ class World:
         if half_fences:
             few = {"shards": 1 + seed % 2, "ledgers": 2 + seed % 2, "chaos_s": 6.0}
             settings = msgspec.structs.replace(settings, **few)
-        self.rewinds = rewinds and not books_go_back
+        self.rewinds = rewinds and not books_go_back and not older_sums
+        self.older_sums = older_sums
         self.books_go_back = books_go_back
         self.settings = settings
         self.clock = Clock(seed)

@@ -176,7 +176,7 @@ def recall(queue: Queue, of: Recall, room: Room) -> Command:
 
 
 def ways_of(shard: int, packed: bytes) -> list[PutOff]:
-    """What is put off in a shard, from what its hash has of the ways (see 06_put_off.lua)."""
+    """What is put off in a shard, from what its hash has of the ways (see 07_put_off.lua)."""
     flat = _unpack(packed) if packed else []
     return [PutOff(shard, *flat[first : first + 4]) for first in range(0, len(flat), _OF_WAY)]
 

@@ -55,11 +55,15 @@ class Settled(msgspec.Struct, frozen=True):
     way: str = ""
     # It was put off or sent before, and goes to the front there.
     again: bool = False
+    # The way from which it was recalled; "": none.
+    recalled: str = ""
 
     @property
     def due(self) -> Argument:
         """When it is due again, as for `settle` in functions/queue."""
-        return self.due_at_us if not self.way else ("<" if self.again else "@") + self.way
+        if not self.way:
+            return self.due_at_us
+        return f"<{self.way}\0{self.recalled}" if self.again else f"@{self.way}"
 
 
 def settled(settlement: Settlement) -> Settled:
@@ -78,6 +82,7 @@ def settled(settlement: Settlement) -> Settled:
         message_format.packed(kept or message) if outcome in ("retry", "dead") else b"",
         settlement.way,
         entry.way != "" or message.attempts > 0,
+        entry.way,
     )
 
 

@@ -49,10 +49,13 @@ class PutOffKit(QueueKit):
             found += more
         return found
 
-    async def recalled(self, reader: QueueStreams, count: int, segments: int = 1 << 30) -> list[Entry]:
-        """What a recall brings, as it is read."""
+    async def recalled(
+        self, reader: QueueStreams, count: int, segments: int = 1 << 30, way: str = ""
+    ) -> list[Entry]:
+        """What a recall brings of a way, or of each, as it is read."""
         await reader.promote(0, 10)
-        asks = [Recall(of.shard, of.number, of.way, count, segments) for of in reader.put_off.waiting]
+        waiting = [of for of in reader.put_off.waiting if way in ("", of.way)]
+        asks = [Recall(of.shard, of.number, of.way, count, segments) for of in waiting]
         moved = sum(messages for messages, _ in await reader.put_off.recall(asks))
         return await self.read(reader, moved)
 
@@ -178,6 +181,34 @@ async def test_what_is_put_off_is_counted_by_organisation_with_what_waits_behind
     found = await kit.recalled(reader, 20)
     await reader.settle([put_off_in(entry, WAY) for entry in found[15:]])
     assert [(row[0], row[1], row[4]) for row in (await kit.backlog())[3]] == [(7, 20, 10)]
+
+
+async def test_what_another_plan_puts_off_elsewhere_has_not_left_and_hides_nothing_that_does(
+    kit: PutOffKit,
+) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 30), *of(8, 30))
+    # As after a change of the plan: all of a way is recalled, a little at a time, and goes to another one.
+    for _ in range(6):
+        found = await kit.recalled(reader, 10, way=WAY)
+        assert {entry.way for entry in found} == {WAY}
+        await reader.settle([put_off_in(entry, "4 other") for entry in found])
+        assert [row[4] for row in (await kit.backlog())[3]] == [0, 0]
+        assert (await kit.backlog())[2] == 0
+    await kit.recalled(reader, 1, way=WAY)
+    ways = (await kit.fields())[b"ways"]
+    assert b"4 other" in ways
+    assert WAY.encode() not in ways
+    await kit.recalled(reader, 20, way="4 other")
+    assert sorted((row[0], row[1], row[4]) for row in (await kit.backlog())[3]) == [(7, 20, 10), (8, 20, 10)]
+    assert (await kit.backlog())[2] == 20
+
+
+async def test_what_is_tried_and_put_off_hides_nothing_that_leaves(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 30, attempts=1))
+    await kit.recalled(reader, 10)
+    assert [(row[1], row[4]) for row in (await kit.backlog())[3]] == [(20, 10)]
 
 
 async def test_the_audit_counts_what_is_put_off(kit: PutOffKit) -> None:

@@ -6,7 +6,7 @@
 -- and it takes its turn at a virtual start time (start-time fair queueing): the time of the turn before,
 -- plus the segments that it was served since divided by its weight, and no earlier than the virtual time now.
 -- The messages of an organisation that is paused wait in its list, and it has no turn.
--- What workers put off waits beside all this: see 06_put_off.lua.
+-- What workers put off waits beside all this: see 07_put_off.lua.
 --   sms    the ready stream. An entry has one message or a bundle of several, in the field `m`. When its message
 --          was given to a worker in a bundle before, the field `d` says how often, and `i` has the id of that.
 --          Of messages that were put off before, `d` is 0, `i` is empty, and the field `w` has their way.

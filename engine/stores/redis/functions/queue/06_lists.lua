@@ -37,8 +37,8 @@ local function list_of(line, organisation, kept, limits)
     local first, last, taken, tail, messages, segments = read_kept(kept)
     list = {
       organisation = organisation, first = first, last = last, taken = taken, tail = tail, messages = messages,
-      segments = segments, kept = kept, waited = kept ~= false, changed = false, moved = 0, start = false,
-      chunk = false, new = false, weight = 1, paused = false,
+      segments = segments, kept = kept, waited = kept ~= false, changed = false, moved = 0, turned = false,
+      start = false, chunk = false, new = false, weight = 1, paused = false,
     }
     if limits then list.weight, list.paused = read_limits(limits) end
     line.lists[organisation] = list

@@ -64,7 +64,7 @@ end
 --        then per part: entry id, messages of the bundle, places (a byte each, from 0),
 --        then per message that is due again: due_at_us, payload; then payloads of dead letters)
 --        due_at_us 0: not due, but back to the front of its organisation's list. '@' or '<' and the text of a way:
---        put off, there at the end, or back at the front.
+--        put off, there at the end, or back at the front; see `ways.of_payload`.
 --   sums     MessagePack: organisation, units captured, units released, and so on
 --   details  MessagePack array, an element for each entry in the order of above, a flat array: of each message
 --            its place, organisation, units captured, units released, bytes of its row, and its number among

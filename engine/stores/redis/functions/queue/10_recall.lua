@@ -1,18 +1,35 @@
--- The list that a message is put off to, and its segments. `to`: a mark, and the text of the way.
+-- The list that a message is put off to, its segments, and from which way it was recalled, '' for none. `to`: '@' and the
+-- text of the way; or '<', that text, an octet 0 and the text of the other.
 function ways.of_payload(line, to, payload)
   local organisation, segments = read_payload(payload)
-  return ways.list(line, ways.named(line, sub(to, 2)), organisation or '0'), segments or 0
+  local text, recalled = match(to, '^.(%Z*)%z?(.*)$')
+  return ways.list(line, ways.named(line, text), organisation or '0'), segments or 0, recalled
 end
 
--- Put messages off: `came` is of each whether it is new there or comes back, its way, and its payload. One that comes
--- back was recalled, and its worker had no room: it goes to the front, in the order of the ids. `finish` has to follow.
+-- Count what comes back and had left no backlog: it is taken off where its recall was counted, also when that was by a
+-- plan before. Where nothing is left of that, neither is the count. What was not recalled is put off as what is new.
+function ways.count_back(line, list, segments, recalled)
+  if recalled == '' then
+    list.came = list.came + segments
+    return
+  end
+  for _, way in ipairs(line.ways) do
+    if way.text == recalled then
+      local of = ways.list(line, way, list.own)
+      of.moved, of.changed = of.moved - segments, of.changed or of.kept ~= false
+    end
+  end
+end
+
+-- Put messages off: `came` is of each to where (see `ways.of_payload`), and its payload. One that comes back was
+-- recalled, and its worker had no room, or was tried: it goes to the front, in the order of the ids. `finish` has to follow.
 -- `moved`: see `note_moved`.
 function ways.put_off(line, came, moved)
   local back, order = {}, {}
   for i = 1, #came, 2 do
-    local list, segments = ways.of_payload(line, came[i], came[i + 1])
+    local list, segments, recalled = ways.of_payload(line, came[i], came[i + 1])
     if byte(came[i]) == 60 then
-      list.moved = list.moved - segments
+      ways.count_back(line, list, segments, recalled)
       if not back[list] then
         back[list] = {}
         order[#order + 1] = list

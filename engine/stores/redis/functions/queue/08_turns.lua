@@ -1,25 +1,27 @@
 -- The organisations in front, in the order of their turns, as far as `refill` looked at them: their names, what the
--- hash keeps of their lists, the first chunks of these, and the starts of their turns. Where there is no chunk, the
--- list is one of `line.lists`, or becomes one with its turn.
+-- hash keeps of their lists, the first chunks of these, the starts of their turns, and how many turns there are up to
+-- theirs. Where there is no chunk, the list is one of `line.lists`, or becomes one with its turn.
 local function turns_of(line)
-  line.fields, line.turned, line.left, line.passed = {}, {}, {}, {}
-  return {names = {}, kept = {}, chunks = {}, starts = {}, size = 0, fetched = 0}
+  line.fields, line.turned, line.passed = {}, {}, {}
+  return {names = {}, kept = {}, chunks = {}, starts = {}, ranks = {}, size = 0, fetched = 0}
 end
 
 -- Look at `count` more organisations. What this step knows of their lists is not read.
 local function fetch(line, page, count)
   local flat = call('ZRANGE', line.turns, page.fetched, page.fetched + count - 1, 'WITHSCORES')
   local lists, names, starts, kepts, chunks = line.lists, page.names, page.starts, page.kept, page.chunks
+  local ranks, rank = page.ranks, page.fetched
   local n, unknown, text, start = page.size, {}, nil, nil
   for i = 1, #flat, 2 do
     local name = flat[i]
     local list = lists[name]
+    rank = rank + 1
     -- Many have the same start.
     if flat[i + 1] ~= text then text, start = flat[i + 1], tonumber(flat[i + 1]) end
     -- One that this step has emptied has its turn until the end of it.
     if not list or list.messages > 0 then
       n = n + 1
-      names[n], starts[n], chunks[n] = name, start, false
+      names[n], starts[n], chunks[n], ranks[n] = name, start, false, rank
       if not list then unknown[#unknown + 1] = name end
     end
   end
@@ -96,11 +98,15 @@ local function take_turns(line, page, i, left, slice, again, next)
     local first, last, taken, tail, messages, segments, began, now, before = struct_unpack(KEPT_ALL, kepts[i])
     local most = bundle_most - open
     if most > left then most = left end
-    local at, moved, sum = walk(chunk, taken + 1, most, slice)
-    if sum < slice and moved < messages and moved < left then break end
+    local at, moved, sum = #chunk + 1, messages, segments
+    -- Most lists are short where very many wait: one turn takes all.
+    if first < last or messages > most or segments > slice then
+      at, moved, sum = walk(chunk, taken + 1, most, slice)
+      if sum < slice and moved < messages and moved < left then break end
+    end
     local size = at - taken - 1
     if octets + size > BUNDLE_OCTETS then records, open, octets = next_bundle(line, open, octets) end
-    records[#records + 1] = sub(chunk, taken + 1, at - 1)
+    records[#records + 1] = size == #chunk and chunk or sub(chunk, taken + 1, at - 1)
     open, octets = open + moved, octets + size
     if start > time then time = start end
     start, taken = start + sum, at - 1
@@ -109,7 +115,7 @@ local function take_turns(line, page, i, left, slice, again, next)
       first, taken, chunks[i] = first + 1, 0, false
     end
     if messages == moved then
-      gone[#gone + 1], line.left[#line.left + 1] = name, name
+      gone[#gone + 1], line.emptied = name, true
       if start > time then put(line.passed, start, name) end
     else
       if began == begins then now = now + sum else began, now, before = moved_in(began, now, before, sum, begins) end
@@ -137,13 +143,14 @@ local function refill(line)
   line.now = line.now or now_ms()
   local at_s = floor(line.now / 1000)
   line.begins = at_s - at_s % WINDOW
-  local page, first, count = turns_of(line), 1, math.ceil(left / math.ceil(slice))
+  -- How many messages a turn has in the mean: at first as many as lists have, then what was moved.
+  local page, first, all, each = turns_of(line), 1, left, min(math.ceil(slice), line.messages / waiting_of(line))
   -- The places of those that had a turn in this step, by the starts of their next ones.
   local again, next, starts = {}, 1, page.starts
   while left > 0 do
     while first > page.size and page.fetched do
-      fetch(line, page, count)
-      count = min(2 * count, left)
+      if left < all then each = (all - left) / page.size end
+      fetch(line, page, min(left, math.ceil(left / each)))
     end
     -- Of several with the same start, one that had a turn comes last.
     local i, other = first, again[next]
@@ -159,10 +166,11 @@ local function refill(line)
       line.time = max(line.time, start)
       local moved, segments = move_some(line, list, left, slice)
       start, left = start + segments / list.weight, left - moved
-      starts[i], list.start, list.moved = start, start, list.moved + segments
-      if list.messages > 0 then put_again(again, next, starts, i) end
+      starts[i], list.start, list.moved, list.turned = start, start, list.moved + segments, true
+      if list.messages > 0 then put_again(again, next, starts, i) else line.emptied = true end
     end
   end
+  line.turns_taken = page.ranks[first - 1]
 end
 
 -- Write the lists of paused organisations that this step has changed.
@@ -228,7 +236,7 @@ local function finish(line)
     return 0
   end
   local before = line.known
-  local fields, left = line.fields or {}, line.left or {}
+  local fields, left = line.fields or {}, {}
   count_served(line, fields)
   local turns, ahead = line.turned or {}, line.passed or {}
   if line.messages ~= before.messages then put(fields, 'messages', line.messages) end
@@ -237,7 +245,7 @@ local function finish(line)
   for _, list in ipairs(line.order) do
     if list.messages > 0 then
       if list.changed then put(fields, list.organisation, kept_of(list, line.begins)) end
-      if list.moved > 0 then put(turns, list.start, list.organisation) end
+      if list.turned then put(turns, list.start, list.organisation) end
     else
       if list.waited then line.gone[#line.gone + 1], left[#left + 1] = list.organisation, list.organisation end
       if list.start and list.start > line.time then put(ahead, list.start, list.organisation) end
@@ -245,8 +253,9 @@ local function finish(line)
   end
   call_with('HSET', line.wait, fields)
   call_with('HDEL', line.wait, line.gone)
-  call_with('ZADD', line.turns, turns)
-  local removed = call_with('ZREM', line.turns, left)
+  -- Those in front had their turns, and who still waits is written anew. To take them all out costs less than each.
+  local removed = line.emptied and call('ZREMRANGEBYRANK', line.turns, 0, line.turns_taken - 1) or 0
+  removed = removed - call_with('ZADD', line.turns, turns) + call_with('ZREM', line.turns, left)
   call_with('ZADD', line.ahead, ahead)
   if line.time ~= before.time then call('ZREMRANGEBYSCORE', line.ahead, '-inf', line.time) end
   if line.messages == 0 then return 0 end

@@ -116,11 +116,13 @@ function ways.list(line, way, organisation)
   return list
 end
 
--- Move windows on by what was recalled and put off: began, now, before, off, off before.
+-- Move windows on by what was recalled and put off: began, now, before, off, off before. What comes back was recalled
+-- in this window, or in the one before.
 function ways.windows(began, now, before, off, off_before, moved, came, begins)
   if moved == 0 and came == 0 then return began, now, before, off, off_before end
   local _, off_now, off_then = moved_in(began, off, off_before, came, begins)
   began, now, before = moved_in(began, now, before, moved, begins)
+  if now < 0 then now, before = 0, max(0, before + now) end
   return began, now, before, off_now, off_then
 end
 
