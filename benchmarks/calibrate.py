@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
+from benchmarks.arguments import folder
 from benchmarks.deaths import measure_recovery
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine, settled
@@ -153,7 +154,7 @@ def _say(what: str) -> None:
 def main() -> None:
     """Measure, write the file, and say what was found."""
     parser = argparse.ArgumentParser(description="Measure what the engine costs on this machine.")
-    parser.add_argument("--data-dir", type=Path, default=DEFAULT, help="where to write calibration.json")
+    parser.add_argument("--data-dir", type=folder, default=DEFAULT, help="where to write calibration.json")
     chosen = parser.parse_args()
     found = calibrate()
     chosen.data_dir.mkdir(parents=True, exist_ok=True)

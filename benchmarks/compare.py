@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from benchmarks.arguments import from_0
 from benchmarks.results import RESULTS
 
 BASELINES = RESULTS / "baselines"
@@ -128,7 +129,7 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("baseline", nargs="?", default="", help="its name or number (the last)")
     parser.add_argument("--run", type=Path, default=LAST_RUN, help="what to compare (the last run)")
-    parser.add_argument("--noise", type=float, default=_NOISE, help="what is no difference (0.25)")
+    parser.add_argument("--noise", type=from_0, default=_NOISE, help="what is no difference (0.25)")
     given = parser.parse_args()
     try:
         file = find_baseline(given.baseline)

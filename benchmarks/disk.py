@@ -24,6 +24,7 @@ import clickhouse_connect
 import msgspec
 
 from benchmarks.archiver import insert
+from benchmarks.arguments import count_from_1
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry
 from engine.ids import MessageIds
@@ -128,7 +129,7 @@ def main() -> None:
     """Measure, and print the bytes of an event."""
     parser = argparse.ArgumentParser(prog="benchmarks.disk", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--messages", type=int, default=300_000)
+    parser.add_argument("--messages", type=count_from_1, default=300_000)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
         Path(folder).chmod(0o755)

@@ -25,6 +25,7 @@ import asyncpg
 import redis
 import uvloop
 
+from benchmarks.arguments import count_from_1, more_than_0, version_root
 from benchmarks.load import Load
 from benchmarks.results import note
 from benchmarks.running import Engine, engine, settled
@@ -166,10 +167,12 @@ def main() -> int:
     """Measure and print: the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.firsts", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--versions", type=Path, nargs="*", default=[], help="roots of other versions")
-    parser.add_argument("--organisations", type=int, default=1500, help="of a round (default 1500)")
-    parser.add_argument("--rate", type=float, default=300.0, help="messages a second (default 300)")
-    parser.add_argument("--rounds", type=int, default=2, help="(default 2)")
+    parser.add_argument(
+        "--versions", type=version_root, nargs="*", default=[], help="roots of other versions"
+    )
+    parser.add_argument("--organisations", type=count_from_1, default=1500, help="of a round (default 1500)")
+    parser.add_argument("--rate", type=more_than_0, default=300.0, help="messages a second (default 300)")
+    parser.add_argument("--rounds", type=count_from_1, default=2, help="(default 2)")
     given = parser.parse_args()
     warm = int(given.rate)
     with contextlib.ExitStack() as stack:

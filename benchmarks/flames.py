@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 from benchmarks import peers
+from benchmarks.arguments import count_from_1, folder, more_than_0
 from benchmarks.running import descendants
 
 _ROLES = "ingest,normal,archiver"
@@ -58,10 +59,12 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--case", choices=("single", "batch"), default="single", help="(default single)")
     parser.add_argument("--roles", default=_ROLES, help=f"(default {_ROLES})")
-    parser.add_argument("--seconds", type=float, default=15, help="how long to look (default 15)")
-    parser.add_argument("--hertz", type=int, default=200, help="looks a second (default 200)")
+    parser.add_argument("--seconds", type=more_than_0, default=15, help="how long to look (default 15)")
+    parser.add_argument("--hertz", type=count_from_1, default=200, help="looks a second (default 200)")
     parser.add_argument("--folded", action="store_true", help="text instead of pictures")
-    parser.add_argument("--to", type=Path, default=Path("docs/reports"), help="folder (default docs/reports)")
+    parser.add_argument(
+        "--to", type=folder, default=Path("docs/reports"), help="folder (default docs/reports)"
+    )
     given = parser.parse_args()
     if shutil.which("py-spy") is None:
         parser.exit(2, "py-spy is not installed; `pip install py-spy` installs it.\n")

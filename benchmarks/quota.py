@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.arguments import count_from_1, more_than_0
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine, settled
 from benchmarks.tally import Tally
@@ -31,9 +32,9 @@ _PREFETCH_S = 10.0
 def main() -> None:
     """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--organisations", type=int, default=50_000)
-    parser.add_argument("--rate", type=float, default=2000.0, help="messages a second, one a request")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--organisations", type=count_from_1, default=50_000)
+    parser.add_argument("--rate", type=more_than_0, default=2000.0, help="messages a second, one a request")
+    parser.add_argument("--seconds", type=more_than_0, default=60.0)
     wish = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
         place = Path(folder)

@@ -30,6 +30,7 @@ import msgspec
 import redis
 import uvloop
 
+from benchmarks.arguments import count_from_1, from_0
 from benchmarks.results import REPORTS, machine
 from benchmarks.running import Engine, engine, settled
 
@@ -177,9 +178,9 @@ def main() -> int:
     """Measure, print the figures, and write the report when asked: the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.scheduled", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--messages", type=int, default=20_000, help="how many (default 20000)")
-    parser.add_argument("--rate", type=float, default=1000, help="due a second (default 1000); 0: at once")
-    parser.add_argument("--organisations", type=int, default=10, help="how many (default 10)")
+    parser.add_argument("--messages", type=count_from_1, default=20_000, help="how many (default 20000)")
+    parser.add_argument("--rate", type=from_0, default=1000, help="due a second (default 1000); 0: at once")
+    parser.add_argument("--organisations", type=count_from_1, default=10, help="how many (default 10)")
     parser.add_argument("--report", action="store_true", help="write docs/reports/scheduled.md")
     asked = parser.parse_args()
     found = measure(asked.messages, asked.rate, asked.organisations)

@@ -28,6 +28,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from benchmarks.arguments import more_than_0
 from benchmarks.deaths import kill_worker, measure_recovery
 from benchmarks.open_load import OpenLoad, segments_of
 from benchmarks.plan_scenarios import SCENARIOS, Scenario
@@ -172,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Hold the planner's predictions to what happens.")
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=more_than_0,
         default=30.0,
         help="how long a load lasts, those with large bursts twice as long (30)",
     )

@@ -36,6 +36,7 @@ import msgspec
 import uvloop
 from redis import Redis
 
+from benchmarks.arguments import count_from_1
 from benchmarks.micro.http_answerer import answerer
 from engine.boot.notifier import assemble_notifier
 from engine.providers.http_client.pools import HttpPools
@@ -271,8 +272,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--events", type=int, default=60_000)
-    parser.add_argument("--dead", type=int, default=100_000)
+    parser.add_argument("--events", type=count_from_1, default=60_000)
+    parser.add_argument("--dead", type=count_from_1, default=100_000)
     parser.add_argument("--loads", nargs="+", choices=("fast", "dead"), default=["fast", "dead"])
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="webhooks-") as directory, answerer() as receiver:
