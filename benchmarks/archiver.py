@@ -25,7 +25,6 @@ speed of a shared machine changes from minute to minute, so compare only what st
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import os
@@ -44,7 +43,7 @@ import clickhouse_connect
 from redis import Redis
 
 from benchmarks.activity_rows import BATCHES, SHARDS, SINGLES, Entry, entries_of
-from benchmarks.arguments import count_from_1, more_than_0, version_root
+from benchmarks.arguments import count_from_1, more_than_0, parser_of
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry
 from engine.records import NO_RECEIPTS, RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID
@@ -288,11 +287,7 @@ def _version(root: Path, place: Path, receipts_by: int) -> Iterator[Version]:
 
 def main() -> None:
     """Measure, and print a line for each version and load."""
-    parser = argparse.ArgumentParser(prog="benchmarks.archiver", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument(
-        "--versions", type=version_root, nargs="*", default=[], help="roots of other versions"
-    )
+    parser = parser_of("archiver", __doc__, versions=True)
     parser.add_argument("--rounds", type=count_from_1, default=3)
     parser.add_argument("--rate", type=more_than_0, default=30_000, help="messages a second in batches")
     parser.add_argument("--singles", type=more_than_0, default=6_000, help="single messages a second")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,16 @@ T = TypeVar("T", bound=float)
 
 # Python reads no number of thousands of digits, and nothing here is as large as this.
 _DIGITS_MAX = 15
+
+
+def parser_of(name: str, explanation: str | None, *, versions: bool = False) -> ArgumentParser:
+    """The parser of a benchmark, whose docstring is the explanation. `versions`: it compares versions."""
+    parser = ArgumentParser(
+        prog=f"benchmarks.{name}", description=explanation, formatter_class=RawDescriptionHelpFormatter
+    )
+    if versions:
+        parser.add_argument("--versions", type=_root, nargs="*", default=[], help="roots of other versions")
+    return parser
 
 
 def count_from_1(text: str) -> int:
@@ -65,7 +75,7 @@ def times(text: str) -> str:
     return text
 
 
-def version_root(text: str) -> Path:
+def _root(text: str) -> Path:
     """The root of another version of the engine."""
     if not text or not os.path.isdir(os.path.join(text, "engine")):
         raise ArgumentTypeError(f"must be the root of a version, with a folder engine, not {text[:200]!r}.")

@@ -33,7 +33,16 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.arguments import count_from_0, count_from_1, folder, from_0, more_than_0, several, times
+from benchmarks.arguments import (
+    count_from_0,
+    count_from_1,
+    folder,
+    from_0,
+    more_than_0,
+    parser_of,
+    several,
+    times,
+)
 from benchmarks.isolation_load import (
     EXPRESS,
     NORMAL,
@@ -268,8 +277,7 @@ def waits_of(when: str, provider: str, sent: dict[str, Sent], answered_s: dict[s
 
 def main() -> None:
     """Measure, and write the report."""
-    parser = argparse.ArgumentParser(prog="benchmarks.isolation", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = parser_of("isolation", __doc__)
     parser.add_argument("--backlog", type=count_from_1, default=1_000_000, help="messages (default 1000000)")
     parser.add_argument(
         "--throughput",

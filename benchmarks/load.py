@@ -20,7 +20,6 @@ was not answered with 202.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import ssl
@@ -35,7 +34,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
-from benchmarks.arguments import count_from_1, more_than_0, share, words
+from benchmarks.arguments import count_from_1, more_than_0, parser_of, share, words
 from benchmarks.micro.http_answerer import answerer
 from benchmarks.results import note
 from benchmarks.tally import Tally
@@ -222,8 +221,7 @@ def offer(
 
 def main() -> None:
     """Offer the load, print what was found, and keep it."""
-    parser = argparse.ArgumentParser(prog="benchmarks.load", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = parser_of("load", __doc__)
     parser.add_argument("--url", required=True, help="where the API answers, http:// or https://")
     parser.add_argument("--key", action="append", default=[], help="an API key; may be given several times")
     parser.add_argument("--keys", type=words, default=[], help="a file with an API key in each line")

@@ -27,7 +27,7 @@ from itertools import cycle
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.arguments import count_from_1, from_0, more_than_0, version_root
+from benchmarks.arguments import count_from_1, from_0, more_than_0, parser_of
 from benchmarks.results import note
 from benchmarks.running import Engine, engine
 from benchmarks.workload import singles
@@ -145,11 +145,7 @@ def shown(found: dict[str, dict[str, list[float]]]) -> Iterator[tuple[str, str, 
 
 def main() -> int:
     """Measure, print a table and note it: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.lone", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument(
-        "--versions", type=version_root, nargs="*", default=[], help="roots of other versions"
-    )
+    parser = parser_of("lone", __doc__, versions=True)
     parser.add_argument(
         "--seconds", type=more_than_0, default=6.0, help="of a round of a version (default 6)"
     )

@@ -12,7 +12,6 @@ Exit code 1 when any answer was not what it must be.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import http
 import http.client
@@ -27,7 +26,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from benchmarks.arguments import count_from_1, from_0, more_than_0, several
+from benchmarks.arguments import count_from_1, from_0, more_than_0, parser_of, several
 from benchmarks.closed_load import Request, offer
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine
@@ -161,8 +160,7 @@ def _rates(text: str) -> list[float]:
 
 def main() -> int:
     """Measure, print the figures and one line of JSON: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.lookups", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = parser_of("lookups", __doc__)
     parser.add_argument(
         "--messages", type=count_from_1, default=20_000, help="that are there (default 20000)"
     )

@@ -19,7 +19,6 @@ when a system has lost or doubled a message.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import subprocess
@@ -37,7 +36,7 @@ import uvloop
 
 from benchmarks import kannel as peer
 from benchmarks import peers_report
-from benchmarks.arguments import count_from_0, count_from_1, folder, more_than_0
+from benchmarks.arguments import count_from_0, count_from_1, folder, more_than_0, parser_of
 from benchmarks.closed_load import Request, offer
 from benchmarks.peers_report import Result, Round
 from benchmarks.running import Engine, cpu_s_of, engine
@@ -231,8 +230,7 @@ def measure(
 
 def main() -> int:
     """Measure, print the figures, write what was asked for: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.peers", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = parser_of("peers", __doc__)
     parser.add_argument("--rounds", type=count_from_0, default=5, help="(default 5)")
     parser.add_argument(
         "--seconds", type=more_than_0, default=8, help="that each case is offered load (default 8)"

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import msgspec
 import uvloop
 
-from benchmarks.arguments import count_from_1, folder, more_than_0, several, times
+from benchmarks.arguments import count_from_1, folder, more_than_0, parser_of, several, times
 from benchmarks.heat_map import HeatMap, svg
 from benchmarks.isolation_load import BATCH, fill
 from benchmarks.open_load import OpenLoad
@@ -291,8 +291,7 @@ def _command(
 
 def main() -> None:
     """Sweep, write the report, and say where it is."""
-    parser = argparse.ArgumentParser(prog="benchmarks.sweep", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = parser_of("sweep", __doc__)
     parser.add_argument("--processes", type=several(count_from_1), default="1,2,3")
     parser.add_argument("--concurrency", type=several(count_from_1), default="8,32,128")
     parser.add_argument("--queue", choices=QUEUES, default="normal")

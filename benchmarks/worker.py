@@ -18,7 +18,6 @@ machine changes from minute to minute, so compare only what stands in one table.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -31,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.arguments import count_from_1, more_than_0, version_root
+from benchmarks.arguments import count_from_1, more_than_0, parser_of
 from benchmarks.micro.cores import cpu_s
 from supervisor.embedded.servers import start_redis
 
@@ -136,11 +135,7 @@ def _version(root: Path, place: Path, cores: tuple[int, int]) -> Iterator[Versio
 
 def main() -> None:
     """Measure, and print a line for each version and load."""
-    parser = argparse.ArgumentParser(prog="benchmarks.worker", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument(
-        "--versions", type=version_root, nargs="*", default=[], help="roots of other versions"
-    )
+    parser = parser_of("worker", __doc__, versions=True)
     parser.add_argument("--rounds", type=count_from_1, default=5)
     parser.add_argument("--messages", type=count_from_1, default=20_000, help="a backlog (default 20000)")
     parser.add_argument(

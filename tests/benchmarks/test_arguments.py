@@ -31,6 +31,8 @@ def options() -> list[tuple[str, str]]:
         for name, rest in re.findall(r"add_argument\(\s*\"(--[a-z-]+)\",?([^)]*)", text):
             if "store_true" not in rest and name not in TEXTS:
                 found.append((module, name))
+        if "versions=True" in text:
+            found.append((module, "--versions"))
     return found
 
 
