@@ -25,7 +25,6 @@ speed of a shared machine changes from minute to minute, so compare only what st
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import os
@@ -44,6 +43,7 @@ import clickhouse_connect
 from redis import Redis
 
 from benchmarks.activity_rows import BATCHES, SHARDS, SINGLES, Entry, entries_of
+from benchmarks.arguments import count_from_1, more_than_0, parser_of
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry
 from engine.records import NO_RECEIPTS, RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID
@@ -287,14 +287,12 @@ def _version(root: Path, place: Path, receipts_by: int) -> Iterator[Version]:
 
 def main() -> None:
     """Measure, and print a line for each version and load."""
-    parser = argparse.ArgumentParser(prog="benchmarks.archiver", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--versions", type=Path, nargs="*", default=[], help="roots of other versions")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=30_000, help="messages a second in batches")
-    parser.add_argument("--singles", type=float, default=6_000, help="single messages a second")
-    parser.add_argument("--seconds", type=float, default=5, help="of batches and of singles in a round")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of a backlog")
+    parser = parser_of("archiver", __doc__, versions=True)
+    parser.add_argument("--rounds", type=count_from_1, default=3)
+    parser.add_argument("--rate", type=more_than_0, default=30_000, help="messages a second in batches")
+    parser.add_argument("--singles", type=more_than_0, default=6_000, help="single messages a second")
+    parser.add_argument("--seconds", type=more_than_0, default=5, help="of batches and of singles in a round")
+    parser.add_argument("--rows", type=count_from_1, default=1_000_000, help="of a backlog")
     parser.add_argument("--receipts", choices=_WAYS, default="any", help="(default any)")
     parser.add_argument("--loads", nargs="*", choices=_LOADS, default=_LOADS, help="all by default")
     given = parser.parse_args()

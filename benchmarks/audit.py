@@ -9,7 +9,6 @@ alone, then while one audit follows the other, then while full ones do.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 import asyncpg
 
+from benchmarks.arguments import count_from_1, more_than_0, parser_of
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine
 
@@ -36,10 +36,10 @@ INSERT INTO accounts (organisation_id, shard, topped_up, available) SELECT id, i
 
 def main() -> None:
     """The command: print the answers' quantiles with and without audits, and what an audit took."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--accounts", type=int, default=20_000)
-    parser.add_argument("--rate", type=float, default=200.0, help="messages a second, one a request")
-    parser.add_argument("--seconds", type=float, default=30.0)
+    parser = parser_of("audit", __doc__)
+    parser.add_argument("--accounts", type=count_from_1, default=20_000)
+    parser.add_argument("--rate", type=more_than_0, default=200.0, help="messages a second, one a request")
+    parser.add_argument("--seconds", type=more_than_0, default=30.0)
     wish = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder,

@@ -12,7 +12,6 @@ the data directory.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import http.client
 import platform
@@ -26,6 +25,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
+from benchmarks.arguments import folder, parser_of
 from benchmarks.deaths import measure_recovery
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine, settled
@@ -152,8 +152,8 @@ def _say(what: str) -> None:
 
 def main() -> None:
     """Measure, write the file, and say what was found."""
-    parser = argparse.ArgumentParser(description="Measure what the engine costs on this machine.")
-    parser.add_argument("--data-dir", type=Path, default=DEFAULT, help="where to write calibration.json")
+    parser = parser_of("calibrate", __doc__)
+    parser.add_argument("--data-dir", type=folder, default=DEFAULT, help="where to write calibration.json")
     chosen = parser.parse_args()
     found = calibrate()
     chosen.data_dir.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,6 @@ benchmark is called slower or faster only when its shortest time and its median 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from benchmarks.arguments import from_0, parser_of
 from benchmarks.results import RESULTS
 
 BASELINES = RESULTS / "baselines"
@@ -124,11 +124,10 @@ def _short(fullname: str) -> str:
 
 def main() -> None:
     """Compare, and print what was found."""
-    parser = argparse.ArgumentParser(prog="benchmarks.compare", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = parser_of("compare", __doc__)
     parser.add_argument("baseline", nargs="?", default="", help="its name or number (the last)")
     parser.add_argument("--run", type=Path, default=LAST_RUN, help="what to compare (the last run)")
-    parser.add_argument("--noise", type=float, default=_NOISE, help="what is no difference (0.25)")
+    parser.add_argument("--noise", type=from_0, default=_NOISE, help="what is no difference (0.25)")
     given = parser.parse_args()
     try:
         file = find_baseline(given.baseline)

@@ -10,7 +10,6 @@ look up for eight days (`outstanding`) is told apart.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import tempfile
@@ -24,6 +23,7 @@ import clickhouse_connect
 import msgspec
 
 from benchmarks.archiver import insert
+from benchmarks.arguments import count_from_1, parser_of
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry
 from engine.ids import MessageIds
@@ -126,9 +126,8 @@ def _print(client: Any, events: int) -> None:
 
 def main() -> None:
     """Measure, and print the bytes of an event."""
-    parser = argparse.ArgumentParser(prog="benchmarks.disk", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--messages", type=int, default=300_000)
+    parser = parser_of("disk", __doc__)
+    parser.add_argument("--messages", type=count_from_1, default=300_000)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
         Path(folder).chmod(0o755)

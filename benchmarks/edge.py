@@ -14,7 +14,6 @@ cores.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
@@ -31,6 +30,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from benchmarks.arguments import count_from_1, more_than_0, parser_of
 from benchmarks.edge_load import load
 from benchmarks.micro.cores import cpu_s
 from benchmarks.workload import message
@@ -142,12 +142,11 @@ def syncs_ms() -> list[float]:
 
 def main() -> None:
     """Run the benchmark and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--versions", type=Path, nargs="*", default=[], help="roots of other versions")
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--organisations", type=int, default=8)
+    parser = parser_of("edge", __doc__, versions=True)
+    parser.add_argument("--rounds", type=count_from_1, default=8)
+    parser.add_argument("--seconds", type=more_than_0, default=1.0)
+    parser.add_argument("--connections", type=count_from_1, default=64)
+    parser.add_argument("--organisations", type=count_from_1, default=8)
     wish = parser.parse_args()
     with contextlib.ExitStack() as stack:
         roots = [root.resolve() for root in wish.versions]

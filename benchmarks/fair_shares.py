@@ -10,7 +10,6 @@ message is one segment.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import time
@@ -19,6 +18,7 @@ from collections import defaultdict
 import aiohttp
 import msgspec
 
+from benchmarks.arguments import count_from_1, from_0, more_than_0, parser_of
 from benchmarks.running import Engine, engine
 
 _CONFIG = """
@@ -114,14 +114,12 @@ def report(moves: list[Moves], weights: dict[int, int]) -> None:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--organisations", type=int, default=1000)
-    parser.add_argument("--messages", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--throughput", type=float, default=0, help="segments a second; 0: no limit")
+    parser = parser_of("fair_shares", __doc__)
+    parser.add_argument("--organisations", type=count_from_1, default=1000)
+    parser.add_argument("--messages", type=count_from_1, default=1000)
+    parser.add_argument("--seconds", type=more_than_0, default=60)
+    parser.add_argument("--workers", type=count_from_1, default=1)
+    parser.add_argument("--throughput", type=from_0, default=0, help="segments a second; 0: no limit")
     args = parser.parse_args()
     throughput = f"throughput = {args.throughput}" if args.throughput else ""
     with engine(_CONFIG.format(workers=args.workers, throughput=throughput)) as running:

@@ -12,7 +12,6 @@ engine of its own; each round tries the versions one after another, and medians 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
 import sys
@@ -25,6 +24,7 @@ import asyncpg
 import redis
 import uvloop
 
+from benchmarks.arguments import count_from_1, more_than_0, parser_of
 from benchmarks.load import Load
 from benchmarks.results import note
 from benchmarks.running import Engine, engine, settled
@@ -164,12 +164,10 @@ def show(name: str, found: dict[str, list[Figures]]) -> dict[str, float]:
 
 def main() -> int:
     """Measure and print: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.firsts", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--versions", type=Path, nargs="*", default=[], help="roots of other versions")
-    parser.add_argument("--organisations", type=int, default=1500, help="of a round (default 1500)")
-    parser.add_argument("--rate", type=float, default=300.0, help="messages a second (default 300)")
-    parser.add_argument("--rounds", type=int, default=2, help="(default 2)")
+    parser = parser_of("firsts", __doc__, versions=True)
+    parser.add_argument("--organisations", type=count_from_1, default=1500, help="of a round (default 1500)")
+    parser.add_argument("--rate", type=more_than_0, default=300.0, help="messages a second (default 300)")
+    parser.add_argument("--rounds", type=count_from_1, default=2, help="(default 2)")
     given = parser.parse_args()
     warm = int(given.rate)
     with contextlib.ExitStack() as stack:

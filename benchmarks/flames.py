@@ -13,7 +13,6 @@ runs are compared. Exit code 2 when `py-spy` is missing, or may not look: it nee
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ import time
 from pathlib import Path
 
 from benchmarks import peers
+from benchmarks.arguments import count_from_1, folder, more_than_0, parser_of
 from benchmarks.running import descendants
 
 _ROLES = "ingest,normal,archiver"
@@ -54,14 +54,15 @@ def name(picture: Path, title: str) -> None:
 
 def main() -> int:
     """Offer the load and look: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.flames", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = parser_of("flames", __doc__)
     parser.add_argument("--case", choices=("single", "batch"), default="single", help="(default single)")
     parser.add_argument("--roles", default=_ROLES, help=f"(default {_ROLES})")
-    parser.add_argument("--seconds", type=float, default=15, help="how long to look (default 15)")
-    parser.add_argument("--hertz", type=int, default=200, help="looks a second (default 200)")
+    parser.add_argument("--seconds", type=more_than_0, default=15, help="how long to look (default 15)")
+    parser.add_argument("--hertz", type=count_from_1, default=200, help="looks a second (default 200)")
     parser.add_argument("--folded", action="store_true", help="text instead of pictures")
-    parser.add_argument("--to", type=Path, default=Path("docs/reports"), help="folder (default docs/reports)")
+    parser.add_argument(
+        "--to", type=folder, default=Path("docs/reports"), help="folder (default docs/reports)"
+    )
     given = parser.parse_args()
     if shutil.which("py-spy") is None:
         parser.exit(2, "py-spy is not installed; `pip install py-spy` installs it.\n")

@@ -10,7 +10,6 @@ below. Exit code 1 when the engine's own processes together need more than `--ma
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 
 import redis
 
+from benchmarks.arguments import from_0, more_than_0, parser_of
 from benchmarks.running import Engine, engine
 from engine.hosts.cores import usable_cores
 
@@ -58,11 +58,10 @@ def _calls(client: redis.Redis) -> dict[str, int]:
 
 def main() -> int:
     """Measure, print a table and one line of JSON: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.idle", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=30, help="how long (default 30)")
-    parser.add_argument("--settle", type=float, default=10, help="time to settle before (default 10)")
-    parser.add_argument("--max", type=float, default=2.0, help="percent that is too much (default 2)")
+    parser = parser_of("idle", __doc__)
+    parser.add_argument("--seconds", type=more_than_0, default=30, help="how long (default 30)")
+    parser.add_argument("--settle", type=from_0, default=10, help="time to settle before (default 10)")
+    parser.add_argument("--max", type=from_0, default=2.0, help="percent that is too much (default 2)")
     arguments = parser.parse_args()
     with engine("") as target:
         time.sleep(arguments.settle)

@@ -33,6 +33,16 @@ from pathlib import Path
 
 import uvloop
 
+from benchmarks.arguments import (
+    count_from_0,
+    count_from_1,
+    folder,
+    from_0,
+    more_than_0,
+    parser_of,
+    several,
+    times,
+)
 from benchmarks.isolation_load import (
     EXPRESS,
     NORMAL,
@@ -125,7 +135,7 @@ def waiting(node: Engine) -> int:
 def redis_cpu_s() -> float:
     """CPU that the Redis of the engines has used so far, seconds."""
     return sum(
-        cpu_s_of(pid)
+        cpu_s_of(pid, ended=True)
         for pid in descendants(os.getpid())
         if b"valkey" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
     )
@@ -267,22 +277,32 @@ def waits_of(when: str, provider: str, sent: dict[str, Sent], answered_s: dict[s
 
 def main() -> None:
     """Measure, and write the report."""
-    parser = argparse.ArgumentParser(prog="benchmarks.isolation", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--backlog", type=int, default=1_000_000, help="messages (default 1000000)")
-    parser.add_argument("--throughput", default="0,2000", help="segments a second, 0: no limit")
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=12, help="of each probe (default 12)")
-    parser.add_argument("--every-ms", type=float, default=12, help="from a message to the next (default 12)")
-    parser.add_argument("--organisations", type=int, default=0, help="that send little (default 40)")
-    parser.add_argument("--waiting", type=int, default=0, help="messages of each that wait (default 0)")
-    parser.add_argument("--answers", default="p50=80ms,p90=150ms,p99=900ms", help="of the provider")
-    parser.add_argument("--report", type=Path, default=REPORTS, help="folder of the report (docs/reports)")
+    parser = parser_of("isolation", __doc__)
+    parser.add_argument("--backlog", type=count_from_1, default=1_000_000, help="messages (default 1000000)")
+    parser.add_argument(
+        "--throughput",
+        type=several(from_0),
+        default="0,2000",
+        help="segments a second, 0: no limit",
+    )
+    parser.add_argument("--nodes", type=count_from_1, default=1)
+    parser.add_argument("--seconds", type=more_than_0, default=12, help="of each probe (default 12)")
+    parser.add_argument(
+        "--every-ms", type=more_than_0, default=12, help="from a message to the next (default 12)"
+    )
+    parser.add_argument("--organisations", type=count_from_0, default=0, help="that send little (default 40)")
+    parser.add_argument(
+        "--waiting", type=count_from_0, default=0, help="messages of each that wait (default 0)"
+    )
+    parser.add_argument(
+        "--answers", type=times, default="p50=80ms,p90=150ms,p99=900ms", help="of the provider"
+    )
+    parser.add_argument("--report", type=folder, default=REPORTS, help="folder of the report (docs/reports)")
     given = parser.parse_args()
     if given.waiting and not given.organisations:
         parser.error("--waiting needs --organisations")
     found = []
-    for throughput in map(float, given.throughput.split(",")):
+    for throughput in given.throughput:
         found.append(measure(given, throughput))
         note("isolation", found[-1])
         if found[-1].left < 1000:

@@ -20,7 +20,6 @@ was not answered with 202.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import ssl
@@ -30,12 +29,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import cycle
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
 
+from benchmarks.arguments import count_from_1, more_than_0, parser_of, share, words
 from benchmarks.micro.http_answerer import answerer
 from benchmarks.results import note
 from benchmarks.tally import Tally
@@ -222,24 +221,23 @@ def offer(
 
 def main() -> None:
     """Offer the load, print what was found, and keep it."""
-    parser = argparse.ArgumentParser(prog="benchmarks.load", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = parser_of("load", __doc__)
     parser.add_argument("--url", required=True, help="where the API answers, http:// or https://")
     parser.add_argument("--key", action="append", default=[], help="an API key; may be given several times")
-    parser.add_argument("--keys", type=Path, help="a file with an API key in each line")
-    parser.add_argument("--rate", type=float, help="messages a second, for the open model")
-    parser.add_argument("--clients", type=int, default=64, help="of the closed model (default 64)")
-    parser.add_argument("--size", type=int, default=1, help="messages in each request (default 1)")
-    parser.add_argument("--express", type=float, default=0.5, help="share of express (default 0.5)")
-    parser.add_argument("--seconds", type=float, default=20, help="how long (default 20)")
+    parser.add_argument("--keys", type=words, default=[], help="a file with an API key in each line")
+    parser.add_argument("--rate", type=more_than_0, help="messages a second, for the open model")
+    parser.add_argument("--clients", type=count_from_1, default=64, help="of the closed model (default 64)")
+    parser.add_argument("--size", type=count_from_1, default=1, help="messages in each request (default 1)")
+    parser.add_argument("--express", type=share, default=0.5, help="share of express (default 0.5)")
+    parser.add_argument("--seconds", type=more_than_0, default=20, help="how long (default 20)")
     given = parser.parse_args()
-    keys = given.key + (given.keys.read_text().split() if given.keys else [])
+    keys = given.key + given.keys
     if not keys:
         parser.error("--key or --keys must name an API key")
     if urlsplit(given.url).scheme not in ("http", "https") or not urlsplit(given.url).hostname:
         parser.error("--url must be http://HOST[:PORT] or https://HOST[:PORT]")
-    if not 1 <= given.size <= 1000 or given.clients < 1 or given.seconds <= 0 or (given.rate or 1) <= 0:
-        parser.error("--size must be from 1 to 1000, and --clients, --seconds and --rate greater than 0")
+    if given.size > 1000:
+        parser.error("--size must be from 1 to 1000")
     found = offer(
         given.url,
         keys,

@@ -27,6 +27,7 @@ from itertools import cycle
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.arguments import count_from_1, from_0, more_than_0, parser_of
 from benchmarks.results import note
 from benchmarks.running import Engine, engine
 from benchmarks.workload import singles
@@ -144,13 +145,13 @@ def shown(found: dict[str, dict[str, list[float]]]) -> Iterator[tuple[str, str, 
 
 def main() -> int:
     """Measure, print a table and note it: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.lone", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--versions", type=Path, nargs="*", default=[], help="roots of other versions")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of a round of a version (default 6)")
-    parser.add_argument("--rounds", type=int, default=3, help="(default 3)")
+    parser = parser_of("lone", __doc__, versions=True)
+    parser.add_argument(
+        "--seconds", type=more_than_0, default=6.0, help="of a round of a version (default 6)"
+    )
+    parser.add_argument("--rounds", type=count_from_1, default=3, help="(default 3)")
     parser.add_argument("--queue", choices=("express", "normal"), default="normal", help="(default normal)")
-    parser.add_argument("--apart-ms", type=float, default=0.0, help="between two requests (default 0)")
+    parser.add_argument("--apart-ms", type=from_0, default=0.0, help="between two requests (default 0)")
     parser.add_argument("--config", default="", help="the engine's configuration, TOML")
     given = parser.parse_args()
     found = measure([*(root.resolve() for root in given.versions), _HERE], given)

@@ -12,7 +12,6 @@ Exit code 1 when any answer was not what it must be.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import http
 import http.client
@@ -27,6 +26,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from benchmarks.arguments import count_from_1, from_0, more_than_0, parser_of, several
 from benchmarks.closed_load import Request, offer
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine
@@ -154,20 +154,28 @@ def _cpu_us(target: Engine, before: dict[str, float], count: int) -> dict[str, f
     return {name: round(us / max(count, 1)) for name, us in used.items() if us / max(count, 1) >= 5}
 
 
+def _rates(text: str) -> list[float]:
+    return several(from_0)(text) if text else []
+
+
 def main() -> int:
     """Measure, print the figures and one line of JSON: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.lookups", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--messages", type=int, default=20_000, help="that are there (default 20000)")
-    parser.add_argument("--seconds", type=float, default=6, help="of each case (default 6)")
-    parser.add_argument("--clients", default="1,8,32,128", help="numbers of clients (default 1,8,32,128)")
+    parser = parser_of("lookups", __doc__)
+    parser.add_argument(
+        "--messages", type=count_from_1, default=20_000, help="that are there (default 20000)"
+    )
+    parser.add_argument("--seconds", type=more_than_0, default=6, help="of each case (default 6)")
+    parser.add_argument(
+        "--clients", type=several(count_from_1), default="1,8,32,128", help="(default 1,8,32,128)"
+    )
     parser.add_argument(
         "--rates",
+        type=_rates,
         default="15000,0",
         help="of the loads beside which is measured, messages a second; 0: as many as are taken; none: ''"
         " (default 15000,0)",
     )
-    parser.add_argument("--beside", type=int, default=4, help="clients beside a load (default 4)")
+    parser.add_argument("--beside", type=count_from_1, default=4, help="clients beside a load (default 4)")
     arguments = parser.parse_args()
     rows = []
     with engine("") as target:
@@ -180,13 +188,13 @@ def main() -> int:
             found = uvloop.run(look_up(target.url, key, asked, clients, arguments.seconds, status))
             rows.append(_row(name, found, _cpu_us(target, before, found.requests)))
 
-        for clients in map(int, arguments.clients.split(",")):
+        for clients in arguments.clients:
             case(f"{clients} clients", ids, clients, 200)
         case("32 clients, forged ids", _forged(ids), 32, 404)
         before = target.cpu_s()
         newest = of_the_newest(target.url, key, arguments.seconds)
         rows.append(_row("1 client, right after the 202", newest, _cpu_us(target, before, newest.requests)))
-        for per_s in map(float, filter(None, arguments.rates.split(","))):
+        for per_s in arguments.rates:
             before = target.cpu_s()
             found, load = uvloop.run(
                 beside_load(target.url, key, ids, arguments.beside, arguments.seconds, per_s)

@@ -19,7 +19,6 @@ when a system has lost or doubled a message.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import subprocess
@@ -37,6 +36,7 @@ import uvloop
 
 from benchmarks import kannel as peer
 from benchmarks import peers_report
+from benchmarks.arguments import count_from_0, count_from_1, folder, more_than_0, parser_of
 from benchmarks.closed_load import Request, offer
 from benchmarks.peers_report import Result, Round
 from benchmarks.running import Engine, cpu_s_of, engine
@@ -230,22 +230,26 @@ def measure(
 
 def main() -> int:
     """Measure, print the figures, write what was asked for: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.peers", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=5, help="(default 5)")
-    parser.add_argument("--seconds", type=float, default=8, help="that each case is offered load (default 8)")
+    parser = parser_of("peers", __doc__)
+    parser.add_argument("--rounds", type=count_from_0, default=5, help="(default 5)")
+    parser.add_argument(
+        "--seconds", type=more_than_0, default=8, help="that each case is offered load (default 8)"
+    )
     parser.add_argument("--cases", default="kannel,single,batch", help="(default kannel,single,batch)")
     parser.add_argument("--store", choices=("file", "spool"), default="file", help="of Kannel (default file)")
-    parser.add_argument("--window", type=int, default=100, help="of the SMPP session (default 100)")
+    parser.add_argument("--window", type=count_from_1, default=100, help="of the SMPP session (default 100)")
     parser.add_argument("--results", type=Path, help="JSON file that the rounds are added to")
-    parser.add_argument("--report", type=Path, help="directory for peers.md and peers.svg of all rounds")
+    parser.add_argument("--report", type=folder, help="directory for peers.md and peers.svg of all rounds")
     arguments = parser.parse_args()
     cases = arguments.cases.split(",")
     if unknown := [case for case in cases if case not in _SIZES]:
         parser.exit(2, f"--cases: {unknown[0]} is not one of {', '.join(_SIZES)}.\n")
     if "kannel" in cases and arguments.rounds and not peer.is_here():
         parser.exit(2, peer.MISSING + "\n")
-    results = peers_report.Results.read(arguments.results)
+    try:
+        results = peers_report.Results.read(arguments.results)
+    except (OSError, msgspec.MsgspecError) as e:
+        parser.exit(2, f"--results: {arguments.results} is no file of results: {e}.\n")
 
     def done(one: Round) -> None:
         results.rounds.append(one)

@@ -10,7 +10,6 @@ those waited for it again. The goals: at most 1 in 1,000 waits, and none waits a
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import re
 import tempfile
@@ -18,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.arguments import count_from_1, more_than_0, parser_of
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine, settled
 from benchmarks.tally import Tally
@@ -30,10 +30,10 @@ _PREFETCH_S = 10.0
 
 def main() -> None:
     """Run the benchmark and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--organisations", type=int, default=50_000)
-    parser.add_argument("--rate", type=float, default=2000.0, help="messages a second, one a request")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser = parser_of("quota", __doc__)
+    parser.add_argument("--organisations", type=count_from_1, default=50_000)
+    parser.add_argument("--rate", type=more_than_0, default=2000.0, help="messages a second, one a request")
+    parser.add_argument("--seconds", type=more_than_0, default=60.0)
     wish = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
         place = Path(folder)

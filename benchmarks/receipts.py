@@ -33,6 +33,7 @@ import clickhouse_connect
 import msgspec
 import uvloop
 
+from benchmarks.arguments import count_from_1, parser_of
 from engine.hosts.cores import usable_cores
 from engine.receipts.ports import MatchLimits
 from engine.receipts.records import Receipt
@@ -287,10 +288,10 @@ async def measure(options: argparse.Namespace, redis: Server, clickhouse: Server
 
 def main() -> None:
     """Start the servers, run the benchmark, print its figures as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.receipts", description=__doc__)
-    parser.add_argument("--outstanding", type=int, default=10_000_000)
-    parser.add_argument("--receipts", type=int, default=200_000)
-    parser.add_argument("--rate", type=int, default=2000)
+    parser = parser_of("receipts", __doc__)
+    parser.add_argument("--outstanding", type=count_from_1, default=10_000_000)
+    parser.add_argument("--receipts", type=count_from_1, default=200_000)
+    parser.add_argument("--rate", type=count_from_1, default=2000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
         Path(folder).chmod(0o755)

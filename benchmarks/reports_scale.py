@@ -40,6 +40,7 @@ import clickhouse_connect
 import msgspec
 import uvloop
 
+from benchmarks.arguments import count_from_1, parser_of
 from benchmarks.reports_scale_counts import (
     BEGINS,
     COUNTED_ZONES,
@@ -181,9 +182,9 @@ async def measure(url: str, client: Any, options: argparse.Namespace, server: in
 
 def main() -> None:
     """Start the server, make the counts, print the figures as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reports_scale", description=__doc__)
-    parser.add_argument("--events", type=int, default=5_000_000)
-    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser = parser_of("reports_scale", __doc__)
+    parser.add_argument("--events", type=count_from_1, default=5_000_000)
+    parser.add_argument("--rows", type=count_from_1, default=5_000_000)
     parser.add_argument("--only", default="", help="reports with this in their names, and nothing else")
     options = parser.parse_args()
     result: dict[str, Any] = {"cpus": usable_cores(), "events": options.events}

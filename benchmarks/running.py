@@ -99,12 +99,15 @@ class Engine:
         return found
 
     def cpu_s(self) -> dict[str, float]:
-        """CPU time used so far by each process of the engine, seconds, by the same names."""
+        """CPU time used so far by each process of the engine, seconds, by the same names.
+
+        With that of its children that have ended, such as the one that rewrites the file of Redis.
+        """
         found: dict[str, float] = {}
         for pid in descendants(self.pid):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-                found[_short(title)] = found.get(_short(title), 0.0) + cpu_s_of(pid)
+                found[_short(title)] = found.get(_short(title), 0.0) + cpu_s_of(pid, ended=True)
         return found
 
     def wakes(self) -> dict[str, int]:
@@ -176,10 +179,13 @@ def settled(engine: Engine, received: int, timeout_s: float) -> float:
     return time.monotonic() - start
 
 
-def cpu_s_of(pid: int) -> float:
-    """CPU time that a process has used so far, with its threads, seconds. Raises OSError once it is gone."""
+def cpu_s_of(pid: int, *, ended: bool = False) -> float:
+    """CPU time that a process has used so far, with its threads, seconds. Raises OSError once it is gone.
+
+    `ended`: with that of its children that it has waited for.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
+    return sum(map(int, fields[11 : 15 if ended else 13])) / 100
 
 
 def descendants(pid: int) -> list[int]:

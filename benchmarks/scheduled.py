@@ -13,7 +13,6 @@ at one instant that is mostly how long it takes to send them, and the organisati
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import csv
 import io
@@ -30,6 +29,7 @@ import msgspec
 import redis
 import uvloop
 
+from benchmarks.arguments import count_from_1, from_0, parser_of
 from benchmarks.results import REPORTS, machine
 from benchmarks.running import Engine, engine, settled
 
@@ -175,11 +175,10 @@ def measure(messages: int, rate: float, organisations: int) -> dict[str, Any]:
 
 def main() -> int:
     """Measure, print the figures, and write the report when asked: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.scheduled", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--messages", type=int, default=20_000, help="how many (default 20000)")
-    parser.add_argument("--rate", type=float, default=1000, help="due a second (default 1000); 0: at once")
-    parser.add_argument("--organisations", type=int, default=10, help="how many (default 10)")
+    parser = parser_of("scheduled", __doc__)
+    parser.add_argument("--messages", type=count_from_1, default=20_000, help="how many (default 20000)")
+    parser.add_argument("--rate", type=from_0, default=1000, help="due a second (default 1000); 0: at once")
+    parser.add_argument("--organisations", type=count_from_1, default=10, help="how many (default 10)")
     parser.add_argument("--report", action="store_true", help="write docs/reports/scheduled.md")
     asked = parser.parse_args()
     found = measure(asked.messages, asked.rate, asked.organisations)

@@ -123,7 +123,10 @@ def quantile_name(part: float) -> str:
 def costs_from(file: Path) -> Costs:
     """What `make calibrate` wrote to `file`, or else the costs of a reference machine."""
     if file.is_file():
-        return costs_of.decode(file.read_bytes())
+        try:
+            return costs_of.decode(file.read_bytes())
+        except (OSError, ValueError) as e:
+            sys.exit(f"{file} is not what make calibrate writes: {e}.")
     print(
         f"{file} is not there; run make calibrate first. The costs are those of a reference machine.",
         file=sys.stderr,

@@ -11,7 +11,6 @@ is not.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import count_from_1, more_than_0, parser_of
 from benchmarks.micro.cores import cpu_s
 from benchmarks.running import Engine, engine
 from engine.config import ROLES
@@ -32,9 +32,9 @@ _DEADLINE_S = 30.0
 
 def main() -> None:
     """Print the figures."""
-    options = argparse.ArgumentParser(prog="python -m benchmarks.supervisor")
-    options.add_argument("--seconds", type=float, default=20.0)
-    options.add_argument("--deaths", type=int, default=5)
+    options = parser_of("supervisor", __doc__)
+    options.add_argument("--seconds", type=more_than_0, default=20.0)
+    options.add_argument("--deaths", type=count_from_1, default=5)
     given = options.parse_args()
     with engine(_CONFIG) as running:
         time.sleep(3)

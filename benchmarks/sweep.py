@@ -29,6 +29,7 @@ from typing import NamedTuple
 import msgspec
 import uvloop
 
+from benchmarks.arguments import count_from_1, folder, more_than_0, parser_of, several, times
 from benchmarks.heat_map import HeatMap, svg
 from benchmarks.isolation_load import BATCH, fill
 from benchmarks.open_load import OpenLoad
@@ -57,6 +58,8 @@ from engine.records import QUEUES, Queue
 from supervisor.datadir import DEFAULT
 from supervisor.simulator.behaviour import Behaviour
 
+# Most processes, and sends in flight in each.
+_SHAPE_MAX = 10_000
 _ORGANISATIONS, _UNITS = 20, 100_000_000
 # The backlog is what is sent in so long by the formula, seconds, from the first number of messages to the
 # second.
@@ -288,18 +291,17 @@ def _command(
 
 def main() -> None:
     """Sweep, write the report, and say where it is."""
-    parser = argparse.ArgumentParser(prog="benchmarks.sweep", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--processes", default="1,2,3")
-    parser.add_argument("--concurrency", default="8,32,128")
+    parser = parser_of("sweep", __doc__)
+    parser.add_argument("--processes", type=several(count_from_1), default="1,2,3")
+    parser.add_argument("--concurrency", type=several(count_from_1), default="8,32,128")
     parser.add_argument("--queue", choices=QUEUES, default="normal")
-    parser.add_argument("--rate", type=float, default=500.0, help="messages a second (500)")
-    parser.add_argument("--response-times", default="p50=80ms,p90=150ms,p99=900ms")
-    parser.add_argument("--target", default="", help="such as 'normal p99 <= 2s'")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long each load lasts (10)")
+    parser.add_argument("--rate", type=more_than_0, default=500.0, help="messages a second (500)")
+    parser.add_argument("--response-times", type=times, default="p50=80ms,p90=150ms,p99=900ms")
+    parser.add_argument("--target", type=_target, help="such as 'normal p99 <= 2s'")
+    parser.add_argument("--seconds", type=more_than_0, default=10.0, help="how long each load lasts (10)")
     parser.add_argument("--name", default="sweep", help="of the files (sweep)")
     parser.add_argument("--costs", type=Path, default=DEFAULT / CALIBRATION, help="what make calibrate wrote")
-    parser.add_argument("--report", type=Path, default=REPORTS, help="folder of the report (docs/reports)")
+    parser.add_argument("--report", type=folder, default=REPORTS, help="folder of the report (docs/reports)")
     given = parser.parse_args()
     settings = Settings(
         queue=given.queue,
@@ -308,25 +310,24 @@ def main() -> None:
         target=given.target or f"{given.queue} p99 <= 2s",
         seconds=given.seconds,
     )
-    try:
-        pairs = itertools.product(_numbers(given.processes), _numbers(given.concurrency))
-        shapes = [Shape(processes=p, concurrency=c) for p, c in pairs]
-        response_times.parse(settings.response_times)
-        if targets.parse(settings.target).part not in PARTS:
-            raise ValueError("--target must be of p50, p95 or p99")
-    except ValueError as e:
-        parser.error(str(e))
+    if max(*given.processes, *given.concurrency) > _SHAPE_MAX:
+        parser.error(f"--processes and --concurrency must be {_SHAPE_MAX} or less")
+    pairs = itertools.product(sorted({*given.processes}), sorted({*given.concurrency}))
+    shapes = [Shape(processes=p, concurrency=c) for p, c in pairs]
     swept = sweep(given.name, settings, shapes, given.costs)
     write_report(given.name, swept, given.report)
     met = sum(found.meets for found in swept)
     print(f"{given.report / given.name}.md: {met} of {len(swept)} meet the target")
 
 
-def _numbers(text: str) -> list[int]:
-    found = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
-    if not all(1 <= n <= 10_000 for n in found):
-        raise ValueError(f"{text!r} must be numbers from 1 to 10000 with commas between")
-    return sorted(set(found))
+def _target(text: str) -> str:
+    """A target of `smsengine plan`, of a quantile that is measured."""
+    try:
+        if targets.parse(text).part not in PARTS:
+            raise ValueError("must be of p50, p95 or p99")
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"{e}.") from e
+    return text
 
 
 if __name__ == "__main__":

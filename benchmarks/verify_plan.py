@@ -17,7 +17,6 @@ an interruption. Exit code 1 when a quantile of a plan is further from its predi
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from benchmarks.arguments import more_than_0, parser_of
 from benchmarks.deaths import kill_worker, measure_recovery
 from benchmarks.open_load import OpenLoad, segments_of
 from benchmarks.plan_scenarios import SCENARIOS, Scenario
@@ -169,10 +169,10 @@ def _recovering(plan: Plan, typical: TypicalLoad, target: Engine, log: Path) -> 
 
 def main() -> None:
     """Run the scenarios, write the reports, and say what was found."""
-    parser = argparse.ArgumentParser(description="Hold the planner's predictions to what happens.")
+    parser = parser_of("verify_plan", __doc__)
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=more_than_0,
         default=30.0,
         help="how long a load lasts, those with large bursts twice as long (30)",
     )

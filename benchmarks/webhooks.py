@@ -17,7 +17,6 @@ Takes about two minutes. Exit code 1 when an event is not delivered.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import multiprocessing
@@ -36,6 +35,7 @@ import msgspec
 import uvloop
 from redis import Redis
 
+from benchmarks.arguments import count_from_1, parser_of
 from benchmarks.micro.http_answerer import answerer
 from engine.boot.notifier import assemble_notifier
 from engine.providers.http_client.pools import HttpPools
@@ -268,11 +268,9 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--events", type=int, default=60_000)
-    parser.add_argument("--dead", type=int, default=100_000)
+    parser = parser_of("webhooks", __doc__)
+    parser.add_argument("--events", type=count_from_1, default=60_000)
+    parser.add_argument("--dead", type=count_from_1, default=100_000)
     parser.add_argument("--loads", nargs="+", choices=("fast", "dead"), default=["fast", "dead"])
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="webhooks-") as directory, answerer() as receiver:

@@ -13,7 +13,6 @@ lost, doubled or unclean.
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
@@ -22,6 +21,7 @@ import time
 
 import uvloop
 
+from benchmarks.arguments import count_from_1, more_than_0, parser_of
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine, settled
 from benchmarks.tally import Tally
@@ -144,12 +144,11 @@ def _show(result: dict[str, object]) -> None:
 
 def main() -> int:
     """Run one of the two, print its figures and one line of JSON: the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.whole", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--rate", type=float, default=5000, help="messages/s offered (default 5000)")
-    parser.add_argument("--seconds", type=float, default=60, help="how long (default 60)")
+    parser = parser_of("whole", __doc__)
+    parser.add_argument("--rate", type=more_than_0, default=5000, help="messages/s offered (default 5000)")
+    parser.add_argument("--seconds", type=more_than_0, default=60, help="how long (default 60)")
     parser.add_argument("--ingest", action="store_true", help="measure how fast ingest alone accepts")
-    parser.add_argument("--seed", type=int, default=1, help="of the messages (default 1)")
+    parser.add_argument("--seed", type=count_from_1, default=1, help="of the messages (default 1)")
     arguments = parser.parse_args()
     machine = {"cores": usable_cores(), "python": platform.python_version(), "machine": platform.machine()}
     if arguments.ingest:

@@ -18,7 +18,6 @@ machine changes from minute to minute, so compare only what stands in one table.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -31,6 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.arguments import count_from_1, more_than_0, parser_of
 from benchmarks.micro.cores import cpu_s
 from supervisor.embedded.servers import start_redis
 
@@ -135,14 +135,14 @@ def _version(root: Path, place: Path, cores: tuple[int, int]) -> Iterator[Versio
 
 def main() -> None:
     """Measure, and print a line for each version and load."""
-    parser = argparse.ArgumentParser(prog="benchmarks.worker", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--versions", type=Path, nargs="*", default=[], help="roots of other versions")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--messages", type=int, default=20_000, help="a backlog (default 20000)")
-    parser.add_argument("--organisations", type=int, default=50, help="that the backlog is of (default 50)")
-    parser.add_argument("--rate", type=float, default=6000, help="singles a second (default 6000)")
-    parser.add_argument("--seconds", type=float, default=2, help="of singles in a round (default 2)")
+    parser = parser_of("worker", __doc__, versions=True)
+    parser.add_argument("--rounds", type=count_from_1, default=5)
+    parser.add_argument("--messages", type=count_from_1, default=20_000, help="a backlog (default 20000)")
+    parser.add_argument(
+        "--organisations", type=count_from_1, default=50, help="that the backlog is of (default 50)"
+    )
+    parser.add_argument("--rate", type=more_than_0, default=6000, help="singles a second (default 6000)")
+    parser.add_argument("--seconds", type=more_than_0, default=2, help="of singles in a round (default 2)")
     given = parser.parse_args()
     allowed = sorted(os.sched_getaffinity(0))
     figures: dict[tuple[str, str], list[Figures]] = {}

@@ -23,6 +23,7 @@ from engine.api.pushes import answer_push, until_kept
 from engine.api.recipient_ports import InboundPage
 from engine.api.response import Response, answer_of
 from engine.changes import describe
+from engine.inbound.own_numbers import own_number
 from engine.inbound.ports import InboundSink
 from engine.inbound.records import InboundMessage, InboundPart, InboundRoute, ShownMessage, shown
 from engine.inbound.whole import whole_message
@@ -194,8 +195,7 @@ class InboundCalls:
         """
         given = _MESSAGE.decode(await read_body(request, self._body_bytes_max))
         sender = e164_in("from", given.sender)
-        if not given.recipient.strip():
-            raise invalid("`to` must not be empty.", "to")
+        own_number("to", given.recipient)
         if len(given.text) > _TEXT_MAX:
             raise invalid(f"`text` must be a string of at most {_TEXT_MAX} characters.", "text")
         now_us = self._now_us()

@@ -243,8 +243,9 @@ def _route(number: int, raw: msgspec.Raw) -> Route:
         return _ROUTE.decode(raw)
     except Refusal as e:
         at = f"routes.{number}"
-        field = at if e.field is None else f"{at}.{e.field}"
-        raise Refusal(e.code, e.status, f"`{at}`: {e.detail}", field) from e
+        if e.field is None:
+            raise Refusal(e.code, e.status, e.detail.replace("The body", f"`{at}`", 1), at) from e
+        raise Refusal(e.code, e.status, f"`{at}`: {e.detail}", f"{at}.{e.field}") from e
 
 
 def _shown(plan: RoutingPlan) -> Response:

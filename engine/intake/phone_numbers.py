@@ -110,7 +110,7 @@ def e164_in(field: str, text: str) -> str:
     try:
         return e164(text)
     except Refusal as refusal:
-        detail = refusal.detail.replace("to must", f"`{field}` must", 1)
+        detail = refusal.detail.replace("`to` must", f"`{field}` must", 1)
         raise Refusal(refusal.code, refusal.status, detail, field) from refusal
 
 
@@ -216,7 +216,7 @@ def _named(character: str) -> str:
 
 def _invalid_number(must: str) -> Refusal:
     # The number itself is not repeated: refusals are logged, numbers are not.
-    return Refusal("invalid_number", 422, f"to must {must}.", "to")
+    return Refusal("invalid_number", 422, f"`to` must {must}.", "to")
 
 
 def _an_amount() -> Refusal:
@@ -232,7 +232,7 @@ def _invalid_sender(more: str = "") -> Refusal:
     return Refusal(
         "invalid_sender",
         422,
-        f"from must be 1 to {SENDER_CHARACTERS_MAX} characters of the GSM alphabet with at least one letter, "
-        f"{SENDER_DIGITS_MIN} to {SENDER_DIGITS_MAX} digits, or an international number{more}.",
+        f"`from` must be 1 to {SENDER_CHARACTERS_MAX} characters of the GSM alphabet with at least one"
+        f" letter, {SENDER_DIGITS_MIN} to {SENDER_DIGITS_MAX} digits, or an international number{more}.",
         "from",
     )

@@ -2,7 +2,7 @@
 
 Each notes that it lives, sees who else does, and has every n-th shard, by its place among their names. So
 none has more than one shard more than another. Each shard has one owner at a time, by a lease of its own; all
-leases of a process are asked for together, and end together.
+leases of a process are asked for together, and end together. So they are one `Lease`, won with any shard.
 
     one more lives   each of the others gives back what is not of its share any more, between two of its
                      blocks or rounds; the new one wins it when it asks next, a third of a lease later at most
@@ -18,15 +18,14 @@ As in `engine.leases.lease`, a lease saves work and does not exclude: see `engin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 from engine.errors import ConfigError, Unavailable
 from engine.leases.lease import Lease, boot_time_s
 from engine.leases.ports import HeldShards, SharedShards
 
 
-class ShardLeases:
+class ShardLeases(Lease):
     """The leases of one process; see the module."""
 
     def __init__(
@@ -39,30 +38,17 @@ class ShardLeases:
         mention: Callable[[Unavailable | ConfigError], Awaitable[None]],
         clock_s: Callable[[], float] = boot_time_s,
     ) -> None:
-        """`owner` is unique per process incarnation, never reused. `lease_s`: how long the leases last,
-        seconds. `of`: what has them, in the log. `mention` is called with the error whenever `shards` does
-        not answer."""
+        """`shards` keeps the leases; the others as of `Lease`."""
+        super().__init__(self, owner, lease_s, of=of, mention=mention, clock_s=clock_s)
         self._shards = shards
-        self._owner = owner
         self._held = HeldShards()
         # One question at a time, so that an answer of before does not undo what was given back.
         self._asking = asyncio.Lock()
-        self._lease = Lease(self, owner, lease_s, of=of, mention=mention, clock_s=clock_s)
 
     @property
     def shards(self) -> frozenset[int]:
         """The shards that this process has now, also those that it is to give back."""
-        return self._held.shards | self._held.leaving if self._lease.active else frozenset()
-
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """While the block runs, have this process's share; then give everything back."""
-        async with self._lease.held():
-            yield
-
-    async def stand_by(self, seconds: float) -> None:
-        """Wait until there is a shard, `seconds` at most."""
-        await self._lease.stand_by(seconds)
+        return self._held.shards | self._held.leaving if self.active else frozenset()
 
     async def give_back(self) -> None:
         """Give back what is not of the share any more; called between two blocks or rounds. Raises

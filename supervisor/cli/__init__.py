@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import cache, partial
+from functools import cache
 from typing import Annotated
 
 import msgspec
@@ -51,8 +51,9 @@ from supervisor.cli import (
 )  # fmt: skip
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
+from supervisor.cli.command_line import strict
 from supervisor.cli.output import is_unread, surviving_output
-from supervisor.cli.text import command_sentence, usage_sentence
+from supervisor.cli.text import command_sentence, readable, usage_sentence
 from supervisor.cli.waiting import waiting
 
 app = typer.Typer(
@@ -85,8 +86,7 @@ for _command in (send.send, plan.plan, changes.changes, report.report, export.ex
     app.command()(_command)
 
 # The tree of all commands; to make it takes a tenth of a second.
-command = cache(partial(typer.main.get_command, app))
-
+command = cache(lambda: strict(typer.main.get_command(app)))
 # How much longer than its deadline the answer of an audit may take to come, seconds.
 _ANSWER_S = 15.0
 # Longest wait for one look of --watch, seconds; parts of it that are late are named in the answer.
@@ -393,4 +393,4 @@ def _status(engine: options.EngineOptions, client: Client) -> tuple[bytes, Unava
 
 
 def _complain(sentence: str) -> None:
-    sys.stderr.write(last_sentence(sentence))
+    sys.stderr.write(last_sentence(readable(sentence)))

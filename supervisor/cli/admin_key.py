@@ -169,7 +169,7 @@ def networks(
 
 def _id_of(client: Client, key: str) -> int:
     """The id of the key with this id or name. Raises ConfigError."""
-    return int(key) if key.isascii() and key.isdecimal() else _named(client, key)
+    return int(key) if key.isascii() and key.isdecimal() and len(key) < 20 else _named(client, key)
 
 
 def _keys(client: Client) -> list[AdminKey]:

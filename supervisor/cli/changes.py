@@ -26,7 +26,9 @@ def changes(
     key: Annotated[
         str, typer.Option(metavar="NAME", help="Only those made with this admin key; configuration: its own.")
     ] = "",
-    organisation: Annotated[int, typer.Option(metavar="ID", min=0, help="Only those of this one.")] = 0,
+    organisation: Annotated[
+        int | None, typer.Option(metavar="ID", min=1, help="Only those of this one.")
+    ] = None,
     path: Annotated[
         str, typer.Option(metavar="PATH", help="Only calls whose path begins so: /v1/admin/prices.")
     ] = "",

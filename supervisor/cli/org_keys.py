@@ -85,6 +85,10 @@ def key(
     [cyan]smsengine org key 7 --revoke 12[/cyan]
     """
     _check(rotate, change, revoke)
+    if (rotate or change or revoke) is not None and (name or scope or expires):
+        raise ConfigError("--name, --scope and --expires are for a new key alone.")
+    if network and (rotate or revoke) is not None:
+        raise ConfigError("--network must be left out with --rotate and --revoke.")
     client = engine.admin()
     path = f"/v1/admin/organisations/{organisation}/keys"
     if revoke is not None:
@@ -95,8 +99,6 @@ def key(
         _print(key_networks.changed(client, f"{path}/{change}", network, anywhere, ApiKey), engine)
         return
     if rotate is not None:
-        if name or scope or expires or network:
-            raise ConfigError("--name, --scope, --expires and --network must be left out with --rotate.")
         path += f"/{rotate}/rotate"
     body = _wish(name, scope, expires, network) if rotate is None else _rotation(overlap)
     made = client.post(path, body, NewKey, str(uuid.uuid4()))

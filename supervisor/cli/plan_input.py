@@ -87,7 +87,7 @@ def recorded(from_activity: str, peaks_file: Path | None, engine: EngineOptions)
         except ValueError as e:
             raise ConfigError(f"--peaks: {e}.") from e
     digits = from_activity.removesuffix("d")
-    if not (digits.isdecimal() and 1 <= int(digits) <= 3660):
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 5 and 1 <= int(digits) <= 3660):
         raise ConfigError("--from-activity must be a number of days from 1 to 3660, such as 30d.")
     minutes = engine.admin(90.0).get(f"/v1/admin/traffic?days={int(digits)}", traffic.Traffic).busiest
     if not minutes:

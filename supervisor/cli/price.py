@@ -90,6 +90,8 @@ def _in_arguments(changes: list[str]) -> dict[str, int]:
     prices = {}
     for change in changes:
         prefix, equals, units = change.partition("=")
+        if prefix in prices:
+            raise ConfigError(f"The prefix {prefix!r} must be given only once.")
         if not equals or not units.isascii() or not units.isdecimal() or len(units) > 9:
             raise ConfigError(f"{change!r} must be PREFIX=UNITS with a whole number, such as +98=2.")
         prices[prefix] = int(units)

@@ -240,7 +240,7 @@ def _number(name: str, text: str, low: int, high: int) -> int | None:
     """None for as configured. Raises ConfigError for what is neither that nor a number in its bounds."""
     if text == _AS_CONFIGURED:
         return None
-    if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and low <= int(text) <= high):
         raise ConfigError(
             f"{name} must be a whole number from {low} to {high}, or {_AS_CONFIGURED}, not {text!r}."
         )

@@ -52,7 +52,7 @@ _Since = Annotated[
 ]
 _Until = Annotated[str | None, typer.Option(metavar="TIME", help="And before then; now if absent.")]
 _TimeZone = Annotated[str, typer.Option(metavar="ZONE", help="Of hours and days: Europe/Berlin.")]
-_Organisation = Annotated[int, typer.Option(metavar="ID", min=0, help="Only those of this one.")]
+_Organisation = Annotated[int | None, typer.Option(metavar="ID", min=1, help="Only those of this one.")]
 _Queue = Annotated[str, typer.Option(metavar="QUEUE", help="Only those of this queue.")]
 _Provider = Annotated[str, typer.Option(metavar="NAME", help="Only those that ended with this provider.")]
 _Country = Annotated[str, typer.Option(metavar="CODE", help="Only those to this country: DE.")]
@@ -77,7 +77,7 @@ def report(
     since: _Since = "24h",
     until: _Until = None,
     time_zone: _TimeZone = "UTC",
-    organisation: _Organisation = 0,
+    organisation: _Organisation = None,
     queue: _Queue = "",
     provider: _Provider = "",
     country: _Country = "",

@@ -26,6 +26,8 @@ _ALLOWED = {
     r"greater than (\S+?)\.?$": r"more than \1",
     r"less than (\S+?)\.?$": r"less than \1",
 }
+# What somebody gave is repeated to them this far, characters of it without a space.
+_WORD = re.compile(r"(\S{100})\S{100,}(\S{20})")
 # Options that are called otherwise than the fields of the API.
 _OPTIONS = {"group_by": "--by"}
 # So many characters of a page of 80 the first column of a table takes at most without being folded.
@@ -117,6 +119,13 @@ def usage_sentence(words: str) -> str:
         if found := re.match(pattern, words[wrong.end() :]):
             return f"{wrong[1]} must be {found.expand(allowed)}.".replace("'", "")
     return words
+
+
+def readable(words: str) -> str:
+    """The sentence as a terminal can show it, whatever somebody gave: what moves its cursor or has no picture
+    is escaped, and a word of hundreds of characters is shortened."""
+    shown = _WORD.sub(r"\1...\2", " ".join(words.split()))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 def command_sentence(words: str, arguments: Sequence[str]) -> str:

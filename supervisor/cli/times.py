@@ -22,12 +22,15 @@ def time_of(text: str | None, option: str, way: Literal["ahead", "ago"]) -> date
     """
     if text is None:
         return None
-    if span := _SPAN.fullmatch(text):
-        length = timedelta(**{_UNITS[span[2]]: int(span[1])})
-        return datetime.now(UTC) + (length if way == "ahead" else -length)
     try:
+        if span := _SPAN.fullmatch(text):
+            length = timedelta(**{_UNITS[span[2]]: int(span[1])})
+            return datetime.now(UTC) + (length if way == "ahead" else -length)
         time = msgspec.convert(text, datetime)
-    except msgspec.ValidationError:
+        if time.tzinfo is not None:
+            time.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        # The years of a calendar are from 1 to 9999.
         time = None
     if time is None or time.tzinfo is None:
         raise ConfigError(
@@ -42,9 +45,14 @@ def whole(time: datetime | None, step_s: int, *, up: bool) -> str:
     last."""
     if time is None:
         return ""
-    seconds = int(time.timestamp())
-    rounded = -(-seconds // step_s) * step_s if up else seconds // step_s * step_s
-    return datetime.fromtimestamp(rounded, time.tzinfo).isoformat()
+    past = timedelta(
+        seconds=int(time.replace(microsecond=0).timestamp()) % step_s, microseconds=time.microsecond
+    )
+    rounded = time - past
+    # After the last step of the calendar there is none.
+    if up and past and rounded < datetime.max.replace(tzinfo=time.tzinfo) - timedelta(seconds=step_s):
+        rounded += timedelta(seconds=step_s)
+    return rounded.isoformat()
 
 
 def shown(time: datetime | None, without: str = "") -> str:

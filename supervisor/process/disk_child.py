@@ -2,7 +2,8 @@
 
 The supervisor orders, and does not wait: a child in a system call that never returns cannot even be killed.
 
-it ends, or is killed       it is forked again, a second later at the earliest, and ordered again what is left
+it ends, or is killed       it is logged, and it is forked again, a second later at the earliest, and ordered
+                            again what is left
 its disk hangs, or it is    `silent_s` says since when; of each file the last content waits, and is written
   frozen                    when the disk answers
 the supervisor ends         it reads the end of the pipe and ends; killed, the kernel kills both
@@ -62,6 +63,8 @@ class DiskChild:
         self._asked_at = 0.0
         self._next = _Order()
         self._fork_at = 0.0
+        # Whether one has died before.
+        self._replaces = False
         # What the last look has found; None: nothing yet, or there is nothing to look at.
         self.space: DiskSpace | None = None
 
@@ -135,6 +138,8 @@ class DiskChild:
         try:
             self._child = fork_child("disk", live, self._forget)
             self._orders_fd = asking_fd
+            if self._replaces:
+                self._log.info("child_started", child=self._child.title, pid=self._child.pid)
         except OSError as e:
             os.close(asking_fd)
             self._log.error("fork_failed", child="disk", why=e.strerror)
@@ -156,7 +161,10 @@ class DiskChild:
                 for path, why in answer.failures.items():
                     # A full disk must not end the engine; the next change tries again.
                     self._log.warning("file_not_written", path=path, why=why)
-        if child.exit_code() is not None:
+        code = child.exit_code()
+        if code is not None:
+            self._log.warning("child_ended", child=child.title, pid=child.pid, code=code)
+            self._replaces = True
             self._close_ends(child)
             self._child = None
             if self._under_way is not None:

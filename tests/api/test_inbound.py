@@ -141,6 +141,8 @@ async def test_operators_say_whose_messages_are_and_write_one_to_try_it(
         ({"from": "x"}, "from"),
         ({"from": "015112345678"}, "from"),
         ({"to": ""}, "to"),
+        ({"to": "x"}, "to"),
+        ({"to": "1" * 16}, "to"),
         ({"text": "x" * 5001}, "text"),
     ):
         assert (await admin("POST", "/inbound-messages", written | wrong))[1]["field"] == field

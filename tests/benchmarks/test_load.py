@@ -77,7 +77,7 @@ def test_the_command_says_what_is_wrong_with_its_arguments():
     for given, wrong in [
         (["--url", "http://127.0.0.1:1"], "--key or --keys"),
         (["--url", "127.0.0.1", "--key", "k"], "--url must be"),
-        (["--url", "http://127.0.0.1:1", "--key", "k", "--size", "0"], "--size must be"),
+        (["--url", "http://127.0.0.1:1", "--key", "k", "--size", "0"], "--size: must be"),
     ]:
         ended = subprocess.run(
             [sys.executable, "-m", "benchmarks.load", *given],

@@ -88,7 +88,7 @@ def test_what_is_no_destination_is_refused_in_one_sentence(text: str, says: str)
         e164(text)
     refusal = caught.value
     assert (refusal.code, refusal.status, refusal.field) == ("invalid_number", 422, "to")
-    assert refusal.detail.startswith("to must ")
+    assert refusal.detail.startswith("`to` must ")
     assert refusal.detail.endswith(".")
 
 
@@ -166,4 +166,4 @@ def test_what_no_carrier_shows_is_refused_as_sender(text: str) -> None:
         sender(text)
     refusal = caught.value
     assert (refusal.code, refusal.status, refusal.field) == ("invalid_sender", 422, "from")
-    assert refusal.detail.startswith("from must ")
+    assert refusal.detail.startswith("`from` must ")

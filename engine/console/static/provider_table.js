@@ -22,6 +22,7 @@ export function providerTable(controls) {
 
 function breaker(row) {
   if (row.paused) return { text: "paused", tone: "warn" };
+  if (row.circuits === null) return "–";
   const circuits = Object.entries(row.circuits ?? {});
   const workers = circuits.reduce((sum, [, number]) => sum + number, 0);
   if (!workers) return { text: "no worker", tone: "quiet" };

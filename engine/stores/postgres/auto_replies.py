@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 
 from engine.errors import Refusal
 from engine.inbound.auto_replies import AutoReply
+from engine.inbound.own_numbers import own_number
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import no_organisation
 from engine.stores.postgres.pool import Pool
@@ -21,7 +22,6 @@ from engine.stores.postgres.pool import Pool
 # The most replies of one organisation.
 REPLIES_OF_ONE_MAX = 300
 
-_NUMBER = re.compile(r"\+?[0-9]{2,15}")
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 _OF_ONE = """
@@ -102,13 +102,7 @@ def _checked(reply: AutoReply) -> AutoReply:
 
 
 def _number(number: str) -> str:
-    if number and not _NUMBER.fullmatch(number):
-        detail = (
-            '`number` must be a number or a short code: 2 to 15 digits, with or without "+" in front;'
-            " or empty, for every number."
-        )
-        raise Refusal("invalid_field", 422, detail, "number")
-    return number.removeprefix("+")
+    return own_number("number", number, "; or empty, for every number") if number else ""
 
 
 def _language(language: str) -> str:

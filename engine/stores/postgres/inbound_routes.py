@@ -6,19 +6,18 @@ for the same again is safe, and changes nothing the second time. A change counts
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 
 from engine.errors import Refusal
+from engine.inbound.own_numbers import own_number
 from engine.inbound.records import InboundRoute
 from engine.inbound.words import normal
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import no_organisation
 from engine.stores.postgres.pool import Pool
 
-_NUMBER = re.compile(r"\+?[0-9]{2,15}")
 _KEYWORD_MAX = 40
 
 _ALL = "SELECT number, keyword, organisation_id FROM inbound_routes ORDER BY number, keyword"
@@ -74,17 +73,13 @@ class InboundRouteBook:
 
 def checked(route: InboundRoute) -> InboundRoute:
     """The route in the form in which it is kept. Raises Refusal 422."""
-    if not _NUMBER.fullmatch(route.number):
-        detail = '`number` must be a number or a short code: 2 to 15 digits, with or without "+" in front.'
-        raise Refusal("invalid_field", 422, detail, "number")
+    number = own_number("number", route.number)
     keyword = normal(route.keyword)
     wrong = len(keyword) > _KEYWORD_MAX or " " in keyword or "\0" in keyword
     if wrong or (route.keyword and not keyword):
         detail = f"`keyword` must be one word of at most {_KEYWORD_MAX} characters, or empty."
         raise Refusal("invalid_field", 422, detail, "keyword")
-    return InboundRoute(
-        number=route.number.removeprefix("+"), keyword=keyword, organisation_id=route.organisation_id
-    )
+    return InboundRoute(number=number, keyword=keyword, organisation_id=route.organisation_id)
 
 
 def _route(row: Any) -> InboundRoute:

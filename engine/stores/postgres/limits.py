@@ -108,7 +108,7 @@ class LimitBook:
             least, most, rest = _ALLOWED[field]
             # The comparison is false for NaN, too.
             if value is not None and not least <= value <= most:
-                detail = f"`{field}` must be from {least:,g} to {most:,g}{rest}."
+                detail = f"`{field}` must be from {least:,g} to {most:,.0f}{rest}."
                 raise Refusal("invalid_field", 422, detail, field)
         async with self._pool.transaction() as connection:
             await connection.execute(_LOCK)

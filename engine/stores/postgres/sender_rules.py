@@ -143,7 +143,7 @@ def _sender(field: str, text: str) -> str:
         if text:
             return sender_id(text)
     except Refusal as refusal:
-        detail = refusal.detail.replace("from must", f"`{field}` must", 1)
+        detail = refusal.detail.replace("`from` must", f"`{field}` must", 1)
         raise Refusal(refusal.code, refusal.status, detail, field) from refusal
     raise Refusal("invalid_sender", 422, f"`{field}` must be a sender, not empty.", field)
 

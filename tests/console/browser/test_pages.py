@@ -44,6 +44,8 @@ def test_each_page_of_an_organisation_opens_and_nothing_else(
 ) -> None:
     with Visitor(browser, engine, width, theme) as visitor:
         visitor.log_in(engine.api_key)
+        # It has no live page, so there is no connection to speak of.
+        expect(visitor.page.locator(".connection")).to_be_hidden()
         names = visitor.page.locator("#menu a").all_inner_texts()
         assert [name.strip() for name in names] == ["Messages", "Balance", "Reports", "Webhooks"]
         for path in OWN_PAGES:
@@ -77,6 +79,22 @@ def test_a_theme_that_is_chosen_stays(visitor: Visitor) -> None:
     expect(root).to_have_attribute("data-theme", "dark")
     visitor.open("queues")
     expect(root).to_have_attribute("data-theme", "dark")
+
+
+def test_a_long_name_leaves_room_for_what_else_is_said_of_an_organisation(
+    browser: Browser, engine: Engine
+) -> None:
+    name = "An organisation with a name that is as long as those of registers of companies GmbH & Co. KG"
+    admin = Caller(engine.admin_url, engine.admin_key)
+    assert admin.call("POST", "/v1/admin/organisations", {"name": name})[0] == 201
+    for width, last in ((WIDE, "Since"), (PHONE, "State")):
+        with Visitor(browser, engine, width) as visitor:
+            visitor.log_in(engine.admin_key)
+            visitor.open("organisations")
+            expect(visitor.page.get_by_role("link", name=name)).to_be_visible()
+            place = visitor.page.get_by_role("columnheader", name=last).bounding_box()
+            assert place is not None
+            assert place["x"] + place["width"] <= width + 16
 
 
 def test_names_with_markup_are_shown_as_text(visitor: Visitor, engine: Engine) -> None:

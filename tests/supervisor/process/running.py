@@ -143,3 +143,7 @@ class Running:
     def _all_ready(self) -> dict[str, ProcessRow] | None:
         rows = self.rows()
         return rows if rows and all(row.state == ChildState.READY for row in rows.values()) else None
+
+
+# Starts one, which is ended with the test: see `conftest.py`.
+Start = Callable[..., Running]

@@ -5,31 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.logs.bursts import LINES
 from supervisor.cli.reloading import NotReloaded, reload_engine
-from tests.supervisor.process.running import Running, until
+from tests.supervisor.process.running import Start, until
 from tests.supervisor.process.systemd_peer import Systemd
-from tests.supervisor.process.test_keeper import Start
 
 STEPS = ("ready", "drain", "ended")
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Running] = []
-
-    def start(**options: object) -> Running:
-        started.append(Running(tmp_path, **options))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.kill()
 
 
 def test_process_after_process_dies_and_the_slot_is_degraded_says_why_and_recovers(

@@ -51,6 +51,22 @@ def test_a_file_that_cannot_be_written_is_logged_and_the_next_one_is_written(
     assert (tmp_path / "x").read_bytes() == b"x"
 
 
+def test_the_log_says_that_a_child_died_and_which_one_took_its_place(disk: DiskChild, tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as logs:
+        disk.write(tmp_path / "x", b"first")
+        assert logs == []
+        assert disk._child is not None
+        pid = disk._child.pid
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: (disk.write(tmp_path / "x", b"last"), (tmp_path / "x").read_bytes() == b"last")[1])
+    died, started = logs
+    assert died == {
+        "event": "child_ended", "child": "disk", "pid": pid, "code": -signal.SIGKILL, "log_level": "warning",
+    }  # fmt: skip
+    assert (started["event"], started["child"]) == ("child_started", "disk")
+    assert started["pid"] == disk._child.pid != pid
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_child_that_was_killed_or_frozen_loses_nothing_of_what_is_last(
     disk: DiskChild, tmp_path: Path, signum: int

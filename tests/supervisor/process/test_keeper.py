@@ -6,29 +6,10 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
 from engine.config import DRAIN_ORDER, ROLES
-from tests.supervisor.process.running import Running, alive, until
-
-Start = Callable[..., Running]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Running] = []
-
-    def start(**options: object) -> Running:
-        started.append(Running(tmp_path, **options))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.kill()
-
+from tests.supervisor.process.running import Start, alive, until
 
 ONE_OF_EACH = [f"{role} 1" for role in sorted(ROLES)]
 

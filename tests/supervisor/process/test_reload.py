@@ -5,28 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.supervisor.process.running import Running, until
-from tests.supervisor.process.test_keeper import Start
+from tests.supervisor.process.running import Running, Start, until
 
 ROLES = "[roles]\nexpress = {express}\nnormal = 1\ningest = 1\n"
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Running] = []
-
-    def start(**options: object) -> Running:
-        started.append(Running(tmp_path, **options))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.kill()
 
 
 def reload(running: Running, take_over_s: float, express: int = 2) -> None:

@@ -13,25 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.process.running import Running, until
+from tests.supervisor.process.running import Start, until
 from tests.supervisor.process.systemd_peer import AS_SYSTEMD, Systemd
-from tests.supervisor.process.test_keeper import Start
 
 PTRACE_DETACH, PTRACE_SEIZE = 17, 0x4206
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Running] = []
-
-    def start(**options: object) -> Running:
-        started.append(Running(tmp_path, **options))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.kill()
 
 
 @pytest.fixture

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
-import pytest
 
 from engine.config import ROLES, Role
 from engine.nodes.records import NodeWish, QueueScaled
 from supervisor.process import scaling as rule
 from supervisor.process import snapshot
-from tests.supervisor.process.running import Running, until
-from tests.supervisor.process.test_keeper import Start
+from tests.supervisor.process.running import Running, Start, until
 
 ONE_OF_EACH: dict[Role, int] = dict.fromkeys(ROLES, 1)
 DRAINED = NodeWish(drained_at=datetime(2026, 11, 28, tzinfo=UTC))
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Running] = []
-
-    def start(**options: object) -> Running:
-        started.append(Running(tmp_path, **options))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.kill()
 
 
 def wish(running: Running, wished: NodeWish) -> None:

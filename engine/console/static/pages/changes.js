@@ -16,11 +16,11 @@ export function open(view, { signal }) {
     columns: [
       { title: "At", cell: (row) => time(row.at) },
       { title: "Key", cell: (row) => row.key, dir: "auto" },
-      { title: "Address", cell: (row) => row.address },
       { title: "Call", cell: (row) => `${row.action.split(" ")[0]} ${row.path}`, code: true, wide: true },
       { title: "Before", cell: (row) => written(row.before), wide: true, code: true, dir: "auto" },
       { title: "After", cell: (row) => written(row.after), wide: true, code: true, dir: "auto" },
       { title: "Outcome", cell: (row) => ({ text: row.outcome, tone: TONES[row.outcome] }) },
+      { title: "Address", cell: (row) => row.address },
     ],
   });
   const more = h("div", { class: "more" }, button("Older changes", () => block.load()));

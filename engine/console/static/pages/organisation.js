@@ -32,7 +32,7 @@ function headBlock(id, path, context) {
     return [
       facts([
         ["Id", String(one.id)],
-        ["State", h("span", {}, state(text, tone), one.paused?.reason ? ` ${one.paused.reason}` : "")],
+        ["State", h("span", {}, state(text, tone), one.paused?.reason ? `: ${one.paused.reason}` : "")],
         one.paused && ["Paused since", time(one.paused.since)],
         ["Low balance below", one.low_balance === null ? "never" : number(one.low_balance)],
         ["Since", time(one.created_at)],

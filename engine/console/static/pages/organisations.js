@@ -14,7 +14,7 @@ export function open(view, { signal }) {
   const table = new Table({
     caption: "Organisations", key: (row) => String(row.id), emptyText: "There is no organisation yet.",
     columns: [
-      { title: "Organisation", dir: "auto", cell: (row) => ({ text: row.name, href: `/console/organisation?id=${row.id}` }) },
+      { title: "Organisation", dir: "auto", wide: true, cell: (row) => ({ text: row.name, href: `/console/organisation?id=${row.id}` }) },
       { title: "Id", number: true, cell: (row) => String(row.id) },
       { title: "State", cell: organisationState },
       { title: "Weight", number: true, cell: (row) => row.limits.weight ?? "1" },

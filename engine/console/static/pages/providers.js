@@ -19,7 +19,9 @@ export function open(view, context) {
     table.update([...names].map((name) => {
       const own = configured.find((one) => one.name === name);
       const one = flow[name] ?? {};
-      return { ...one, name, paused: paused ? paused.includes(name) : own?.paused ?? one.paused,
+      // Until the state is there, nothing is known of its breakers.
+      const circuits = one.circuits ?? (live.status ? {} : null);
+      return { ...one, circuits, name, paused: paused ? paused.includes(name) : own?.paused ?? one.paused,
         throughput: own ? own.throughput.in_force : one.throughput, configured: own?.throughput.configured ?? null };
     }));
   };
