@@ -19,7 +19,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.clocks.backoff import Backoff
 from engine.delivery.dead_letters import log_set_aside
 from engine.delivery.ports import QueueReader
-from engine.delivery.sent import SentEntries, added_up
+from engine.delivery.sent import SentEntries, added_up, split
 from engine.delivery.settlement_counts import SettlementCounts
 from engine.errors import Unavailable
 from engine.histogram import SENT_S, Histogram
@@ -31,9 +31,10 @@ _FLUSH_COUNT = 400
 _FLUSH_S = 0.01
 # So many are worth a flush beside a read.
 _BESIDE_READ = 50
-# About the most settlements in one call to Redis, and the most calls that are under way.
-_FLUSH_MAX = 1000
-_FLUSHES_MAX = 2
+# The most settlements in one call to Redis, which serves nobody else meanwhile, but for the rest of a bundle;
+# and the most calls that are under way.
+_FLUSH_MAX = 500
+_FLUSHES_MAX = 4
 # The first and the longest pause after Redis was unavailable, seconds.
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0
@@ -112,11 +113,15 @@ class SettlementWriter:
         return self._late and not self._flushes
 
     def _take(self) -> tuple[list[Settlement], list[SentEntries]]:
-        """What the next flush writes: all that has gathered, up to about `_FLUSH_MAX`."""
+        """What the next flush writes: all that has gathered, up to `_FLUSH_MAX` and the rest of a bundle."""
         settlements, self._settlements = self._settlements[:_FLUSH_MAX], self._settlements[_FLUSH_MAX:]
         count, taken = len(settlements), 0
         while count < _FLUSH_MAX and taken < len(self._sent):
-            count += len(self._sent[taken].entries)
+            first, rest = split(self._sent[taken], _FLUSH_MAX - count)
+            self._sent[taken] = first
+            if rest is not None:
+                self._sent.insert(taken + 1, rest)
+            count += len(first.entries)
             taken += 1
         sent, self._sent = self._sent[:taken], self._sent[taken:]
         self._gathered -= count
