@@ -31,10 +31,11 @@ _FLUSH_COUNT = 400
 _FLUSH_S = 0.01
 # So many are worth a flush beside a read.
 _BESIDE_READ = 50
-# The most settlements in one call to Redis, which serves nobody else meanwhile, but for the rest of a bundle;
-# and the most calls that are under way.
+# The most settlements in one call to Redis, which serves nobody else meanwhile, but for the rest of a bundle.
 _FLUSH_MAX = 500
+# The most calls that are under way, and the most beside which one begins that has not so many.
 _FLUSHES_MAX = 4
+_SMALL_MAX = 2
 # The first and the longest pause after Redis was unavailable, seconds.
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0
@@ -80,7 +81,7 @@ class SettlementWriter:
 
     def read_comes(self) -> bool:
         """A read is about to be written: whether a flush is, too, in the next turn of our loop."""
-        self._read_comes = self._gathered >= _BESIDE_READ and self._flushes < _FLUSHES_MAX
+        self._read_comes = self._gathered >= _BESIDE_READ and self._flushes < _SMALL_MAX
         if self._read_comes:
             self._flush.set()
         return self._read_comes
@@ -108,8 +109,10 @@ class SettlementWriter:
 
     def _due(self) -> bool:
         """Whether a flush is to be written now."""
-        if self._gathered >= _FLUSH_COUNT or self._read_comes:
+        if self._gathered >= _FLUSH_MAX or self._read_comes:
             return True
+        if self._gathered >= _FLUSH_COUNT:
+            return self._flushes < _SMALL_MAX
         return self._late and not self._flushes
 
     def _take(self) -> tuple[list[Settlement], list[SentEntries]]:
@@ -126,6 +129,9 @@ class SettlementWriter:
         sent, self._sent = self._sent[:taken], self._sent[taken:]
         self._gathered -= count
         self._late, self._read_comes = self._gathered > 0, False
+        if self._gathered >= _FLUSH_MAX:
+            # For the others, which may have found nothing to do before.
+            self._flush.set()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

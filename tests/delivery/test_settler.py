@@ -62,7 +62,7 @@ def test_more_flushes_begin_when_enough_have_gathered_and_a_fifth_waits() -> Non
         for count in (3, 200, 300, 700, 300, 500):
             accepted(settler, count)
             virtual.pass_s(0.05)
-        # The first three waited for more a moment; the others for 400, and none has more than 500.
+        # The first three waited for more a moment, the second flush for 400, the others for the most: 500.
         assert reader.flushes == [3, 500, 500, 500]
         assert (settler.unsettled, settler.in_hand) == (2003, 2003)
         reader.answers[1].set_result(None)
@@ -77,6 +77,21 @@ def test_more_flushes_begin_when_enough_have_gathered_and_a_fifth_waits() -> Non
         reader.answers[5].set_result(None)
         virtual.pass_s(0.05)
         assert (settler.unsettled, settler.in_hand) == (0, 0)
+
+
+def test_beside_two_flushes_a_third_waits_for_as_many_as_it_may_have() -> None:
+    with VirtualTime() as virtual:
+        reader = Slow()
+        settler = settler_of(virtual, reader)
+        for count in (400, 400, 499):
+            accepted(settler, count)
+            virtual.pass_s(0.05)
+        assert settler.read_comes() is False
+        virtual.pass_s(0.05)
+        assert reader.flushes == [400, 400]
+        reader.answers[0].set_result(None)
+        virtual.pass_s(0.001)
+        assert reader.flushes == [400, 400, 499]
 
 
 def test_what_was_accepted_in_one_go_is_settled_in_flushes_that_hold_redis_up_for_a_short_time() -> None:
