@@ -50,6 +50,8 @@ class SlotClock:
         self._noted_s = -math.inf
         # How long an exchange takes, rather too long than too short, seconds.
         self.round_trip_s = 0.0
+        # How much later than usual the worker may use its slots, seconds (`engine.routing.lateness`).
+        self.late_s = 0.0
 
     @property
     def uncertain_s(self) -> float:
@@ -59,7 +61,8 @@ class SlotClock:
     @property
     def further_s(self) -> float:
         """How much further ahead than usual to ask for slots, seconds."""
-        return _TRIPS_AHEAD * self.round_trip_s if self.round_trip_s > _NEAR_S else 0.0
+        trips_s = _TRIPS_AHEAD * self.round_trip_s if self.round_trip_s > _NEAR_S else 0.0
+        return max(trips_s, self.late_s)
 
     @property
     def horizon_s(self) -> float:
@@ -71,11 +74,11 @@ class SlotClock:
         return LOOK_AHEAD + int(rate * self.further_s)
 
     def beyond_s(self, tolerance_s: float) -> float:
-        """How much is unknown of the clock of Redis, rounded up, seconds; 0: so little that slots can be used
-        with this tolerance."""
+        """How much is unknown of when slots are used: of the clock of Redis, rounded up, and how late it is,
+        seconds; 0: so little that slots can be used with this tolerance."""
         steps = math.ceil(self.uncertain_s / _UNCERTAIN_STEP_S - 1e-9)
-        uncertain_s = min(ROUND_TRIP_MAX_S, steps * _UNCERTAIN_STEP_S)
-        return uncertain_s if uncertain_s + LATE_S > tolerance_s else 0.0
+        uncertain_s = min(ROUND_TRIP_MAX_S, steps * _UNCERTAIN_STEP_S + self.late_s)
+        return uncertain_s if self.late_s or uncertain_s + LATE_S > tolerance_s else 0.0
 
     def note(self, asked_s: float, answered_s: float, redis_s: float) -> None:
         """Note an exchange: Redis looked at the request when its clock showed `redis_s`."""

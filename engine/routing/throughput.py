@@ -47,6 +47,7 @@ import math
 from collections.abc import Sequence
 
 from engine.records import Queue
+from engine.routing.lateness import Lateness
 from engine.routing.pace import Attained, LastSecond, Slowness
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.slot_clock import LOOK_AHEAD, SlotClock
@@ -108,6 +109,7 @@ class Allowance:
         # Whether slots were missing when `wanted` was last called.
         self._wants_more = False
         self._slowness = Slowness()
+        self._lateness = Lateness()
         self._attained = Attained(rate)
         # Segments lost, other than those that `_slots` has counted.
         self._lost_before = 0
@@ -166,6 +168,10 @@ class Allowance:
                 return 0
             segments = min(segments, max(bundle, self._slowness.room(cap, now_s)))
         self._asked, self._together = segments, bundle
+        if self.stock is None:
+            # What is kept for what may come is lost on purpose.
+            self._lateness.look(self.lost, self.rate, now_s)
+            self.clock.late_s = self._lateness.allowed_s
         self.uncertain_s = self.clock.beyond_s(self._timing.tolerance_s)
         self._asked_by = timing(self.rate, self.uncertain_s)
         self._not_before_s = now_s + UNANSWERED_S
@@ -207,7 +213,8 @@ class Allowance:
         if at_s is None or at_s > now_s:
             return False
         self._slots.expire(now_s)
-        if self._slots.goes_at_s(segments) is None:
+        at_s = self._slots.goes_at_s(segments)
+        if at_s is None:
             return False
         first_s = self._slots.first_s(segments, now_s)
         if self._last_second.free_at_s(first_s, self._timing.spread_s, now_s) > now_s:
@@ -215,6 +222,7 @@ class Allowance:
         if not self._slots.take(segments, now_s):
             return False
         self._last_second.add(now_s, first_s)
+        self._lateness.used(segments, now_s - at_s)
         self._attained.sent += segments
         if self.stock is not None:
             self.stock.used(segments, now_s)

@@ -110,21 +110,32 @@ class Backlog:
         each stream. `busy` are the shards that have more. They share three quarters of `count` at least, by
         `weights`, tenths, and some may have to wait for the next read; the others are asked for a few. When
         none is busy, all are asked for an equal share.
+
+        Beside shards where somebody waits, a busy one where nobody does has few entries, and these are read
+        at once. It has no share of the read, most of which it could not fill: such shards are asked for a
+        quarter together, and those where somebody waits for half at least.
         """
         self._asked = {}
         if not busy:
             self._credits.clear()
             return [(list(shards), max(1, count // len(shards)))]
+        sharing = [shard for shard in busy if shard in weights] or busy
+        quick = [shard for shard in busy if shard not in sharing]
         calm = [shard for shard in shards if shard not in busy]
         look = max(1, count // (4 * len(shards)))
-        # Of few entries of many messages, one for each calm shard would leave nothing for the busy ones.
-        self._asked = self._divided(busy, weights, count - min(look * len(calm), count // 4))
+        # What comes where nobody waits is served at once, so it is not sent behind what is read with it.
+        reads = [(calm, look)] if calm else []
+        most = count // 4
+        if quick:
+            reads.append((quick, max(1, count // (4 * len(quick)))))
+            most = count // 2
+        # Of few entries of many messages, one for each of these would leave nothing for the others.
+        looks = sum(len(of) * share for of, share in reads)
+        self._asked = self._divided(sharing, weights, count - min(looks, most))
         by_share: dict[int, list[int]] = {}
         for shard, share in self._asked.items():
             by_share.setdefault(share, []).append(shard)
-        reads = [(of, share) for share, of in by_share.items() if share]
-        # What comes where nobody waits is served at once, so it is not sent behind what is read with it.
-        return [(calm, look), *reads] if calm else reads
+        return reads + [(of, share) for share, of in by_share.items() if share]
 
     def waited(self) -> list[int]:
         """The busy shards that the last read did not ask."""
@@ -155,7 +166,8 @@ class Backlog:
         size = {shard: self._segments.get(shard, 1.0) for shard in busy}
         # So many segments that the shares come to `count` entries.
         segments = count / sum(weight / whole / size[shard] for shard, weight in of.items())
-        before, self._credits = self._credits, {}
+        # One alone is ahead of nobody.
+        before, self._credits = self._credits if len(of) > 1 else {}, {}
         asked: dict[int, int] = {}
         for shard, weight in of.items():
             share = segments * weight / whole

@@ -41,7 +41,6 @@ from engine.stores.redis import settle_wire
 from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
-from engine.stores.redis.lively import LivelyShards
 from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.put_off import PutOffEntries
 from engine.stores.redis.replicas import Copies
@@ -104,7 +103,7 @@ class QueueStreams:
         self.ready_max, self.more = MARK, False
         self.next_due_us: int | None = None
         self._bundle = 1.0  # How many messages an entry had, on average, in the last read that gave any.
-        self._backlog, self._lively = Backlog(), LivelyShards()
+        self._backlog = Backlog()
         self.put_off = PutOffEntries(queue, self._all, self._room, self._backlog.note, pulse)
         self._busy: list[int] = []  # Shards whose streams gave as many entries as they were asked for last.
         self._lost = False  # Whether there may be pending entries of ours that are not in hand.
@@ -151,7 +150,6 @@ class QueueStreams:
         gave = {self._shard_of_key[key]: len(raw) for key, raw in streams}
         self._bundle = max(1.0, len(found) / sum(gave.values())) if found else self._bundle
         self._backlog.gave(gave, found)
-        self._lively.gave(gave)
         self.more = bool(self._busy or self._backlog)
         return found
 
@@ -164,7 +162,6 @@ class QueueStreams:
 
         A read that does not wait goes by the connection of the settlements, in one write with some of them.
         """
-        self._busy += self._lively.first(self._shards, entries)
         while True:
             backlog, empty = self._backlog.take()
             busy = sorted({*backlog, *self._busy})

@@ -178,7 +178,9 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_MAX)
-        self._write = TurnWriter(self._loop, self._transport) if self._together else self._transport.write
+        self._write = self._transport.write
+        if self._together:
+            self._write = TurnWriter(self._loop, self._transport, _WRITE_BUFFER_MAX)
 
     def data_received(self, data: bytes) -> None:
         """asyncio calls this with bytes of replies; complete batches are answered in order."""

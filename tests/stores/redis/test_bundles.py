@@ -15,7 +15,7 @@ from engine.credit.flush import Flush
 from engine.delivery.settlement import DELIVERIES_MAX, before_sending, put_off
 from engine.errors import Unavailable
 from engine.records import Addressed, Entry, Message, Queue, Submission
-from engine.stores.redis import admit_wire, lively, settle_wire
+from engine.stores.redis import admit_wire, settle_wire
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue import QueueStreams
@@ -123,24 +123,16 @@ async def test_a_bundle_is_a_part_of_what_lies_ready(kit: BundleKit, mark: int, 
     assert sum(await kit.sizes()) in (60, mark + 1)
 
 
-@pytest.mark.parametrize(("lately_s", "given"), [(60.0, 150), (0.0, 50)])
-async def test_a_read_after_a_rest_is_given_all_bundles_of_a_shard_that_gave_some_lately(
-    kit: BundleKit, monkeypatch: pytest.MonkeyPatch, lately_s: float, given: int
-) -> None:
-    monkeypatch.setattr(lively, "LATELY_S", lately_s)
+async def test_a_read_after_a_rest_is_given_a_bundle_and_the_next_one_the_others(kit: BundleKit) -> None:
     await kit.link.batch([wire.refill("express", _SHARD, wire.Room(512))])
     reader = await kit.reader("w")
     await kit.admit(*some(25))
     assert len(await reader.read(200, 1000)) == 25
     for _ in range(6):
         await kit.admit(*some(25))
-    await asyncio.sleep(0.005)
-    found = await reader.read(200, 1000)
-    assert len(found) == given
-    found += await reader.read(200, 1000) if len(found) < 150 else []
+    assert [len(await reader.read(200, 1000)) for _ in range(2)] == [50, 100]
     assert not await reader.read(200, 10)
     # Where nothing is to be found, it waits for what comes.
-    await asyncio.sleep(0.005)
     reading = asyncio.create_task(reader.read(200, 30_000))
     await asyncio.sleep(0.05)
     await kit.admit(*some(3))

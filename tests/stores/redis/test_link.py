@@ -88,7 +88,9 @@ async def test_replies_and_requests_far_larger_than_any_buffer(link: RedisLink) 
     assert await link.batch([("GET", f"big{n}") for n in range(4)]) == [big] * 4
 
 
-async def test_callers_wait_while_the_write_buffer_is_full(far: RedisLink, proxy: Proxy) -> None:
+@pytest.mark.parametrize("together", [False, True])
+async def test_callers_wait_while_the_write_buffer_is_full(url: str, proxy: Proxy, together: bool) -> None:
+    far = RedisLink(proxy.url(url), timeout_s=5, name="far", together=together)
     await far.start()
     proxy.stall(requests=True)
     calls = [asyncio.create_task(far.call("ECHO", b"x" * 3_000_000)) for _ in range(12)]
@@ -101,6 +103,7 @@ async def test_callers_wait_while_the_write_buffer_is_full(far: RedisLink, proxy
     assert len(wire._batches) < len(calls)
     proxy.flow()
     assert [len(answer) for answer in await asyncio.gather(*calls)] == [3_000_000] * 12
+    await far.close()
 
 
 async def test_a_cut_in_the_middle_of_a_reply_fails_all_in_flight_and_the_next_call_reconnects(

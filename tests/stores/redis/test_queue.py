@@ -119,6 +119,20 @@ def test_one_busy_shard_gets_three_quarters_also_of_few_entries(count: int) -> N
     assert sorted(asked) == list(range(16))
 
 
+@pytest.mark.parametrize("count", [4, 12, 40, 64, 1000])
+def test_a_shard_where_nobody_waits_takes_no_share_of_one_where_somebody_does(count: int) -> None:
+    backlog, size = Backlog(), 50
+    for _ in range(3):
+        asked = {s: n for of, n in backlog.shares(range(16), [3, 5, 9], {3: 10}, count) for s in of}
+        assert asked[3] >= count / 2
+        assert sum(asked.values()) <= count + 16
+        assert sorted(asked) == list(range(16))
+        assert asked[5] == asked[9] >= asked[0]
+        # One message, in an entry of its own, and bundles.
+        backlog.given(5, 1, 1)
+        backlog.given(3, asked[3], asked[3] * size)
+
+
 @pytest.mark.parametrize("count", [1, 4, 60, 300])
 def test_shards_share_by_the_weight_that_waits_in_each_in_segments(count: int) -> None:
     backlog, given = Backlog(), dict.fromkeys(range(4), 0)
