@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.stores.clickhouse.report_narrow_sql import (
+    ALONE,
+    BY,
     DAY,
     DAYS_SQL,
+    HOURS,
     HOURS_ALONE_SQL,
     HOURS_BY_SQL,
     QUARTER,
@@ -48,7 +51,7 @@ _EVENTS = """
         toUInt16(multiIf(part < 50, 98, part < 70, 49, part < 85, 44, part < 95, 33, 90)) AS country,
         if(place = 0, '', multiIf(hash % 97 < 58, 'one', hash % 97 < 87, 'two', 'three')) AS provider,
         ['accepted', 'sent', 'delivered'][place + 1] AS event
-    FROM numbers({begin:UInt64}, {count:UInt64})"""
+    FROM numbers_mt({begin:UInt64}, {count:UInt64})"""
 _QUARTERS = f"""
 INSERT INTO report_quarters
 SELECT 0, org, toStartOfFifteenMinutes(accepted) AS time, queue, country, provider, event, count(), sum(1),
@@ -75,12 +78,17 @@ SELECT accepted + intDiv(age, 1000000), org, toString(generateUUIDv7()), accepte
     concat('+', toString(country), '12345678'), 1, 2, provider, answer,
     toUnixTimestamp(accepted) * 1000 + intDiv(age, 1000) + {{later:Int64}}
 FROM ({_EVENTS})"""
-# A day of the largest organisation and of all together, once more on another.
+_COPIED_PERIODS = (
+    QUARTER,
+    *(ALONE + hour for hour in HOURS.values()),
+    *(by + HOURS[0] for by in BY.values()),
+)
+# A day of the largest organisation and of all together, once more on another, with its narrow counts by hour.
 _COPIED = f"""
 INSERT INTO {TABLE}
 SELECT zone, from_ms, filled, period, organisation_id, begins + 96 * arrayJoin({{days:Array(UInt32)}}),
     member, queue, country, provider, event, events, segments, units, answers, ages, 0
-FROM {TABLE} WHERE period = {QUARTER} AND organisation_id IN (0, {FIRST_ORGANISATION})
+FROM {TABLE} WHERE period IN {_COPIED_PERIODS} AND organisation_id IN (0, {FIRST_ORGANISATION})
     AND begins >= {{day:UInt32}} * 96 AND begins < {{day:UInt32}} * 96 + 96"""
 _SPAN_DAYS = 400
 # Events of the minute that is counted.
@@ -133,10 +141,10 @@ def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
                 zone="UTC", from_s=FROM_S + first * DAY_S, **{"from": begun_ms},
             )  # fmt: skip
         _tell(began, f"the full days from {begin} on are made")
-    copy_days(client)
-    _tell(began, "the days between are copied")
     add_narrow(client)
     _tell(began, "the narrow counts are made")
+    copy_days(client)
+    _tell(began, "the days between are copied")
     for table in ("report_quarters", TABLE):
         client.command(f"OPTIMIZE TABLE {table} FINAL")
     # Its views would count it as well.
