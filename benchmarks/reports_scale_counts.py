@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.stores.clickhouse.report_narrow_sql import (
+    ALONE,
+    BY,
     DAY,
     DAYS_SQL,
+    HOURS,
     HOURS_ALONE_SQL,
     HOURS_BY_SQL,
     QUARTER,
@@ -48,7 +51,7 @@ _EVENTS = """
         toUInt16(multiIf(part < 50, 98, part < 70, 49, part < 85, 44, part < 95, 33, 90)) AS country,
         if(place = 0, '', multiIf(hash % 97 < 58, 'one', hash % 97 < 87, 'two', 'three')) AS provider,
         ['accepted', 'sent', 'delivered'][place + 1] AS event
-    FROM numbers({begin:UInt64}, {count:UInt64})"""
+    FROM numbers_mt({begin:UInt64}, {count:UInt64})"""
 _QUARTERS = f"""
 INSERT INTO report_quarters
 SELECT 0, org, toStartOfFifteenMinutes(accepted) AS time, queue, country, provider, event, count(), sum(1),
@@ -75,12 +78,17 @@ SELECT accepted + intDiv(age, 1000000), org, toString(generateUUIDv7()), accepte
     concat('+', toString(country), '12345678'), 1, 2, provider, answer,
     toUnixTimestamp(accepted) * 1000 + intDiv(age, 1000) + {{later:Int64}}
 FROM ({_EVENTS})"""
-# A day of the largest organisation and of all together, once more on another.
+_COPIED_PERIODS = (
+    QUARTER,
+    *(ALONE + hour for hour in HOURS.values()),
+    *(by + HOURS[0] for by in BY.values()),
+)
+# A day of the largest organisation and of all together, once more on another, with its narrow counts by hour.
 _COPIED = f"""
 INSERT INTO {TABLE}
 SELECT zone, from_ms, filled, period, organisation_id, begins + 96 * arrayJoin({{days:Array(UInt32)}}),
     member, queue, country, provider, event, events, segments, units, answers, ages, 0
-FROM {TABLE} WHERE period = {QUARTER} AND organisation_id IN (0, {FIRST_ORGANISATION})
+FROM {TABLE} WHERE period IN {_COPIED_PERIODS} AND organisation_id IN (0, {FIRST_ORGANISATION})
     AND begins >= {{day:UInt32}} * 96 AND begins < {{day:UInt32}} * 96 + 96"""
 _SPAN_DAYS = 400
 # Events of the minute that is counted.
@@ -114,8 +122,9 @@ def run(client: Any, statement: str, events: int, seconds: float, **parameters: 
         )  # fmt: skip
 
 
-def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
-    """Make the counts of events, merge them, and the activity: the sizes."""
+def fill_thin(client: Any, events: int) -> int:
+    """Make the counts of events over the whole year, and those of the first day as full as it would be: when
+    the series begin, milliseconds since 1970."""
     began = time.monotonic()
     run(client, _QUARTERS, events, YEAR_S * events / YEAR_EVENTS)
     # Reports end before it, so that the time since when rows are read one by one is that of the archiver.
@@ -126,19 +135,27 @@ def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
         run(client, statement, events * _SPAN_DAYS // _YEAR_DAYS, span_s, **of)
         for filled in (0, 1):
             client.command(insert_sql(TABLE) + NOTE_SQL, parameters={**of, "filled": filled})
+        _tell(began, f"the year of {zone} is made")
+    _full(client, begun_ms, 0, 1)
+    _tell(began, "the first full day is made")
+    return begun_ms
+
+
+def fill(client: Any, begun_ms: int, rows: int) -> dict[str, Any]:
+    """Make the other full days, the narrow counts and the activity, and merge all: the sizes."""
+    began = time.monotonic()
     for begin in sorted({int(begin) for begin in BEGINS.values()}):
-        for first, count in ((begin, 1), (begin + _YEAR_DAYS - 1, 2)):
-            run(
-                client, _FULL, YEAR_EVENTS * count // _YEAR_DAYS, count * DAY_S,
-                zone="UTC", from_s=FROM_S + first * DAY_S, **{"from": begun_ms},
-            )  # fmt: skip
+        if begin:
+            _full(client, begun_ms, begin, 1)
+        _full(client, begun_ms, begin + _YEAR_DAYS - 1, 2)
         _tell(began, f"the full days from {begin} on are made")
-    copy_days(client)
-    _tell(began, "the days between are copied")
     add_narrow(client)
     _tell(began, "the narrow counts are made")
+    copy_days(client)
+    _tell(began, "the days between are copied")
     for table in ("report_quarters", TABLE):
         client.command(f"OPTIMIZE TABLE {table} FINAL")
+    _tell(began, "the counts are merged")
     # Its views would count it as well.
     for view in ("activity_to_report", "activity_to_outstanding", "activity_to_outstanding_messages"):
         client.command(f"DROP VIEW {view}")
@@ -158,15 +175,22 @@ def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
         "database = currentDatabase() AND table IN ('report_quarters', 'report_series', 'activity') "
         "GROUP BY table"
     ).result_rows
-    sizes = {
+    return {
         table: {"rows": rows, "bytes_a_row": round(size / rows, 1), "granules": marks}
         for table, rows, size, marks in found
     }
-    return {"filled_s": round(time.monotonic() - began), **sizes}
+
+
+def _full(client: Any, begun_ms: int, first: int, days: int) -> None:
+    """Make days as full, by the quarter of an hour, as those of a thousand million events a year are."""
+    run(
+        client, _FULL, YEAR_EVENTS * days // _YEAR_DAYS, days * DAY_S,
+        zone="UTC", from_s=FROM_S + first * DAY_S, **{"from": begun_ms},
+    )  # fmt: skip
 
 
 def _tell(began: float, what: str) -> None:
-    """Say how far it is: all this takes minutes, however few events there are."""
+    """Say how far a filling is, and how long it has taken: minutes, however few events there are."""
     print(f"{time.monotonic() - began:.0f} s: {what}", file=sys.stderr, flush=True)
 
 

@@ -50,7 +50,8 @@ TIMES: tuple[Group, ...] = ("minute", "hour", "day")
 # What the period of a report may be, as the API and the command line say it.
 PERIODS = (
     "Periods begin and end at quarters of an hour, by minute at whole minutes. They are ten years long at "
-    "most, a day by minute, 31 days by reference and of a campaign."
+    "most, 31 days by hour, by reference and of a campaign, 7 days by hour and two other groups, a day by "
+    "minute."
 )
 # `retrying` of a message that a provider had taken before.
 RESENT = "resent"

@@ -36,9 +36,13 @@ _TOGETHER = 2
 # What a report is about when the caller does not say: so much up to now, seconds.
 _PERIOD_S = 86_400
 _QUARTER_S = 900
-# The longest periods, seconds: of all reports, by minute, and by reference.
+# The longest periods, seconds: of all reports, by minute, by hour, by hour and two other groups, and by
+# reference.
 _LONGEST_S = 3_660 * 86_400
 _MINUTES_S = 86_400
+# With the hour that a week or a month has more in which summer time ends.
+_HOURS_S = 31 * 86_400 + 3_600
+_HOURS_OF_GROUPS_S = 7 * 86_400 + 3_600
 _REFERENCES_S = 31 * 86_400
 _ROWS_MAX = 10_000
 # No reference is longer.
@@ -223,6 +227,10 @@ def query_of(
     longest_s, what = _LONGEST_S, "a report"
     if "minute" in group_by:
         longest_s, what = _MINUTES_S, "a report by minute"
+    if "hour" in group_by:
+        longest_s, what = _HOURS_S, "a report by hour"
+        if len(set(group_by) - {"hour", "status"}) > 1:
+            longest_s, what = _HOURS_OF_GROUPS_S, "a report by hour and two other groups"
     if "reference" in group_by or campaign:
         by = "by reference" if "reference" in group_by else "of a campaign"
         longest_s, what = min(longest_s, _REFERENCES_S), f"a report {by}"
@@ -233,7 +241,8 @@ def query_of(
     if until_s - from_s > longest_s:
         days = longest_s // 86_400
         longest = "a day" if days == 1 else f"{days:,} days"
-        raise invalid(f"The period of {what} must not be longer than {longest}.", "from_time")
+        otherwise = "; by day it may be" if what.startswith("a report by hour") else ""
+        raise invalid(f"The period of {what} must not be longer than {longest}{otherwise}.", "from_time")
     return ReportQuery(
         from_s=from_s,
         until_s=until_s,

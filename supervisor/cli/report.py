@@ -93,8 +93,9 @@ def report(
 
     Each message counts once, in the period of its acceptance and with the
     status it has now. Periods begin and end at quarters of an hour, by minute
-    at whole minutes. They are ten years long at most, a day by minute, 31
-    days by reference and of a campaign.
+    at whole minutes. They are ten years long at most, 31 days by hour, by
+    reference and of a campaign, 7 days by hour and two other groups, a day by
+    minute.
 
     [bold]Examples[/bold]
 

@@ -105,6 +105,14 @@ async def test_the_operator_sees_all_and_the_worst_first(reporting: Api, source:
         ("from_time=1990-01-01T00:00:00Z", "The period of a report must not be longer than 3,660 days."),
         ("from_time=2026-10-30T00:00:00Z&group_by=minute", "by minute must not be longer than a day."),
         ("from_time=2026-09-30T00:00:00Z&group_by=reference", "must not be longer than 31 days."),
+        (
+            "from_time=2026-09-30T00:00:00Z&group_by=hour,country",
+            "The period of a report by hour must not be longer than 31 days; by day it may be.",
+        ),
+        (
+            "from_time=2026-11-01T00:00:00Z&until_time=2026-11-09T00:00:00Z&group_by=hour,country,provider",
+            "a report by hour and two other groups must not be longer than 7 days; by day it may be.",
+        ),
         ("group_by=reference,country", "A report by reference must not be by country too."),
         ("campaign=spring&country=DE", "A report of a campaign must not be by country too."),
         ("campaign=spring&from_time=2026-09-30T00:00:00Z", "a campaign must not be longer than 31 days."),
@@ -155,3 +163,18 @@ async def test_one_report_of_an_organisation_at_a_time_and_others_are_not_kept_w
     source.gate.set()
     assert [(await first)[0], (await another)[0]] == [200, 200]
     assert (await reporting.ask("GET", "/v1/reports/summary"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("groups", "until"), [("hour,status,country", "2026-11-01"), ("hour,queue,country", "2026-10-26")]
+)
+async def test_a_report_by_hour_may_have_the_hour_with_which_summer_time_ends(
+    reporting: Api, groups: str, until: str
+) -> None:
+    begin = "2026-10-01" if until.startswith("2026-11") else "2026-10-19"
+    offsets = "%2B02:00", "%2B01:00"
+    times = f"from_time={begin}T00:00:00{offsets[0]}&until_time={until}T00:00:00{offsets[1]}"
+    status, _, _ = await reporting.ask(
+        "GET", f"/v1/reports/summary?group_by={groups}&time_zone=Europe/Berlin&{times}"
+    )
+    assert status == 200

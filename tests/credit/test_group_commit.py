@@ -22,16 +22,20 @@ class _Redis:
     def __init__(self, seen: list[str]) -> None:
         self._seen = seen
         self.waiting: list[tuple[Sequence[Flush], asyncio.Future[list[Admitted]]]] = []
+        # Set when flushes wait that were not answered.
+        self.asked = asyncio.Event()
 
     async def admit(self, name: str, flushes: Sequence[Flush], timeout_s: float) -> list[Admitted]:
         self._seen += [f"flush of {len(flush.submissions)}" for flush in flushes]
         answer: asyncio.Future[list[Admitted]] = asyncio.get_running_loop().create_future()
         self.waiting.append((flushes, answer))
+        self.asked.set()
         return await answer
 
     def answer(self, *, but: int = 0) -> None:
         """Answer the flushes that came first together, `but` the last so many of them."""
         flushes, answer = self.waiting.pop(0)
+        self.asked.clear()
         answer.set_result([Admitted(len(f.submissions), {}) for f in flushes[: len(flushes) - but]])
 
 
@@ -126,8 +130,7 @@ async def test_what_gathered_behind_one_flush_does_not_wait_for_another_that_is_
         w.redis.answer()
         await turns()
         assert w.take() == ["e told", "f told"]
-        while not w.redis.waiting:
-            await asyncio.sleep(0.01)
+        await w.redis.asked.wait()
         assert w.take() == ["flush of 2"]
         w.redis.answer()
 

@@ -18,9 +18,16 @@ from typing import Any, NamedTuple
 
 from engine.activity.report_rolling import Series
 from engine.activity.reports import ReportQuery
-from engine.stores.clickhouse.report_cover import Days, added_of, by_members, parts_of_days, whole
-from engine.stores.clickhouse.report_narrow_sql import DAY, QUARTER_S
-from engine.stores.clickhouse.report_period_sql import MEMBERS, TABLE, TIMES_SQL
+from engine.stores.clickhouse.report_cover import (
+    Days,
+    added_of,
+    by_members,
+    offsets_in,
+    parts_of_days,
+    whole,
+)
+from engine.stores.clickhouse.report_narrow_sql import ALONE, BY, DAY, QUARTER_S
+from engine.stores.clickhouse.report_period_sql import HOUR_S, TABLE, TIMES_SQL
 from engine.stores.clickhouse.report_statements import (
     ROWS_MAX,
     filtered,
@@ -63,16 +70,23 @@ class _Part(NamedTuple):
     added: int
 
 
-def by_periods(query: ReportQuery, series: Series | None, utc: Series, days: Days) -> Together:
+def by_periods(
+    query: ReportQuery, series: Series | None, utc: Series, days: Days, counts_max: int
+) -> Together:
     """The statement of a report that is put together. `series`: None: all is read by hours and quarters;
-    `days`: in its zone."""
+    `days`: in its zone; `counts_max`: the server refuses to read more of a series."""
     parts = _parts(query, series, utc, days)
     parameters = filtered(query)
     for place, part in enumerate(parts):
         parameters |= {f"series{place}": part.series.zone, f"begun{place}": part.series.from_ms}
     counted = [f"counted{place}" for place in range(len(parts))]
-    single = _is_single(query, parts)
-    selects = [_of_series(query, part, place, len(parts), single=single) for place, part in enumerate(parts)]
+    single = _is_single(query, parts, whole=series is not None)
+    if single and "hour" not in query.group_by and not filters(query):
+        # A count is a row of the statement.
+        counts_max = min(counts_max, ROWS_MAX)
+    selects = [_of_series(query, part, place, len(parts)) for place, part in enumerate(parts)]
+    # The bound is that of one series, and not of what came later as well.
+    selects = [f"SELECT * FROM ({select} SETTINGS max_rows_to_read = {counts_max:d})" for select in selects]  # noqa: S608 - our own names
     selects.append(_of_later(query, parts))
     groups = numbered(len(groups_of(query, "")) + 1)
     columns = [] if "status" in query.group_by else list(_TIMES)
@@ -109,14 +123,19 @@ def _parts(query: ReportQuery, series: Series | None, utc: Series, days: Days) -
     return parts
 
 
-def _is_single(query: ReportQuery, parts: list[_Part]) -> bool:
-    """Whether most groups of a report are one count each: to add up each by itself would take the most
-    time."""
-    return "hour" in query.group_by and all(part.added not in (0, MEMBERS) for part in parts)
+def _is_single(query: ReportQuery, parts: list[_Part], *, whole: bool) -> bool:
+    """Whether most groups of a report are one count each, so that to add up each by itself would take the
+    most time. `whole`: whole days are read from counts by day."""
+    if "hour" in query.group_by:
+        offsets = offsets_in(query.time_zone, query.from_s, query.until_s)
+        hours = (ALONE,) if any(ahead_s % HOUR_S for _, ahead_s in offsets) else (ALONE, *BY.values())
+        return all(part.added in hours for part in parts)
+    return "day" in query.group_by and whole and parts[0].added != 0
 
 
-def _of_series(query: ReportQuery, part: _Part, place: int, places: int, *, single: bool) -> str:
-    """What a series has of a report; it is the one of that place among so many. `single`: not added up."""
+def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:
+    """What a series has of a report, count by count: to add them up here would be to do it twice. It is the
+    one of that place among so many."""
     whose = "organisation_id = {organisation:Int64}"
     if query.organisation_id is None:
         each = "organisation" in query.group_by and not by_members(query)
@@ -125,15 +144,11 @@ def _of_series(query: ReportQuery, part: _Part, place: int, places: int, *, sing
     counted = ["until_ms" if i == place else "toUInt64(0)" for i in range(places)]
     measures = ["events AS n", "segments AS parts", "units AS held", "answers AS of_answers"]
     measures.append("ages AS of_ages")
-    if not single:
-        counted[place] = "max(until_ms)"
-        measures = ["sum(events) AS n", "sum(segments) AS parts", "sum(units) AS held"]
-        measures += ["sumMap(answers) AS of_answers", "sumMap(ages) AS of_ages"]
     return _select(
         query, [*_groups_of_series(query, part), "event"], measures, TABLE,
         f"zone = {{series{place}:String}} AND from_ms = {{begun{place}:UInt64}} "
         f"AND (period = 0 OR ({where}))",
-        counted, grouped=not single,
+        counted, grouped=False,
     )  # fmt: skip
 
 

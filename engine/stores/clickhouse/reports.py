@@ -19,9 +19,16 @@ import structlog
 
 from engine.activity.report_rolling import Series
 from engine.activity.reports import EventSum, Report, ReportQuery, ReportRow, rows_of
-from engine.errors import ConfigError, Refusal, Unavailable
+from engine.errors import ConfigError, Unavailable
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
 from engine.stores.clickhouse.client import answering
+from engine.stores.clickhouse.report_bounds import (
+    COUNTS_MAX,
+    needs_days_of_zone,
+    too_large,
+    too_many_counts,
+    too_many_groups,
+)
 from engine.stores.clickhouse.report_cover import days_of, is_long, midnight, zone_of
 from engine.stores.clickhouse.report_period_sql import SERIES_SQL
 from engine.stores.clickhouse.report_statements import GROUPS_MAX, ROWS_MAX, statement
@@ -58,12 +65,18 @@ _NOTE = "INSERT INTO report_zones VALUES ({zone:String}, today(), today())"
 _NOTE_SETTINGS = {"async_insert": 0, "wait_end_of_query": 1}
 
 
+class _TooManyRows(Exception):
+    """ClickHouse would read more rows for a report than it may, or use more memory."""
+
+
 class ClickHouseReports(ClickHouseAdapter):
     """Reads reports. Every call raises Unavailable, and ConfigError when an operator must act."""
 
-    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
-        """`timeout_s`: the deadline of each report, seconds. Raises ConfigError for a malformed URL."""
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S, counts_max: int = COUNTS_MAX) -> None:
+        """`timeout_s`: the deadline of each report, seconds; `counts_max`: most counts that one reads of a
+        series. Raises ConfigError for a malformed URL."""
         super().__init__(url, timeout_s)
+        self._counts_max = counts_max
         # Who has had a zone noted on that day: an organisation by its number, operators by the zone.
         self._noted: set[int | str] = set()
         self._noted_on = date.min
@@ -79,7 +92,7 @@ class ClickHouseReports(ClickHouseAdapter):
         else:
             # Beside the loop, which has others to answer meanwhile.
             rows = await asyncio.to_thread(_made, query, found)
-        if is_long(query) and "day" in query.group_by and zone_of(query) != "UTC":
+        if is_long(query) and "day" in query.group_by:
             await self._note(query)
         zone = ZoneInfo(query.time_zone)
         return Report(
@@ -101,15 +114,23 @@ class ClickHouseReports(ClickHouseAdapter):
                 break
             whole, utc = chosen
             days = days_of(query, ZoneInfo((whole or utc).zone), now_s + _CLOCKS_S)
-            together = by_periods(query, whole, utc, days)
-            found = await self._query(together.sql, together.parameters)
+            together = by_periods(query, whole, utc, days, self._counts_max)
+            try:
+                found = await self._query(together.sql, together.parameters)
+            except _TooManyRows as e:
+                if needs_days_of_zone(query, whole, now_s):
+                    await self._note(query)
+                raise too_many_counts(query, whole, now_s) from e
             # Rows without an event say how far each series is counted.
             more = len(together.until_ms)
             counted = [max((int(row[i - more]) for row in found), default=0) for i in range(more)]
             if tuple(counted) == together.until_ms:
                 width = len([name for name in query.group_by if name != "status"])
                 return self._complete, [row[:-more] for row in found if row[width]]
-        return self._complete, list(await self._query(*statement(query)))
+        try:
+            return self._complete, list(await self._query(*statement(query)))
+        except _TooManyRows as e:
+            raise too_large("it reads too many rows") from e
 
     async def _series(self) -> tuple[int, list[Series]]:
         """The time of the server, seconds since 1970, and the series that can be read."""
@@ -122,11 +143,14 @@ class ClickHouseReports(ClickHouseAdapter):
         return max((int(row[-1]) for row in found), default=0), series
 
     async def _note(self, query: ReportQuery) -> None:
-        """Note that a report was asked for in the days of a zone; once a day is enough.
+        """Note that a report was asked for in the days of a zone, if they are not those of UTC; once a day is
+        enough.
 
         Of an organisation the first zone of a day is noted alone. So many zones are counted that one
         organisation that asks for all there are must not take the places of the others.
         """
+        if zone_of(query) == "UTC":
+            return
         zone, today = query.time_zone, datetime.now(UTC).date()
         if self._noted_on != today:
             self._noted_on = today
@@ -143,6 +167,7 @@ class ClickHouseReports(ClickHouseAdapter):
             log.warning("days of a time zone will not be counted beforehand", time_zone=zone, reason=str(e))
 
     async def _query(self, sql: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+        """The rows of a statement. Raises _TooManyRows, and Refusal 422 for too many groups."""
         settings = {
             "max_threads": _THREADS,
             "max_execution_time": self._timeout_s,
@@ -159,8 +184,8 @@ class ClickHouseReports(ClickHouseAdapter):
         except Unavailable as e:
             if _is_too_large(e.__cause__):
                 if _OF_GROUPS in str(e.__cause__):
-                    raise _too_many_groups() from e
-                raise _too_large("it reads too many rows") from e
+                    raise too_many_groups(GROUPS_MAX) from e
+                raise _TooManyRows from e
             raise
         rows: Sequence[Sequence[Any]] = found.result_rows
         return rows
@@ -196,7 +221,7 @@ def _made(query: ReportQuery, found: Sequence[Sequence[Any]]) -> list[ReportRow]
         place = named.index("day")
         groups = [(*group[:place], begins(int(group[place])), *group[place + 1 :]) for group in groups]
     if len(set(groups)) > GROUPS_MAX:
-        raise _too_many_groups()
+        raise too_many_groups(GROUPS_MAX)
     times = "status" not in query.group_by
     sums = [
         EventSum(
@@ -220,15 +245,3 @@ def _rfc3339(at_s: int, zone: ZoneInfo) -> str:
 def _is_too_large(error: BaseException | None) -> bool:
     """Whether ClickHouse refused a report for its own size."""
     return getattr(error, "code", None) in _TOO_LARGE and _OF_SERVER not in str(error)
-
-
-def _too_many_groups() -> Refusal:
-    return _too_large(f"it has more than {GROUPS_MAX:,} groups")
-
-
-def _too_large(why: str) -> Refusal:
-    return Refusal(
-        "report_too_large",
-        422,
-        f"The report is too large: {why}. Ask for a shorter period or for fewer groups.",
-    )

@@ -45,7 +45,7 @@ def classes_sql(digest: str, count: str) -> str:
 def summed_sql(column: str) -> str:
     """A column of a statement in SQL that adds up `column`, maps of classes and how many times are in each,
     for `below_sql`."""
-    return f"sumMap(mapKeys({column}), mapValues({column})) AS all_{column}"
+    return f"tuple(mapKeys(sumMap({column}) AS map_{column}), mapValues(map_{column})) AS all_{column}"
 
 
 def gathered_sql(column: str) -> str:
