@@ -36,6 +36,7 @@ from engine.credit.awaiting import Awaiting, Done
 from engine.credit.flush import Admitted, Ended, Flush, Note, Outbox
 from engine.credit.memory_mark import MARK, MemoryMark
 from engine.credit.ports import AdmissionStore
+from engine.credit.redis_answers import RedisAnswers
 from engine.errors import Fenced, Full, Unavailable, Undecided
 from engine.records import Submission
 
@@ -47,10 +48,6 @@ _RETRY_MAX_S = 1.0
 _FEW = 4
 # A drain looks so often whether a flush can be sent, seconds.
 _LOOK_S = 0.001
-# After so long without an answer Redis counts as away, seconds: when its connections break, and when
-# it is silent, as a busy one may be for a moment.
-DEAD_S = 0.3
-SILENT_S = 1.0
 # After so long the clients of a flush are told that its outcome is unknown, seconds.
 UNKNOWN_S = 2.0
 
@@ -104,14 +101,8 @@ class GroupCommit:
         # Where flushes run; a fault of one ends the process.
         self._group: asyncio.TaskGroup | None = None
         self.sending: set[asyncio.Task[None]] = set()
-        # By shard, when its flush under way was first sent, and when that first failed; the loop's time.
-        self._sent_s: dict[int, float] = {}
-        self._failed_s: float | None = None
-        # Why the last flush that was not answered was not, "" since another was.
-        self._reason = ""
-        self.away = False
-        # Why Redis counts as away, a sentence; "" when it does not.
-        self.obstacle = ""
+        # What Redis owes, and whether it is away.
+        self.redis = RedisAnswers()
 
     # -- for the holder
 
@@ -119,7 +110,7 @@ class GroupCommit:
         """Put a submission behind those that wait; `done` is told its outcome, never within this call.
 
         Raises Unavailable while Redis is away."""
-        if self.away:
+        if self.redis.away:
             raise Unavailable(NOT_WRITTEN)
         token = self.awaiting.add(done)
         self.outboxes[shard].add(token, submission)
@@ -152,18 +143,12 @@ class GroupCommit:
 
     def look(self) -> bool:
         """Whether Redis has come to be away now; then what waits is refused. Call it a few times a second."""
-        if self.away:
+        if not self.redis.look(asyncio.get_running_loop().time()):
             return False
-        now_s = asyncio.get_running_loop().time()
-        silent = now_s - min(self._sent_s.values(), default=now_s) >= SILENT_S
-        dead = self._failed_s is not None and now_s - self._failed_s >= DEAD_S
-        self.away = silent or dead
-        if self.away:
-            for outbox in self.outboxes:
-                self.awaiting.refuse(outbox.take_back_all(), Unavailable(NOT_WRITTEN))
-            self.obstacle = self._reason or "Redis gives no answer."
-            log.warning("messages are refused at once", holder=self._name, reason=self.obstacle)
-        return self.away
+        for outbox in self.outboxes:
+            self.awaiting.refuse(outbox.take_back_all(), Unavailable(NOT_WRITTEN))
+        log.warning("messages are refused at once", holder=self._name, reason=self.redis.obstacle)
+        return True
 
     # -- its life
 
@@ -172,7 +157,7 @@ class GroupCommit:
         for outbox, epoch in zip(self.outboxes, epochs, strict=True):
             outbox.registered(epoch)
         self.answered = [(epoch, 0) for epoch in epochs]
-        self._sent_s.clear()
+        self.redis.forget()
 
     def serve(self, group: asyncio.TaskGroup | None) -> None:
         """Send flushes in `group` from now on; with None no more."""
@@ -184,7 +169,7 @@ class GroupCommit:
             await asyncio.wait(self.sending)
         for token in [token for outbox in self.outboxes for token in outbox.fenced()]:
             self.awaiting.tell(token, Unavailable("This process was fenced."))
-        self._sent_s.clear()
+        self.redis.forget()
 
     async def drain(self) -> None:
         """Write what clients wait for; returns when they wait no more, or it cannot be written any more."""
@@ -203,21 +188,12 @@ class GroupCommit:
     def _flush(self) -> None:
         """Send what has gathered for shards that have no flush under way; it is written in the next turn."""
         self._scheduled = False
-        self._begin(self._next())
-
-    def _begin(self, shards: list[int]) -> None:
-        """Send the flushes under way of these shards, beside what is being sent already."""
-        if shards and self._group is not None:
+        if self._fenced.is_set() or self._group is None:
+            return
+        if shards := _taken(self.outboxes, self._dirty):
             task = self._group.create_task(self._send(shards))
             self.sending.add(task)
             task.add_done_callback(self.sending.discard)
-
-    def _next(self) -> list[int]:
-        """Take what has gathered for shards that have no flush under way as their next: these shards."""
-        if self._fenced.is_set() or self._group is None:
-            return []
-        dirty, self._dirty = self._dirty, set()
-        return [s for s in dirty if self.outboxes[s].next_flush() is not None]
 
     async def _send(self, shards: list[int]) -> None:
         """Send the flushes under way of these shards, and those that gather behind them meanwhile."""
@@ -228,11 +204,11 @@ class GroupCommit:
         """Send the flushes under way of these shards until the outcome of each is known.
 
         The shards of flushes that are to be sent next, and are under way from now on; perhaps none."""
-        next_shards: list[int] = []
+        followed: list[int] = []
         backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
         time_s = asyncio.get_running_loop().time
         began_s = time_s()
-        self._sent_s |= dict.fromkeys(shards, began_s)
+        self.redis.sent(shards, began_s)
         # The first time, nothing was sent of them before, so a flush that Redis refuses was not applied.
         first = True
         while shards:
@@ -242,11 +218,8 @@ class GroupCommit:
             try:
                 outcomes = await self._store.admit(self._name, flushes, left_s if left_s > 0 else UNKNOWN_S)
             except Unavailable as e:
-                if e.detail != self._reason:
+                if self.redis.failed(e.detail, time_s()):
                     log.warning("flush again", reason=e.detail)
-                self._reason = e.detail
-                if self._failed_s is None:
-                    self._failed_s = time_s()
             again = shards[len(outcomes) :]
             ended: list[Ended] = []
             for flush, outcome in zip(flushes, outcomes, strict=False):
@@ -256,12 +229,8 @@ class GroupCommit:
                 else:
                     ended += self._ended(flush, outcome)
             if outcomes:
-                self._note_answer()
-                next_shards = self._go_on(ended, {flush.shard for flush in flushes} - set(again))
-            if again:
-                # They do not wait for those that are sent once more.
-                self._begin(next_shards)
-                next_shards = []
+                self.redis.answered(time_s())
+                followed = self._go_on(ended, {f.shard for f in flushes} - set(again), alone=not again)
             shards, first = again, False
             if shards:
                 pause_s = backoff.next()
@@ -271,21 +240,12 @@ class GroupCommit:
                         self.awaiting.tell(token, Undecided(UNDECIDED))
                     began_s = float("-inf")
                 await asyncio.sleep(pause_s)
-        return next_shards
-
-    def _note_answer(self) -> None:
-        """Redis has answered: it is not away, unless it still owes an outcome for long."""
-        self._failed_s = None
-        self._reason = ""
-        if self.away:
-            late_s = asyncio.get_running_loop().time() - SILENT_S
-            self.away = any(sent_s <= late_s for sent_s in self._sent_s.values())
-            self.obstacle = self.obstacle if self.away else ""
+        return followed
 
     def _ended(self, flush: Flush, outcome: Admitted | Fenced | Full) -> list[Ended]:
         """The outcome of a flush is known: what became of the submissions whose clients are to be told."""
         outbox = self.outboxes[flush.shard]
-        self._sent_s.pop(flush.shard, None)
+        self.redis.ended(flush.shard)
         if isinstance(outcome, Fenced):
             # Its submissions stay in the outbox until `void` refuses them.
             self._fenced.set()
@@ -298,19 +258,28 @@ class GroupCommit:
         self._heed(outcome)
         return outbox.applied(outcome)
 
-    def _go_on(self, ended: list[Ended], shards: set[int]) -> list[int]:
-        """Tell the clients of flushes that were applied, and take the next ones of these shards; these are
-        sent first when more than a few have gathered, and the shards of those are returned."""
+    def _go_on(self, ended: list[Ended], shards: set[int], *, alone: bool) -> list[int]:
+        """Tell the clients of flushes that were applied. When more than a few submissions have gathered for
+        these shards meanwhile, their flushes come first: they are taken, and their shards are returned.
+        `alone`: no other flush is sent again, for which these would have to wait."""
         gathered = sum(self.outboxes[s].gathered for s in shards)
         self._dirty.update(shards)
-        if ended and gathered > len(ended) // _FEW:
-            # This task writes them before it lets the loop go on.
+        if alone and gathered > len(ended) // _FEW and ended and not self._fenced.is_set():
+            # The caller writes them before it lets the loop go on.
             asyncio.get_running_loop().call_soon(self.awaiting.end, ended)
-            return self._next()
+            return _taken(self.outboxes, self._dirty)
         self.awaiting.end(ended)
         if not all(self.outboxes[s].idle for s in shards):
             self.mark()
         return []
+
+
+def _taken(outboxes: list[Outbox], dirty: set[int]) -> list[int]:
+    """Take what has gathered for those `dirty` shards that have no flush under way as their next: these
+    shards. None is dirty any more."""
+    taken = [s for s in dirty if outboxes[s].next_flush() is not None]
+    dirty.clear()
+    return taken
 
 
 def _see_full(memory: MemoryMark) -> None:

@@ -116,7 +116,7 @@ class Quota:
         """Raises Full when Redis has little memory left, and Unavailable while it is away."""
         if self.memory.is_full:
             self.memory.check()
-        if self._commits.away:
+        if self._commits.redis.away:
             raise Unavailable(NOT_WRITTEN)
 
     async def wait(self, organisation_id: int, cost: int, total: int) -> bool:
@@ -126,7 +126,7 @@ class Quota:
         Unavailable when the holder is fenced or Redis is away, and when the ledger says that it cannot
         write the books. The caller sets the deadline.
         """
-        if self._commits.away:
+        if self._commits.redis.away:
             raise Unavailable(NOT_WRITTEN)
         if self._fenced.is_set():
             raise Unavailable("This process is registering anew.")
@@ -345,4 +345,4 @@ def obstacle_of(quota: Quota) -> str:
         quota.memory.check()
     except Full as e:
         return e.detail
-    return quota._commits.obstacle
+    return quota._commits.redis.obstacle
