@@ -23,7 +23,7 @@ def test_failures_count_from_the_first_one_on_and_an_outcome_ends_them() -> None
     answers.answered(_NOW_S + 0.9 * DEAD_S)
     assert not answers.look(_NOW_S + 2 * DEAD_S)
     assert answers.failed("It is loading.", _NOW_S + 2 * DEAD_S)
-    assert answers.look(_NOW_S + 3 * DEAD_S)
+    assert answers.look(_NOW_S + 3.1 * DEAD_S)
     assert answers.away
     assert answers.obstacle == "It is loading."
 
