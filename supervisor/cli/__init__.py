@@ -51,7 +51,7 @@ from supervisor.cli import (
 )  # fmt: skip
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
-from supervisor.cli.command_line import strict
+from supervisor.cli.command_line import names, strict
 from supervisor.cli.output import is_unread, surviving_output
 from supervisor.cli.text import command_sentence, readable, usage_sentence
 from supervisor.cli.waiting import waiting
@@ -113,7 +113,8 @@ def run(arguments: list[str]) -> int:
             _complain(words)
         return 2
     except EngineError as e:
-        _complain(command_sentence(str(e), arguments) if isinstance(e, Refusal) else str(e))
+        is_refusal = isinstance(e, Refusal)
+        _complain(command_sentence(str(e), arguments, names(command(), arguments)) if is_refusal else str(e))
         return 2 if isinstance(e, ConfigError | Refusal | Unavailable) else 1
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted.")

@@ -8,7 +8,7 @@ had not been given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,15 @@ def strict(command: Any) -> Any:
 
     command.parse_args = parse_strictly
     return command
+
+
+def names(command: Any, arguments: Sequence[str]) -> dict[str, str]:
+    """How the help of the command that these arguments name calls its parameters, by their names in it."""
+    for word in arguments:
+        if word not in getattr(command, "commands", {}):
+            break
+        command = command.commands[word]
+    return {parameter.name: _shown(parameter) for parameter in command.params}
 
 
 def _check(given: Mapping[str, Any], order: list[Any], path: str) -> None:

@@ -96,7 +96,9 @@ class MessageFile:
         try:
             text = io.TextIOWrapper(file, encoding=self.encoding, errors=errors, newline="")
         except LookupError as e:
-            raise ConfigError(f"{self.encoding!r} is no encoding; cp1252 and cp1256 are two.") from e
+            raise ConfigError(
+                f"--encoding must be one of Python's, such as cp1256, not {self.encoding!r}."
+            ) from e
         yield next(text, "").removeprefix("\ufeff")
         yield from text
         # The file is still asked for its position.
@@ -226,5 +228,5 @@ def format_of(path: Path, named: FileFormat | None) -> FileFormat:
     """The format that was named, or that of the file's suffix. Raises ConfigError when neither is known."""
     found = named or _SUFFIXES.get(path.suffix.lower())
     if found is None:
-        raise ConfigError(f"The name of {path} must end in .csv or .jsonl, or name the format with --format.")
+        raise ConfigError(f"--file {path} must end in .csv or .jsonl, or name the format with --format.")
     return found

@@ -129,7 +129,7 @@ def answers(given: Sequence[str], known: Mapping[Queue, ResponseTimes]) -> dict[
 
 def _times(text: str) -> ResponseTimes:
     try:
-        if Path(text.strip()).is_file():
+        if os.path.isfile(text.strip()):
             return response_times.parse_lines(
                 _read("--response-times", Path(text.strip())).splitlines(), text
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +51,9 @@ Refused = Annotated[Path | None, _many("FILE", "Write every refused line here, a
 AcceptedIds = Annotated[Path | None, _many("FILE", "Write line and id of every accepted message here.")]
 Limit = Annotated[int, _many(None, "Refused lines to list at the end.", least=0)]
 
+# With the number of the request behind it, it is an Idempotency-Key.
+_RUN_KEY = re.compile(r"[!-~]{1,100}")
+
 
 @options.customer_options
 def send(
@@ -95,6 +99,8 @@ def send(
     if file is None:
         _send_one(given, engine)
         return
+    if run_key and not _RUN_KEY.fullmatch(run_key):
+        raise ConfigError("--run-key must be 1 to 100 printable ASCII characters, without spaces.")
     source = MessageFile(path=file, format=format_of(file, file_format), encoding=encoding, defaults=given)
     key = run_key or secrets.token_hex(8)
     run = FileRun(source=source, limit=limit, key=key, refused=refused, accepted=accepted)

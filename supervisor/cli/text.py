@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from rich import box
@@ -15,9 +15,10 @@ _FULL = 60
 # What begins an entry of a list: a word, and what it means after some spaces.
 _ENTRY = re.compile(r"\S+ {2,}\S")
 # How the library that reads command lines begins to say that a value is wrong, and goes on.
-_WRONG_VALUE = re.compile(r"Invalid value for '([^']+)': (?:Input should be |Value error, )")
+_WRONG_VALUE = re.compile(r"Invalid value for '([^']+)': (?:Input should be |Value error, |(?=Unable))")
 _ALLOWED = {
     r"a valid integer": "a whole number",
+    r"Unable to parse input string as an integer": "a whole number of fewer digits",
     r"a valid number": "a number",
     r"a finite number": "a number",
     r"greater than or equal to (\S+?)\.?$": r"\1 or more",
@@ -29,7 +30,7 @@ _ALLOWED = {
 # What somebody gave is repeated to them this far, characters of it without a space.
 _WORD = re.compile(r"(\S{100})\S{100,}(\S{20})")
 # Options that are called otherwise than the fields of the API.
-_OPTIONS = {"group_by": "--by"}
+_OPTIONS = {"group_by": "--by", "from_time": "--since", "until_time": "--until"}
 # So many characters of a page of 80 the first column of a table takes at most without being folded.
 _WHOLE_MAX = 40
 
@@ -128,13 +129,13 @@ def readable(words: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
-def command_sentence(words: str, arguments: Sequence[str]) -> str:
+def command_sentence(words: str, arguments: Sequence[str], names: Mapping[str, str]) -> str:
     """What the API says is wrong, in words of the command line with these arguments: its options in place of
-    fields, and `none` where a field would be null."""
+    fields, and `none` where a field would be null. `names`: how the command's help calls each parameter."""
     given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
 
     def option(field: re.Match[str]) -> str:
-        named = _OPTIONS.get(field[1], "--" + field[1].replace("_", "-"))
-        return named if named in given else field[0]
+        named = _OPTIONS.get(field[1]) or names.get(field[1]) or "--" + field[1].replace("_", "-")
+        return field[0] if named.startswith("--") and named not in given else named
 
     return re.sub(r", or null(: [^.;,]*)?", ", or none", re.sub(r"`([a-z_]+)`", option, words))

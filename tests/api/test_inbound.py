@@ -127,7 +127,7 @@ async def test_operators_say_whose_messages_are_and_write_one_to_try_it(
     assert kept in (await admin("GET", "/inbound-routes"))[1]["inbound_routes"]
     for unknown in (999_999, -1, 2**63, 10**30):
         assert (await admin("PUT", "/inbound-routes", route | {"organisation_id": unknown}))[0] == 404
-    for wrong in ("two words", "a\0b", "x" * 41):
+    for wrong in ("two words", "a\0b", "a\x07b", "x" * 41):
         assert (await admin("PUT", "/inbound-routes", route | {"keyword": wrong}))[1]["field"] == "keyword"
     assert (await admin("PUT", "/inbound-routes", route | {"number": "x"}))[1]["field"] == "number"
     assert (await admin("POST", "/inbound-routes/remove", {"number": "12345", "keyword": "Pizza"}))[0] == 204

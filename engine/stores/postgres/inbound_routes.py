@@ -6,6 +6,7 @@ for the same again is safe, and changes nothing the second time. A change counts
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import no_organisation
 from engine.stores.postgres.pool import Pool
 
+_CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f]")
 _KEYWORD_MAX = 40
 
 _ALL = "SELECT number, keyword, organisation_id FROM inbound_routes ORDER BY number, keyword"
@@ -75,9 +77,9 @@ def checked(route: InboundRoute) -> InboundRoute:
     """The route in the form in which it is kept. Raises Refusal 422."""
     number = own_number("number", route.number)
     keyword = normal(route.keyword)
-    wrong = len(keyword) > _KEYWORD_MAX or " " in keyword or "\0" in keyword
+    wrong = len(keyword) > _KEYWORD_MAX or " " in keyword or _CONTROL.search(keyword)
     if wrong or (route.keyword and not keyword):
-        detail = f"`keyword` must be one word of at most {_KEYWORD_MAX} characters, or empty."
+        detail = f"`keyword` must be one word of at most {_KEYWORD_MAX} characters, no controls, or empty."
         raise Refusal("invalid_field", 422, detail, "keyword")
     return InboundRoute(number=number, keyword=keyword, organisation_id=route.organisation_id)
 

@@ -90,6 +90,14 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
             "--timeout must be left out without --wait.",
         ),
         (["send", "--to", "+1", "--text", "x", "--limit", "5"], "--limit must be left out without --file."),
+        (
+            ["send", "--file", "good.csv", "--run-key", "a\nb", *ENGINE],
+            "--run-key must be 1 to 100 printable ASCII characters, without spaces.",
+        ),
+        (
+            ["org", "show", "9" * 5000, *ADMIN],
+            "ID must be a whole number of fewer digits.",
+        ),
         (["status", "--interval", "5"], "--interval must be left out without --watch."),
         # As a script has it whose variable is empty.
         (["org", "senders", "1", "--default", "", *ADMIN], "--default must not be empty; `smsengine org"),

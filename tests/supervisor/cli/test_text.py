@@ -64,14 +64,19 @@ def test_what_is_wrong_with_a_command_line_is_said_without_the_words_of_a_librar
 
 def test_what_the_api_says_of_a_field_is_said_of_the_option_that_was_given() -> None:
     zone = "`time_zone` must be an IANA name, such as Europe/Berlin."
-    assert command_sentence(zone, ["report", "--time-zone=Mars"]).startswith("--time-zone must be an IANA")
-    assert command_sentence(zone, ["report"]) == zone
+    assert command_sentence(zone, ["report", "--time-zone=Mars"], {}).startswith(
+        "--time-zone must be an IANA"
+    )
+    assert command_sentence(zone, ["report"], {}) == zone
     grouped = "`group_by` must be some of status, queue, with commas between."
-    assert command_sentence(grouped, ["report", "--by", "x"]).startswith("--by must be some of")
+    assert command_sentence(grouped, ["report", "--by", "x"], {}).startswith("--by must be some of")
     back = "`rate_max` must be from 0.1 to 1000 messages a second, or null: no limit."
-    assert command_sentence(back, ["--rate-max", "0/s"]) == (
+    assert command_sentence(back, ["--rate-max", "0/s"], {}) == (
         "--rate-max must be from 0.1 to 1000 messages a second, or none."
     )
+    names = {"action": "ACTION", "events": "--event"}
+    assert command_sentence("`action` must be x.", ["stop"], names) == "ACTION must be x."
+    assert command_sentence("`events` must be x.", ["--event", "y"], names) == "--event must be x."
 
 
 @pytest.mark.parametrize(
