@@ -1,8 +1,9 @@
 """Service: settlements gather, and are written to Redis in batches.
 
-A flush writes what has gathered. A second one begins before the first is answered when enough have gathered,
-so that the worker does not wait for round trips. While a backlog is read, and after a rest, a flush goes with
-each read: what reaches Redis together is one turn of its loop, and one write to its disk.
+A flush writes what has gathered. Others begin before the first is answered when enough have gathered, so that
+the worker does not wait for round trips. While a backlog is read, and after a rest, a flush goes with each
+read: what reaches Redis together is one turn of its loop, and one write to its disk. A large one is divided,
+so that Redis serves others between.
 
     killed               a settlement whose answer did not come counts once
     Redis away, or a     the flush is sent again until it is answered, and counts once. No entry is in two
