@@ -122,8 +122,9 @@ def run(client: Any, statement: str, events: int, seconds: float, **parameters: 
         )  # fmt: skip
 
 
-def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
-    """Make the counts of events, merge them, and the activity: the sizes."""
+def fill_thin(client: Any, events: int) -> int:
+    """Make the counts of events over the whole year, and those of the first day as full as it would be: when
+    the series begin, milliseconds since 1970."""
     began = time.monotonic()
     run(client, _QUARTERS, events, YEAR_S * events / YEAR_EVENTS)
     # Reports end before it, so that the time since when rows are read one by one is that of the archiver.
@@ -134,12 +135,19 @@ def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
         run(client, statement, events * _SPAN_DAYS // _YEAR_DAYS, span_s, **of)
         for filled in (0, 1):
             client.command(insert_sql(TABLE) + NOTE_SQL, parameters={**of, "filled": filled})
+        _tell(began, f"the year of {zone} is made")
+    _full(client, begun_ms, 0, 1)
+    _tell(began, "the first full day is made")
+    return begun_ms
+
+
+def fill(client: Any, begun_ms: int, rows: int) -> dict[str, Any]:
+    """Make the other full days, the narrow counts and the activity, and merge all: the sizes."""
+    began = time.monotonic()
     for begin in sorted({int(begin) for begin in BEGINS.values()}):
-        for first, count in ((begin, 1), (begin + _YEAR_DAYS - 1, 2)):
-            run(
-                client, _FULL, YEAR_EVENTS * count // _YEAR_DAYS, count * DAY_S,
-                zone="UTC", from_s=FROM_S + first * DAY_S, **{"from": begun_ms},
-            )  # fmt: skip
+        if begin:
+            _full(client, begun_ms, begin, 1)
+        _full(client, begun_ms, begin + _YEAR_DAYS - 1, 2)
         _tell(began, f"the full days from {begin} on are made")
     add_narrow(client)
     _tell(began, "the narrow counts are made")
@@ -147,6 +155,7 @@ def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
     _tell(began, "the days between are copied")
     for table in ("report_quarters", TABLE):
         client.command(f"OPTIMIZE TABLE {table} FINAL")
+    _tell(began, "the counts are merged")
     # Its views would count it as well.
     for view in ("activity_to_report", "activity_to_outstanding", "activity_to_outstanding_messages"):
         client.command(f"DROP VIEW {view}")
@@ -166,15 +175,22 @@ def fill(client: Any, events: int, rows: int) -> dict[str, Any]:
         "database = currentDatabase() AND table IN ('report_quarters', 'report_series', 'activity') "
         "GROUP BY table"
     ).result_rows
-    sizes = {
+    return {
         table: {"rows": rows, "bytes_a_row": round(size / rows, 1), "granules": marks}
         for table, rows, size, marks in found
     }
-    return {"filled_s": round(time.monotonic() - began), **sizes}
+
+
+def _full(client: Any, begun_ms: int, first: int, days: int) -> None:
+    """Make days as full, by the quarter of an hour, as those of a thousand million events a year are."""
+    run(
+        client, _FULL, YEAR_EVENTS * days // _YEAR_DAYS, days * DAY_S,
+        zone="UTC", from_s=FROM_S + first * DAY_S, **{"from": begun_ms},
+    )  # fmt: skip
 
 
 def _tell(began: float, what: str) -> None:
-    """Say how far it is: all this takes minutes, however few events there are."""
+    """Say how far a filling is, and how long it has taken: minutes, however few events there are."""
     print(f"{time.monotonic() - began:.0f} s: {what}", file=sys.stderr, flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -57,8 +58,10 @@ async def windows(url: str, client: Any, server: int) -> dict[str, Any]:
 
 
 async def filling(url: str, client: Any, events: int) -> dict[str, Any]:
-    """What it takes to fill a series of UTC, one of another zone, and one of UTC from one of UTC."""
+    """What it takes to fill a series of UTC, one of another zone, and one of UTC from one of UTC; these are
+    removed."""
     periods, result = ClickHouseReportPeriods(url), {}
+    before = {(each.zone, each.from_ms) for each in await periods.series()}
     [utc] = [each for each in await periods.series() if each.zone == "UTC"]
     [(quarters,)] = client.query("SELECT count() FROM report_quarters").result_rows
     of_year = quarters * YEAR_EVENTS // events
@@ -80,5 +83,9 @@ async def filling(url: str, client: Any, events: int) -> dict[str, Any]:
             "counts_of_quarters": rows, "s": round(seconds, 1), "longest_step_s": round(longest_s, 2),
             "counts_of_quarters_in_a_year": of_year, "s_of_year": round(seconds / rows * of_year),
         }  # fmt: skip
+        print("filling", name, result[name], file=sys.stderr, flush=True)
+    for made in await periods.series():
+        if (made.zone, made.from_ms) not in before:
+            await periods.drop(made)
     await periods.close()
     return result

@@ -81,7 +81,7 @@ def by_periods(
         parameters |= {f"series{place}": part.series.zone, f"begun{place}": part.series.from_ms}
     counted = [f"counted{place}" for place in range(len(parts))]
     single = _is_single(query, parts, whole=series is not None)
-    if single and "hour" not in query.group_by:
+    if single and "hour" not in query.group_by and not filters(query):
         # A count is a row of the statement.
         counts_max = min(counts_max, ROWS_MAX)
     selects = [_of_series(query, part, place, len(parts)) for place, part in enumerate(parts)]
