@@ -47,22 +47,3 @@ def sent_entries(
 def added_up(batches: Sequence[SentEntries]) -> int:
     """How many entries there are in all of them."""
     return sum(map(len, (batch.entries for batch in batches)))
-
-
-def split(sent: SentEntries, most: int) -> tuple[SentEntries, SentEntries | None]:
-    """The first `most` of them, with the rest of the bundle of the last one, and the others; None: there are
-    none. To settle a bundle as a whole costs far less."""
-    entries, rows = sent.entries, sent.rows
-    end = most
-    while end < len(entries) and _same_bundle(entries[end - 1], entries[end]):
-        end += 1
-    if end >= len(entries):
-        return sent, None
-    return (
-        SentEntries(entries[:end], rows[:end], sent.at_us),
-        SentEntries(entries[end:], rows[end:], sent.at_us),
-    )
-
-
-def _same_bundle(one: Entry, other: Entry) -> bool:
-    return one.entry_id == other.entry_id and one.shard == other.shard

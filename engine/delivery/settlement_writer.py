@@ -1,9 +1,8 @@
 """Service: settlements gather, and are written to Redis in batches.
 
-A flush writes what has gathered. Others begin before the first is answered when enough have gathered, so that
-the worker does not wait for round trips. While a backlog is read, and after a rest, a flush goes with each
-read: what reaches Redis together is one turn of its loop, and one write to its disk. A large one is divided,
-so that Redis serves others between.
+A flush writes what has gathered. A second one begins before the first is answered when enough have gathered,
+so that the worker does not wait for round trips. While a backlog is read, and after a rest, a flush goes with
+each read: what reaches Redis together is one turn of its loop, and one write to its disk.
 
     killed               a settlement whose answer did not come counts once
     Redis away, or a     the flush is sent again until it is answered, and counts once. No entry is in two
@@ -20,7 +19,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.clocks.backoff import Backoff
 from engine.delivery.dead_letters import log_set_aside
 from engine.delivery.ports import QueueReader
-from engine.delivery.sent import SentEntries, added_up, split
+from engine.delivery.sent import SentEntries, added_up
 from engine.delivery.settlement_counts import SettlementCounts
 from engine.errors import Unavailable
 from engine.histogram import SENT_S, Histogram
@@ -32,11 +31,9 @@ _FLUSH_COUNT = 400
 _FLUSH_S = 0.01
 # So many are worth a flush beside a read.
 _BESIDE_READ = 50
-# The most settlements in one call to Redis, which serves nobody else meanwhile, but for the rest of a bundle.
-_FLUSH_MAX = 500
-# The most calls that are under way, and the most beside which one begins that has not so many.
-_FLUSHES_MAX = 4
-_SMALL_MAX = 2
+# About the most settlements in one call to Redis, and the most calls that are under way.
+_FLUSH_MAX = 1000
+_FLUSHES_MAX = 2
 # The first and the longest pause after Redis was unavailable, seconds.
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0
@@ -82,7 +79,7 @@ class SettlementWriter:
 
     def read_comes(self) -> bool:
         """A read is about to be written: whether a flush is, too, in the next turn of our loop."""
-        self._read_comes = self._gathered >= _BESIDE_READ and self._flushes < _SMALL_MAX
+        self._read_comes = self._gathered >= _BESIDE_READ and self._flushes < _FLUSHES_MAX
         if self._read_comes:
             self._flush.set()
         return self._read_comes
@@ -110,29 +107,20 @@ class SettlementWriter:
 
     def _due(self) -> bool:
         """Whether a flush is to be written now."""
-        if self._gathered >= _FLUSH_MAX or self._read_comes:
+        if self._gathered >= _FLUSH_COUNT or self._read_comes:
             return True
-        if self._gathered >= _FLUSH_COUNT:
-            return self._flushes < _SMALL_MAX
         return self._late and not self._flushes
 
     def _take(self) -> tuple[list[Settlement], list[SentEntries]]:
-        """What the next flush writes: all that has gathered, up to `_FLUSH_MAX` and the rest of a bundle."""
+        """What the next flush writes: all that has gathered, up to about `_FLUSH_MAX`."""
         settlements, self._settlements = self._settlements[:_FLUSH_MAX], self._settlements[_FLUSH_MAX:]
         count, taken = len(settlements), 0
         while count < _FLUSH_MAX and taken < len(self._sent):
-            first, rest = split(self._sent[taken], _FLUSH_MAX - count)
-            self._sent[taken] = first
-            if rest is not None:
-                self._sent.insert(taken + 1, rest)
-            count += len(first.entries)
+            count += len(self._sent[taken].entries)
             taken += 1
         sent, self._sent = self._sent[:taken], self._sent[taken:]
         self._gathered -= count
         self._late, self._read_comes = self._gathered > 0, False
-        if self._gathered >= _FLUSH_MAX:
-            # For the others, which may have found nothing to do before.
-            self._flush.set()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

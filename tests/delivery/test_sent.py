@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.delivery.breaker import WINDOW, Breaker
 from engine.delivery.in_flight import InFlight
-from engine.delivery.sent import SentEntries, added_up, sent_entries, split
+from engine.delivery.sent import added_up, sent_entries
 from engine.delivery.settlement import RetryPauses, after_verdict
 from engine.records import NO_RECEIPTS, RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID, Entry, Verdict
 from tests.stores.redis.kit import message
@@ -27,23 +27,6 @@ def entry(number: int, **changes: object) -> Entry:
 
 
 texts = st.text(max_size=8)
-
-
-def test_those_that_are_divided_keep_their_rows_and_no_bundle_is() -> None:
-    # Two bundles that have the same id in two shards, and two messages alone.
-    places = [(0, b"1-0")] * 3 + [(1, b"1-0")] * 2 + [(1, b"2-0"), (1, b"3-0")]
-    entries = [
-        msgspec.structs.replace(entry(n), shard=shard, entry_id=entry_id)
-        for n, (shard, entry_id) in enumerate(places)
-    ]
-    rows = [b"%d" % n for n in range(len(entries))]
-    for most, end in [(1, 3), (2, 3), (3, 3), (4, 5), (5, 5), (6, 6)]:
-        first, rest = split(SentEntries(entries, rows, 5), most)
-        assert (first.entries, first.rows, first.at_us) == (entries[:end], rows[:end], 5)
-        assert rest is not None
-        assert (rest.entries, rest.rows, rest.at_us) == (entries[end:], rows[end:], 5)
-    whole = SentEntries(entries, rows, 5)
-    assert split(whole, 7) == split(whole, 8) == (whole, None)
 
 
 @given(

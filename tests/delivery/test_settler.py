@@ -1,4 +1,4 @@
-"""Flushes of settlements are bounded, and so is their number; what waits to be settled has its own bound."""
+"""Two flushes of settlements are under way at most, and what waits to be settled has a bound of its own."""
 
 from __future__ import annotations
 
@@ -55,57 +55,27 @@ def accepted(settler: Settler, count: int) -> None:
     settler.sent(entries, ["id"] * count, [1] * count, "p", "")
 
 
-def test_more_flushes_begin_when_enough_have_gathered_and_a_fifth_waits() -> None:
+def test_a_second_flush_begins_when_enough_have_gathered_and_a_third_waits() -> None:
     with VirtualTime() as virtual:
         reader = Slow()
         settler = settler_of(virtual, reader)
-        for count in (3, 200, 300, 700, 300, 500):
+        for count in (3, 200, 300, 700):
             accepted(settler, count)
             virtual.pass_s(0.05)
-        # The first three waited for more a moment, the second flush for 400, the others for the most: 500.
-        assert reader.flushes == [3, 500, 500, 500]
-        assert (settler.unsettled, settler.in_hand) == (2003, 2003)
+        # The first three waited for more a moment; the second flush for 400.
+        assert reader.flushes == [3, 500]
+        assert (settler.unsettled, settler.in_hand) == (1203, 1203)
         reader.answers[1].set_result(None)
         virtual.pass_s(0.05)
-        assert reader.flushes == [3, 500, 500, 500, 500]
-        assert settler.unsettled == 1503
+        assert reader.flushes == [3, 500, 700]
+        assert settler.unsettled == 703
         accepted(settler, 1)
-        for answer in (reader.answers[0], *reader.answers[2:]):
+        for answer in (reader.answers[0], reader.answers[2]):
             answer.set_result(None)
         virtual.pass_s(0.05)
-        assert reader.flushes == [3, 500, 500, 500, 500, 1]
-        reader.answers[5].set_result(None)
+        assert reader.flushes == [3, 500, 700, 1]
+        reader.answers[3].set_result(None)
         virtual.pass_s(0.05)
-        assert (settler.unsettled, settler.in_hand) == (0, 0)
-
-
-def test_beside_two_flushes_a_third_waits_for_as_many_as_it_may_have() -> None:
-    with VirtualTime() as virtual:
-        reader = Slow()
-        settler = settler_of(virtual, reader)
-        for count in (400, 400, 499):
-            accepted(settler, count)
-            virtual.pass_s(0.05)
-        assert settler.read_comes() is False
-        virtual.pass_s(0.05)
-        assert reader.flushes == [400, 400]
-        reader.answers[0].set_result(None)
-        virtual.pass_s(0.001)
-        assert reader.flushes == [400, 400, 499]
-
-
-def test_what_was_accepted_in_one_go_is_settled_in_flushes_that_hold_redis_up_for_a_short_time() -> None:
-    with VirtualTime() as virtual:
-        reader = Slow()
-        settler = settler_of(virtual, reader)
-        accepted(settler, 1700)
-        virtual.pass_s(0.05)
-        assert reader.flushes == [500, 500, 500]
-        for _ in range(4):
-            for answer in [answer for answer in reader.answers if not answer.done()]:
-                answer.set_result(None)
-            virtual.pass_s(0.05)
-        assert reader.flushes == [500, 500, 500, 200]
         assert (settler.unsettled, settler.in_hand) == (0, 0)
 
 
