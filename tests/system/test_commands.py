@@ -250,7 +250,7 @@ def test_a_new_key_works_until_it_is_revoked(engine: Engine) -> None:
         (["send", "--to", "+989121234567", "--text", "x", "--api-key", "smse_1_x"], 2, "key"),
         (["org", "topup", "999999", "5", "--reference", "r"], 2, "There is no organisation with this id."),
         (["org", "balance", "999999"], 2, "There is no organisation with this id."),
-        (["org", "create", " "], 2, "`name` must be"),
+        (["org", "create", " "], 2, "NAME must be"),
         (["org", "limits", "1", "--weight", "101"], 2, "--weight must be a number from 0.1 to 100, or none."),
         (
             ["org", "limits", "1", "--weight", "much"],
