@@ -55,6 +55,8 @@ class Together(NamedTuple):
     far each series is counted; one row without an event has that as well."""
 
     sql: str
+    # Only reads what it reads of series, within the bound.
+    bound_sql: str
     parameters: dict[str, Any]
     # How far each series was counted, in the order of the columns.
     until_ms: tuple[int, ...]
@@ -71,22 +73,26 @@ class _Part(NamedTuple):
 
 
 def by_periods(
-    query: ReportQuery, series: Series | None, utc: Series, days: Days, counts_max: int
+    query: ReportQuery, series: Series | None, utc: Series, days: Days, counts_max: int | None
 ) -> Together:
     """The statement of a report that is put together. `series`: None: all is read by hours and quarters;
-    `days`: in its zone; `counts_max`: the server refuses to read more of a series."""
+    `days`: in its zone; `counts_max`: the server refuses to read more, None: it reads any number. It counts
+    all that the statement reads, what came later as well, so `bound_sql` is what says whether the counts are
+    too many."""
     parts = _parts(query, series, utc, days)
     parameters = filtered(query)
     for place, part in enumerate(parts):
         parameters |= {f"series{place}": part.series.zone, f"begun{place}": part.series.from_ms}
     counted = [f"counted{place}" for place in range(len(parts))]
     single = _is_single(query, parts, whole=series is not None)
-    if single and "hour" not in query.group_by and not filters(query):
-        # A count is a row of the statement.
-        counts_max = min(counts_max, ROWS_MAX)
     selects = [_of_series(query, part, place, len(parts)) for place, part in enumerate(parts)]
-    # The bound is that of one series, and not of what came later as well.
-    selects = [f"SELECT * FROM ({select} SETTINGS max_rows_to_read = {counts_max:d})" for select in selects]  # noqa: S608 - our own names
+    if counts_max is not None:
+        if single and "hour" not in query.group_by and not filters(query):
+            # A count is a row of the statement.
+            counts_max = min(counts_max, ROWS_MAX)
+        bound = f"SETTINGS max_rows_to_read = {counts_max:d}"
+        selects = [f"SELECT * FROM ({select} {bound})" for select in selects]  # noqa: S608 - our own names
+    bound_sql = f"SELECT count() FROM ({' UNION ALL '.join(selects)})"  # noqa: S608 - our own names
     selects.append(_of_later(query, parts))
     groups = numbered(len(groups_of(query, "")) + 1)
     columns = [] if "status" in query.group_by else list(_TIMES)
@@ -102,7 +108,7 @@ def by_periods(
         sql = f"SELECT *, {', '.join(places)} FROM ({sql})"  # noqa: S608 - our own names
     measures = ["n", "parts", "held", *(quantiles_sql(c, _PARTS) for c in columns), *counted]
     sql = f"SELECT {groups}, {', '.join(measures)} FROM ({sql})"  # noqa: S608 - our own names
-    return Together(sql, parameters, tuple(part.series.until_ms for part in parts))
+    return Together(sql, bound_sql, parameters, tuple(part.series.until_ms for part in parts))
 
 
 def _parts(query: ReportQuery, series: Series | None, utc: Series, days: Days) -> list[_Part]:

@@ -116,7 +116,13 @@ class ClickHouseReports(ClickHouseAdapter):
             days = days_of(query, ZoneInfo((whole or utc).zone), now_s + _CLOCKS_S)
             together = by_periods(query, whole, utc, days, self._counts_max)
             try:
-                found = await self._query(together.sql, together.parameters)
+                try:
+                    found = await self._query(together.sql, together.parameters)
+                except _TooManyRows:
+                    # Much has come that is not counted yet: that is no reason to refuse a report.
+                    await self._query(together.bound_sql, together.parameters)
+                    together = by_periods(query, whole, utc, days, None)
+                    found = await self._query(together.sql, together.parameters)
             except _TooManyRows as e:
                 if needs_days_of_zone(query, whole, now_s):
                     await self._note(query)

@@ -78,6 +78,21 @@ async def test_a_report_with_a_row_for_each_count_is_refused_before_they_are_rea
     assert counts((await reader.summary(one)).rows) == counts(activity.report(one))
 
 
+async def test_much_that_came_and_is_not_counted_yet_is_no_reason_to_refuse_a_report(
+    world: World, archiver: Archiver, activity: Activity
+) -> None:
+    reader = ClickHouseReports(world.clickhouse_url, counts_max=3600)
+    today = msgspec.structs.replace(of_days("UTC", "day"), until_s=midnight(TODAY + timedelta(1), "UTC"))
+    assert counts((await reader.summary(today)).rows) == counts(activity.report(today))
+    activity.accept(6000, 1)
+    await activity.archive(archiver.now_ms + 1000, archiver.now_ms + 60_000, 1.0)
+    assert counts((await reader.summary(today)).rows) == counts(activity.report(today))
+    # The counts are bounded all the same.
+    with pytest.raises(Refusal, match="the days of Asia/Kolkata are not counted yet"):
+        await reader.summary(of_days("Asia/Kolkata", *COMBINED))
+    await reader.close()
+
+
 @pytest.mark.parametrize(
     ("query", "counted", "sentence"),
     [
