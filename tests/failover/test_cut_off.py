@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from engine.credit.group_commit import SILENT_S, UNKNOWN_S
+from engine.credit.group_commit import UNKNOWN_S
+from engine.credit.redis_answers import SILENT_S
 from engine.credit.quota import Quota
 from engine.errors import Unavailable, Undecided
 from engine.intake.ingest import Ingest
