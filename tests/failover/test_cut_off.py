@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from engine.credit.group_commit import UNKNOWN_S
-from engine.credit.redis_answers import SILENT_S
 from engine.credit.quota import Quota
+from engine.credit.redis_answers import SILENT_S
 from engine.errors import Unavailable, Undecided
 from engine.intake.ingest import Ingest
 from engine.redis_keys import queue_key, wait_key

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from engine.credit.group_commit import SILENT_S, UNKNOWN_S
+from engine.credit.group_commit import UNKNOWN_S
+from engine.credit.redis_answers import SILENT_S
 from engine.redis_keys import holders_key
 from engine.stores.redis.link import load_functions
 from tests.credit.test_credit import accepted, drafts, render, world
