@@ -46,7 +46,7 @@ async def test_no_202_while_the_replica_does_not_follow_and_nothing_is_overspent
             await ingest.submit(org, drafts(20), render=render, idempotency_key="k", fingerprint=b"f")
         assert time.monotonic() - begun_s < UNKNOWN_S + 1
         # From now on it is known before anything is written.
-        assert quota._commits.away
+        assert quota._commits.redis.away
         # Who asks whether this process is ready hears why it is not.
         with pytest.raises(Unavailable, match=r"0 replicas of Redis have .*accepted_on = 2 wants 1"):
             await takes_messages(w.link, quota)
