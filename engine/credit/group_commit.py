@@ -17,7 +17,7 @@ an outcome comes            Redis is not away any more
 
 A flush that fewer machines have than the operator asks for is as one that was not answered: the store raises
 `Unavailable` for it. So a 202 is given only for what all of them have, and while too few replicas
-answer, messages are refused at once.
+answer, messages are refused at once. `redis_answers` has the times after which Redis is away.
 
 Killed here: what was applied is in Redis with its usage; nobody was told more than that. Frozen: see
 `quota`. Answered twice: this cannot be, because one link answers in order.

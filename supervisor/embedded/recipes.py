@@ -34,9 +34,9 @@ POSTGRES_MAJOR = "18"
 # for a client that waits for each answer, half for three that send 50 commands at a time. The
 # ledger would notice the loss and close the books, but what was accepted would be gone.
 APPENDFSYNC = "always"
-# The append-only file is written anew when it has doubled, and is at least so long, MiB. At 70,000 messages
-# a second it grows by 40 MiB each second: with Valkey's 64 a fork and a process that writes took a CPU
-# nearly all the time. A longer file takes longer to load, about a second for each 60 MiB.
+# The append-only file is written anew when it has doubled, and is at least so long, MiB. With Valkey's 64
+# it was, six or seven times in ten seconds of a drain at 64,000 messages a second, each time by a fork that
+# others waited for. A longer file takes longer to load.
 _REWRITE_MB = 256
 # What a C program needs of the environment; variables such as PGOPTIONS are not passed on.
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}

@@ -16,7 +16,7 @@ from engine.activity.reports import ReportQuery
 from engine.errors import Refusal
 from engine.stores.clickhouse.report_cover import days_of, zone_of
 
-# Most counts that a report reads of a series. By hour with all groups the largest organisation of a thousand
+# Most counts that a report reads. By hour with all groups the largest organisation of a thousand
 # million events a year has 210,000 in 31 days.
 COUNTS_MAX = 400_000
 _OTHERWISE = "Ask for a shorter period or for fewer groups."

@@ -73,8 +73,8 @@ class ClickHouseReports(ClickHouseAdapter):
     """Reads reports. Every call raises Unavailable, and ConfigError when an operator must act."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S, counts_max: int = COUNTS_MAX) -> None:
-        """`timeout_s`: the deadline of each report, seconds; `counts_max`: most counts that one reads of a
-        series. Raises ConfigError for a malformed URL."""
+        """`timeout_s`: the deadline of each report, seconds; `counts_max`: most counts that one reads.
+        Raises ConfigError for a malformed URL."""
         super().__init__(url, timeout_s)
         self._counts_max = counts_max
         # Who has had a zone noted on that day: an organisation by its number, operators by the zone.
