@@ -29,10 +29,10 @@ from engine.stores.clickhouse.report_bounds import (
     too_many_counts,
     too_many_groups,
 )
-from engine.stores.clickhouse.report_cover import days_of, is_long, midnight, zone_of
+from engine.stores.clickhouse.report_cover import Days, days_of, is_long, midnight, zone_of
 from engine.stores.clickhouse.report_period_sql import SERIES_SQL
 from engine.stores.clickhouse.report_statements import GROUPS_MAX, ROWS_MAX, statement
-from engine.stores.clickhouse.report_together import by_periods
+from engine.stores.clickhouse.report_together import Together, by_periods
 
 log = structlog.get_logger()
 
@@ -114,15 +114,8 @@ class ClickHouseReports(ClickHouseAdapter):
                 break
             whole, utc = chosen
             days = days_of(query, ZoneInfo((whole or utc).zone), now_s + _CLOCKS_S)
-            together = by_periods(query, whole, utc, days, self._counts_max)
             try:
-                try:
-                    found = await self._query(together.sql, together.parameters)
-                except _TooManyRows:
-                    # Much has come that is not counted yet: that is no reason to refuse a report.
-                    await self._query(together.bound_sql, together.parameters)
-                    together = by_periods(query, whole, utc, days, None)
-                    found = await self._query(together.sql, together.parameters)
+                together, found = await self._put_together(query, whole, utc, days)
             except _TooManyRows as e:
                 if needs_days_of_zone(query, whole, now_s):
                     await self._note(query)
@@ -137,6 +130,20 @@ class ClickHouseReports(ClickHouseAdapter):
             return self._complete, list(await self._query(*statement(query)))
         except _TooManyRows as e:
             raise too_large("it reads too many rows") from e
+
+    async def _put_together(
+        self, query: ReportQuery, whole: Series | None, utc: Series, days: Days
+    ) -> tuple[Together, Sequence[Sequence[Any]]]:
+        """The statement of a report (`by_periods`) and its rows. Raises _TooManyRows when its counts are
+        too many."""
+        bounded = by_periods(query, whole, utc, days, self._counts_max)
+        try:
+            return bounded, await self._query(bounded.sql, bounded.parameters)
+        except _TooManyRows:
+            # It may be that much has come that is not counted yet, which is no reason to refuse a report.
+            await self._query(bounded.bound_sql, bounded.parameters)
+        unbounded = by_periods(query, whole, utc, days, None)
+        return unbounded, await self._query(unbounded.sql, unbounded.parameters)
 
     async def _series(self) -> tuple[int, list[Series]]:
         """The time of the server, seconds since 1970, and the series that can be read."""
