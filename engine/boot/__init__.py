@@ -28,6 +28,7 @@ from engine.boot.process import STORE_TIMEOUT_S, Process, end_by_fault, reasons
 from engine.boot.worker import deliver
 from engine.config import Config, Role
 from engine.errors import Broken, EngineError, Unavailable
+from engine.hosts.cpu_turns import take_short_turns
 from engine.redis_keys import holders_key
 from engine.stores.postgres.layout import confirm_shards
 from engine.stores.redis.admission import fence_all
@@ -42,6 +43,8 @@ def run_role(role: Role, config: Config, name: str, pipes: Pipes, listener: sock
     """Be `role` until drained; returns the exit code."""
 
     async def main() -> int:
+        if role in _ANSWERING:
+            take_short_turns()
         life = Heartbeat(pipes.lines_fd, pipes.orders_fd)
         life.start()
         asyncio.get_running_loop().set_exception_handler(_end_when_broken)
@@ -116,6 +119,8 @@ async def _archiver(process: Process) -> None:
     )
 
 
+# Roles of which somebody waits for each answer.
+_ANSWERING: tuple[Role, ...] = ("ingest", "express")
 _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {
     "ingest": serve,
     "express": deliver,

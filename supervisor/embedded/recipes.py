@@ -52,6 +52,8 @@ class Recipe(Protocol):
     stop_signal: signal.Signals
     # None: the environment of the parent.
     environment: Mapping[str, str] | None
+    # Whether messages wait for each of its answers (`engine.hosts.cpu_turns`).
+    short_turns: bool
 
     def programs(self) -> Sequence[Path]:
         """Files that must be executable for its user. Raises ConfigError when not installed."""
@@ -87,6 +89,7 @@ class Postgres:
     name = "postgres"
     stop_signal = signal.SIGINT
     environment: Mapping[str, str] | None = _ENVIRONMENT
+    short_turns = False
 
     def programs(self) -> Sequence[Path]:
         """`postgres` and `initdb`."""
@@ -232,6 +235,7 @@ class Valkey:
     name = "redis"
     stop_signal = signal.SIGINT
     environment: Mapping[str, str] | None = _ENVIRONMENT
+    short_turns = True
 
     def programs(self) -> Sequence[Path]:
         """`valkey-server`, for this machine's processor."""
@@ -305,6 +309,7 @@ class ClickHouse:
     stop_signal = signal.SIGINT
     # The same interpreter with the same search path.
     environment: Mapping[str, str] | None = None
+    short_turns = False
 
     def programs(self) -> Sequence[Path]:
         """The Python that runs here."""

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import DRAIN_ORDER
+from engine.hosts.cpu_turns import SLICE_NS
+from tests.hosts.test_cpu_turns import GIVES_SLICES, slice_ns
 from tests.supervisor.process.systemd_peer import AS_SYSTEMD, Systemd
 from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import COMMAND, ROOT, Engine, environment, start_engine
@@ -57,6 +59,8 @@ def test_it_tells_systemd_how_it_is_and_listens_where_systemd_does(tmp_path: Pat
             for pid in descendants(engine.pid)[1:]:
                 names = Path(f"/proc/{pid}/environ").read_bytes()
                 assert b"NOTIFY_SOCKET" not in names or pid in forked(engine), pid
+            if GIVES_SLICES:
+                assert with_short_turns(engine) == {"valkey", "smsengine: ingest", "smsengine: express"}
             assert engine.stop() == 0
             systemd.hear("STOPPING=1")
             systemd.hear("STATUS=draining")
@@ -72,6 +76,16 @@ def forked(engine: Engine) -> set[int]:
     """The roles: /proc shows them the environment with which the supervisor was started, not their own."""
     titles = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(engine.pid)}
     return {pid for pid, title in titles.items() if title.startswith("smsengine: ")}
+
+
+def with_short_turns(engine: Engine) -> set[str]:
+    """The processes whose turns on the CPU are short, by their first words."""
+    found = set()
+    for pid in descendants(engine.pid):
+        if slice_ns(pid) == SLICE_NS:
+            title = Path(f"/proc/{pid}/cmdline").read_text()
+            found.add("valkey" if "valkey" in title else title.rstrip("\0").rsplit(" ", 1)[0])
+    return found
 
 
 def refused(tmp_path: Path, *sockets: socket.socket, arguments: tuple[str, ...] = ()) -> str:

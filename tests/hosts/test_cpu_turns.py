@@ -1,0 +1,53 @@
+import ctypes
+import os
+import platform
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from engine.hosts.cpu_turns import SLICE_NS
+
+_SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}.get(platform.machine())
+_ATTRIBUTES = struct.Struct("<IIQiIQQQ")
+_KERNEL = tuple(int(part) for part in os.uname().release.split(".")[:2] if part.isdigit())
+# What a process prints that has taken short turns, and then a program that it starts, and a thread.
+_PROGRAM = """
+import os, sys
+from engine.hosts.cpu_turns import take_short_turns
+from tests.hosts.test_cpu_turns import slice_ns
+if sys.argv[1] == "take":
+    os.setpriority(os.PRIO_PROCESS, 0, 5)
+    take_short_turns()
+    take_short_turns()
+    print(slice_ns(0), os.getpriority(os.PRIO_PROCESS, 0), flush=True)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:-1], "start"])
+print(slice_ns(0), flush=True)
+if os.fork() == 0:
+    print(slice_ns(0), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def slice_ns(pid: int) -> int:
+    """The slice of a process, nanoseconds."""
+    found = ctypes.create_string_buffer(_ATTRIBUTES.size)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(ctypes.c_long(_SCHED_GETATTR or -1), pid, found, _ATTRIBUTES.size, 0) != 0:
+        raise OSError(ctypes.get_errno(), "sched_getattr")
+    return int(_ATTRIBUTES.unpack(found.raw)[5])
+
+
+# Whether this Linux lets a process say how long its slice is.
+GIVES_SLICES = _SCHED_GETATTR is not None and _KERNEL >= (6, 12)
+
+
+@pytest.mark.skipif(not GIVES_SLICES, reason="this Linux gives no slices")
+def test_a_process_keeps_its_short_slice_over_exec_and_what_it_starts_has_that_of_all() -> None:
+    argv = [sys.executable, "-c", _PROGRAM, "take"]
+    out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+    taken, nice, after_exec, of_child = map(int, out)
+    assert (taken, nice, after_exec) == (SLICE_NS, 5, SLICE_NS)
+    assert of_child != SLICE_NS
