@@ -179,8 +179,9 @@ async def deliver(process: Process) -> None:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands", together=True))
         read_link = await stack.enter_async_context(process.link("read"))
+        beside_link = await stack.enter_async_context(process.link("read beside"))
         await process.know_the_time(link)
-        reader = _reader(process, link, read_link, queue, log)
+        reader = _reader(process, link, read_link, beside_link, queue, log)
         # Before all that counts, so that its last line comes after them.
         counters = await stack.enter_async_context(CounterLog(log, process.meter))
         built = await _providers(process, stack, counters)
@@ -267,7 +268,12 @@ async def _providers(process: Process, stack: AsyncExitStack, counters: CounterL
 
 
 def _reader(
-    process: Process, link: RedisLink, read_link: RedisLink, queue: Queue, log: FilteringBoundLogger
+    process: Process,
+    link: RedisLink,
+    read_link: RedisLink,
+    beside_link: RedisLink,
+    queue: Queue,
+    log: FilteringBoundLogger,
 ) -> QueueStreams:
     return QueueStreams(
         link,
@@ -279,4 +285,5 @@ def _reader(
         log=log,
         pulse=process.pulse,
         accepted_on=process.config.redis.accepted_on,
+        beside=beside_link,
     )

@@ -78,10 +78,15 @@ class QueueReader(Protocol):
     # So many messages shall lie ready to be read, all shards together. What waits behind them is still in its
     # organisation's turn. Whoever reads may set it.
     ready_max: int
+    # Whether there is room at any time for what comes where nobody waits. Whoever reads may set it.
+    reads_aside: bool
     # When the first message is due that the last `promote` has left, microseconds since 1970; None: none was.
     next_due_us: int | None
     # Whether more waits than the last read gave, as far as is known.
     more: bool
+    # How long the read took whose messages `read` gave last, seconds; None: it waited for messages, or for
+    # those that come where nobody waits.
+    took_s: float | None
 
     @property
     def queue(self) -> Queue:
@@ -97,7 +102,11 @@ class QueueReader(Protocol):
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """Read about `count` new messages: at most `count` + shards, or more where bundles come that are
-        larger than those before. Waits up to `block_ms` for the first."""
+        larger than those before. Waits up to `block_ms` for the first. What comes where nobody waits is given
+        as soon as it is there, before what is read of a backlog."""
+
+    async def rest(self) -> list[Entry]:
+        """What has been asked for and not been given yet, once no more is to be read."""
 
     async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
         """Settle entries in one round trip; returns how many of the settlements counted.

@@ -150,6 +150,7 @@ class Worker:
             waking = group.create_task(self._wake_when(draining), name="drain")
             recalling = group.create_task(self._recalling(), name="recall") if self._recalling else None
             await self._read_loop(draining)
+            self.take(await self._reader.rest())
             self._draining = True
             if recalling is not None:
                 recalling.cancel()
@@ -217,6 +218,7 @@ class Worker:
             lanes.begun(now_s, more=more)
             self._reader.ready_max = lanes.ready_messages(now_s)
             wanted = lanes.room(now_s, far=not self._careful)
+            self._reader.reads_aside = wanted is None and not self._careful
             if not self._fit() or wanted == 0:
                 freed.clear()
                 await _soon(freed, _LOOK_S)
@@ -231,8 +233,8 @@ class Worker:
                     self._log.warning("queue cannot be read", reason=e.detail)
                 await asyncio.sleep(backoff.next())
                 continue
-            if more:
-                lanes.supply.note_read(self._clock_s() - now_s)
+            if (took_s := self._reader.took_s) is not None:
+                lanes.supply.note_read(took_s)
             if backoff.failures:
                 self._log.info("queue can be read again")
                 backoff.reset()

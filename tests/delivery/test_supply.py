@@ -36,6 +36,7 @@ class Line(Backlog):
         self._virtual, self._most, self._read_s = virtual, most, read_s
         self._numbers = count()
         self._ready: deque[Entry] = deque()
+        self.took_s = read_s
         # When each light message came, by id.
         self.came_s: dict[str, float] = {}
 

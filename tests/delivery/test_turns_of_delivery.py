@@ -45,6 +45,8 @@ class Backlog:
         self.settled: list[Settlement] = []
         self.reads = 0
         self.ready_max = 0
+        self.reads_aside = False
+        self.took_s: float | None = None
         self.next_due_us: int | None = None
         # What is put off, by its way and organisation, and how much of each was served.
         self.aside: dict[str, dict[int, list[Entry]]] = {}
@@ -81,6 +83,7 @@ class Backlog:
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         self.reads += 1
+        self.took_s = self.trip_s if self.left else None
         await asyncio.sleep(self.trip_s if self.left else block_ms / 1000)
         taken, self.left = self.left[:count], self.left[count:]
         return taken
@@ -113,6 +116,9 @@ class Backlog:
     @property
     def more(self) -> bool:
         return bool(self.left)
+
+    async def rest(self) -> list[Entry]:
+        return []
 
     @property
     def unread(self) -> UnreadMessages:

@@ -175,9 +175,9 @@ class ShortQueue(QueueStreams):
 
 async def worker(world: World, role: Role) -> None:
     process, settings = role.process, world.settings
-    link, reading = world.link(process), world.link(process)
-    await link.start()
-    await reading.start()
+    link, reading, beside = world.link(process), world.link(process), world.link(process)
+    for connection in (link, reading, beside):
+        await connection.start()
     pulse = pulse_of(world, role)
     reader = ShortQueue(
         world,
@@ -191,6 +191,7 @@ async def worker(world: World, role: Role) -> None:
         log=world.log,
         pulse=pulse,
         accepted_on=settings.accepted_on,
+        beside=beside,
     )
     await reader.join()
     names = ("carrier", "other")
@@ -207,19 +208,19 @@ async def worker(world: World, role: Role) -> None:
         rng=Random(world.clock.rng.getrandbits(64)),
         log=world.log,  # type: ignore[arg-type]
     )
-    beside = [asyncio.create_task(sweeper.run(role.draining))]
+    others = [asyncio.create_task(sweeper.run(role.draining))]
     if len(world.plans) > 1:
-        beside.append(asyncio.create_task(_route(world, dispatcher)))
+        others.append(asyncio.create_task(_route(world, dispatcher)))
     role.ready = True
     try:
         working = asyncio.ensure_future(work.run(role.draining, 10.0))
-        done, _ = await asyncio.wait({working, *beside}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({working, *others}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
-        for task in beside:
+        for task in others:
             task.cancel()
-        await asyncio.wait(beside)
+        await asyncio.wait(others)
     await RedisAdmission(link, link, settings.shards).fence(process.name)  # type: ignore[arg-type]
 
 

@@ -59,6 +59,10 @@ class Backlog:
         taken = self._taken
         return weights, [s for s in weights if s not in filled or filled[s] < taken.get(s, 0)]
 
+    def calm(self, shards: Iterable[int]) -> list[int]:
+        """Those of `shards` where nobody waited when Redis spoke of them last."""
+        return [shard for shard in shards if shard not in self._known and shard not in self._weights]
+
     def note(self, shards: Iterable[int], waiting: Iterable[Any]) -> None:
         """Note what weight waits in each of `shards`; no number, because Redis refused: none."""
         for shard, weight in zip(shards, waiting, strict=True):

@@ -6,7 +6,8 @@ Which messages of a bundle are settled is noted beside it (`settle` in functions
 What happens when an answer does not come, or this process dies or freezes:
 
 read       The entries are pending under our name, but we have never seen them. The next
-           `read` looks through the pending list for entries that are not in hand.
+           `read` looks through the pending list for entries that are not in hand; not while
+           another read is under way, because what that is given would count as lost.
 settle     Nobody knows whether it counted. Sent again, it counts what was not counted.
 promote    Messages that came into the queue are there. What is left comes with the next call.
 take_over  As for `read`.
@@ -44,6 +45,7 @@ from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.put_off import PutOffEntries
 from engine.stores.redis.replicas import Copies
+from engine.stores.redis.under_way import ReadUnderWay
 from engine.stores.redis.unread import UnreadEntries
 from engine.stores.redis.wire import ReplyError
 
@@ -55,6 +57,10 @@ UNREAD_S = 30.0
 MARK = 128
 # A mark that no stream reaches, so that nothing goes to a list.
 _NO_LISTS = 1 << 30
+# A read of shards where nobody waits, beside the reading of a backlog: how long it waits for a message,
+# milliseconds, how soon after its answer there may be another, seconds, and how long a read of the others
+# waits when they have no backlog any more, milliseconds.
+_ASIDE_MS, _ASIDE_APART_S, _APART_MS = 200, 0.005, 10
 # How often a shard is asked in one search for what dead workers left, as long as it has more.
 _CLAIMS = 4
 
@@ -77,8 +83,10 @@ class QueueStreams:
         log: FilteringBoundLogger,
         pulse: Pulse | None = None,
         accepted_on: int = 1,
+        beside: RedisLink | None = None,
     ) -> None:
         """`reading` blocks, so nobody else may use it; its answers may take the block and `timeout_s`.
+        `beside` blocks too; None: shards where nobody waits are always read with those that have a backlog.
 
         `worker_name` is unique for each incarnation and never used again. `pulse` goes with
         joining, and with each heartbeat. `accepted_on`: on how many machines a message must be to be sent.
@@ -100,12 +108,20 @@ class QueueStreams:
         self._room = partial(_room, self)
         self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._room)
         # See the port.
-        self.ready_max, self.more = MARK, False
+        self.ready_max, self.reads_aside, self.more = MARK, False, False
         self.next_due_us: int | None = None
         self._bundle = 1.0  # How many messages an entry had, on average, in the last read that gave any.
         self._backlog = Backlog()
         self.put_off = PutOffEntries(queue, self._all, self._room, self._backlog.note, pulse)
         self._busy: list[int] = []  # Shards whose streams gave as many entries as they were asked for last.
+        # The read of what has a backlog, or of all, and one of shards where nobody waits, which is begun no
+        # earlier than at a time, seconds of the loop.
+        self._main, self._aside = ReadUnderWay(), ReadUnderWay()
+        self._beside, self._aside_after_s = beside, 0.0
+        self.took_s: float | None = None  # See the port.
+        self._main_s: float | None = None  # How long the main read took that was answered last.
+        self._waits = False  # Whether the main read waits for messages.
+        self._gave: dict[int, int] = {}  # Entries that the last answer gave, by shard.
         self._lost = False  # Whether there may be pending entries of ours that are not in hand.
 
     async def join(self) -> None:
@@ -138,20 +154,94 @@ class QueueStreams:
         answer was lost.
         """
         try:
-            if self._lost:
+            if self._lost and not self._main and not self._aside:
                 self._lost = False
                 if found := await self._receive(await self._claim_own(0, count, self._shards)):
                     return found
-            streams = await self._read_streams(math.ceil(count / self._bundle), block_ms)
-        except (Unavailable, asyncio.CancelledError):
+            return await self._first(math.ceil(count / self._bundle), block_ms)
+        except Unavailable:
             self._lost = True
             raise
-        found = await self._receive((self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams)
-        gave = {self._shard_of_key[key]: len(raw) for key, raw in streams}
-        self._bundle = max(1.0, len(found) / sum(gave.values())) if found else self._bundle
-        self._backlog.gave(gave, found)
-        self.more = bool(self._busy or self._backlog)
+        except asyncio.CancelledError:
+            self._lost = True
+            self._main.cancel()
+            self._aside.cancel()
+            raise
+
+    async def rest(self) -> list[Entry]:
+        """What reads that are still under way give; see the port. What is lost of it stays pending."""
+        found: list[Entry] = []
+        while tasks := [*self._aside.tasks, *self._main.tasks]:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                found += await self._answer()
+            except Unavailable:
+                self._lost = True
         return found
+
+    async def _first(self, entries: int, block_ms: int) -> list[Entry]:
+        """What the first read gives that is answered. Others go on until the next call."""
+        self._read_aside(entries)
+        if not self._main:
+            self._main.begin((), self._read_streams(entries, block_ms))
+        await asyncio.wait([*self._aside.tasks, *self._main.tasks], return_when=asyncio.FIRST_COMPLETED)
+        return await self._answer()
+
+    async def _answer(self) -> list[Entry]:
+        """The messages of one read that is answered, first of that of shards where nobody waited."""
+        self.took_s = None
+        found: list[Entry] = []
+        if self._aside.answered:
+            self._aside_after_s = asyncio.get_running_loop().time() + _ASIDE_APART_S
+            found = await self._taken(self._aside)
+        # What is in hand has to be given now, also where the other read has failed.
+        if not found and self._main.answered:
+            self.took_s = self._main_s
+            found = await self._taken(self._main)
+            self._backlog.gave(self._gave, found)
+            self._bundle = max(1.0, len(found) / sum(self._gave.values())) if found else self._bundle
+        self.more = bool((self._main and not self._waits) or self._busy or self._backlog)
+        return found
+
+    async def _taken(self, read: ReadUnderWay) -> list[Entry]:
+        """Take in hand what a read has given."""
+        streams = read.take()
+        self._lost = self._lost or streams is None
+        self._gave = {self._shard_of_key[key]: len(raw) for key, raw in streams or ()}
+        return await self._receive(
+            (self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams or ()
+        )
+
+    def _read_aside(self, entries: int) -> None:
+        """Beside the reading of a backlog, begin a read that waits for what comes where nobody waits.
+
+        It has a connection of its own, so what comes is given at once, and not with the next part of the
+        backlog. While a lost answer is to be looked for there is none, and after an answer none for a moment:
+        then the other read asks these shards too.
+        """
+        if self._main:
+            # What it asks is known once it has begun.
+            backlog = bool(self._main.shards) and not self._waits
+        else:
+            backlog = bool(self._busy or self._backlog)
+        if self._beside is None or not (self.reads_aside and backlog) or self._aside or self._lost:
+            return
+        if asyncio.get_running_loop().time() < self._aside_after_s:
+            return
+        asked = {*self._main.shards, *self._busy}
+        if shards := [shard for shard in self._backlog.calm(self._shards) if shard not in asked]:
+            share = max(1, entries // (4 * len(self._shards)))
+            self._aside.begin(shards, self._read_calm(self._beside, shards, share))
+
+    async def _read_calm(self, link: RedisLink, shards: Sequence[int], share: int) -> list[Any]:
+        """As [[key, entries] …]: up to `share` entries of each, as soon as there is one."""
+        (reply,) = await link.batch(
+            [wire.read(self.queue, self._name, shards, share, _ASIDE_MS)],
+            timeout_s=self._timeout_s + _ASIDE_MS / 1000,
+        )
+        if isinstance(reply, ReplyError):
+            raise await self._mended(reply)
+        return list(reply or ())
 
     async def _read_streams(self, entries: int, block_ms: int) -> list[Any]:
         """About so many, as [[key, entries] …]: at once from streams that have more, else blocking on all.
@@ -161,19 +251,28 @@ class QueueStreams:
         blocks, and whoever makes room fills them.
 
         A read that does not wait goes by the connection of the settlements, in one write with some of them.
+        Shards that a read beside it asks are left to that.
         """
+        loop = asyncio.get_running_loop()
         while True:
             backlog, empty = self._backlog.take()
-            busy = sorted({*backlog, *self._busy})
-            asked = self._backlog.shares(self._shards, busy, backlog, entries)
-            block = None if busy else block_ms
+            apart = self._aside.shards
+            shards = [shard for shard in self._shards if shard not in apart]
+            self._main.shards = frozenset(shards)
+            busy = [shard for shard in shards if shard in backlog or shard in self._busy]
+            asked = self._backlog.shares(shards, busy, backlog, entries)
+            # What is read apart may be the only thing that is left, and then this one shall ask for all soon.
+            block = None if busy else min(block_ms, _APART_MS) if apart else block_ms
             self._busy = self._backlog.waited()
-            link = self._commands if busy else self._reading
+            self._waits = block is not None
+            link = self._reading if self._waits else self._commands
+            began_s = loop.time()
             replies = await link.batch(
                 [wire.refill(self.queue, shard, self._room(shard)) for shard in empty]
-                + [wire.read(self.queue, self._name, shards, share, block) for shards, share in asked],
+                + [wire.read(self.queue, self._name, some, share, block) for some, share in asked],
                 timeout_s=self._timeout_s + (block or 0) / 1000,
             )
+            self._main_s = None if self._waits else loop.time() - began_s
             streams: list[Any] = []
             for (_, share), reply in zip(asked, replies[len(empty) :], strict=True):
                 if isinstance(reply, ReplyError):
@@ -185,7 +284,7 @@ class QueueStreams:
             self._backlog.keep({shard: backlog[shard] for shard in backlog if shard not in empty})
             if streams:
                 self._backlog.note(empty, replies[: len(empty)])
-            if streams or block is not None:
+            if streams or self._waits:
                 return streams
 
     async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:

@@ -80,6 +80,8 @@ class QueueKit:
         self.url = redis_url.rpartition("/")[0] + f"/{DATABASE}"
         self.link = RedisLink(self.url, timeout_s=60, name="kit")
         self._links: list[RedisLink] = []
+        # Of each reader, by its name, the connection of what does not block.
+        self.commands: dict[str, RedisLink] = {}
 
     async def start(self) -> None:
         await self.link.call("FLUSHDB")
@@ -92,11 +94,12 @@ class QueueKit:
     async def reader(
         self, name: str, *, url: str = "", timeout_s: float = 5.0, join: bool = True
     ) -> QueueStreams:
-        commands, reading = (
+        commands, reading, beside = (
             RedisLink(url or self.url, timeout_s=timeout_s, name=f"{name} {use}")
-            for use in ("commands", "reading")
+            for use in ("commands", "reading", "beside")
         )
-        self._links += (commands, reading)
+        self._links += (commands, reading, beside)
+        self.commands[name] = commands
         reader = QueueStreams(
             commands,
             reading,
@@ -105,6 +108,7 @@ class QueueKit:
             worker_name=name,
             timeout_s=timeout_s,
             log=log(),
+            beside=beside,
         )
         if join:
             await reader.join()

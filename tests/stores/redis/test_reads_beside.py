@@ -1,0 +1,170 @@
+"""What comes where nobody waits is given at once, beside the reading of a backlog, once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from random import Random
+
+import pytest
+
+from engine.delivery.settlement import RetryPauses, after_verdict
+from engine.records import Entry, Verdict
+from engine.stores.redis import queue
+from engine.stores.redis.queue import QueueStreams
+from tests.stores.redis.kit import QueueKit, message, now_us
+
+_HEAVY, _LIGHT = 0, 1
+_MANY = 2000
+_PAUSES = RetryPauses(first_us=1000, max_us=1000)
+
+
+@pytest.fixture
+async def kit(redis_url: str) -> AsyncIterator[QueueKit]:
+    kit = QueueKit(redis_url)
+    await kit.start()
+    yield kit
+    await kit.stop()
+
+
+async def reading_a_backlog(kit: QueueKit, messages: int) -> tuple[QueueStreams, list[Entry]]:
+    """A reader of which it is known that more waits in one shard, and what it has read of that."""
+    reader = await kit.reader("w1")
+    reader.reads_aside = True
+    await kit.put(_HEAVY, *[message(f"heavy{n:04}") for n in range(messages)])
+    found = await reader.read(4, 1000)
+    assert found
+    assert reader.more
+    return reader, found
+
+
+def hold_up(kit: QueueKit, seconds: float) -> asyncio.Task[object]:
+    """Let nothing on the connection of the commands be answered for so long."""
+    return asyncio.create_task(kit.commands["w1"].call("BLPOP", "nothing", seconds))
+
+
+def names(entries: list[Entry]) -> list[str]:
+    return [entry.message.id for entry in entries]
+
+
+async def settle(reader: QueueStreams, entries: list[Entry]) -> None:
+    verdict = Verdict(kind="accepted", provider="p", provider_message_id="x1", code="0", latency_us=5)
+    done = [after_verdict(entry, verdict, now_us(), _PAUSES, Random(1)) for entry in entries]
+    assert await reader.settle(done) == len(entries)
+
+
+async def test_what_comes_where_nobody_waits_does_not_wait_for_the_answer_to_a_read_of_a_backlog(
+    kit: QueueKit,
+) -> None:
+    reader, found = await reading_a_backlog(kit, 40)
+    held = hold_up(kit, 1)
+    reading = asyncio.create_task(reader.read(4, 1000))
+    await asyncio.sleep(0.05)
+    began_s = time.monotonic()
+    await kit.put(_LIGHT, message("light"))
+    assert names(await reading) == ["light"]
+    assert time.monotonic() - began_s < 0.5
+    assert not held.done()
+    # The other read goes on, and is answered in its time, and nothing of it is lost.
+    while len(found) < 40:
+        found += await reader.read(4, 1000)
+    assert held.done()
+    assert names(found) == [f"heavy{n:04}" for n in range(40)]
+
+
+async def test_what_is_under_way_when_no_more_is_read_is_given_and_nothing_stays_pending(
+    kit: QueueKit,
+) -> None:
+    reader, found = await reading_a_backlog(kit, 40)
+    held = hold_up(kit, 0.3)
+    reading = asyncio.create_task(reader.read(4, 1000))
+    await asyncio.sleep(0.05)
+    await kit.put(_LIGHT, message("light"))
+    found += await reading
+    rest = await reader.rest()
+    await held
+    assert rest
+    assert len(names(found + rest)) == len(set(names(found + rest)))
+    await settle(reader, found + rest)
+    assert await kit.pending() == 0
+    assert await reader.rest() == []
+
+
+async def test_an_answer_that_was_not_taken_for_long_is_looked_for_and_given_once(kit: QueueKit) -> None:
+    reader, found = await reading_a_backlog(kit, 40)
+    held = hold_up(kit, 0.3)
+    reading = asyncio.create_task(reader.read(4, 1000))
+    await asyncio.sleep(0.05)
+    await kit.put(_LIGHT, message("light0"))
+    found += await reading
+    await held
+    # Meanwhile the worker has no room. The read of the backlog is answered, and nobody takes it.
+    await asyncio.sleep(0.3)
+    assert await kit.pending() > len(found)
+    await kit.put(_LIGHT, message("light1"))
+    async with asyncio.timeout(20):
+        while len(found) < 42:
+            found += await reader.read(4, 50)
+    assert sorted(names(found)) == sorted(["light0", "light1", *[f"heavy{n:04}" for n in range(40)]])
+    await settle(reader, found)
+    assert await kit.waiting() == await kit.pending() == 0
+
+
+async def test_while_a_lost_answer_is_looked_for_nothing_is_read_beside_and_each_message_is_given_once(
+    kit: QueueKit,
+) -> None:
+    reader, found = await reading_a_backlog(kit, 40)
+    held = hold_up(kit, 0.2)
+    reading = asyncio.create_task(reader.read(4, 1000))
+    await asyncio.sleep(0.05)
+    reading.cancel()
+    await asyncio.wait([reading])
+    # What these give has perhaps been given by the canceled reads.
+    await kit.put(_LIGHT, *[message(f"light{n}") for n in range(3)])
+    await held
+    async with asyncio.timeout(20):
+        while len(found) < 43:
+            found += await reader.read(4, 50)
+            await asyncio.sleep(0.001)
+    assert sorted(names(found)) == sorted(
+        [*[f"light{n}" for n in range(3)], *[f"heavy{n:04}" for n in range(40)]]
+    )
+    await settle(reader, found)
+    assert await kit.waiting() == await kit.pending() == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_messages_of_a_shard_are_given_once_and_in_order_however_its_reads_take_turns(
+    kit: QueueKit, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The two reads take turns as often as can be.
+    monkeypatch.setattr(queue, "_ASIDE_APART_S", 0.0)
+    rng = Random(seed)
+    reader, found = await reading_a_backlog(kit, _MANY)
+    light = 300
+
+    async def come() -> None:
+        number = 0
+        while number < light:
+            some = min(rng.choice((1, 1, 1, 8)), light - number)
+            await kit.put(_LIGHT, *[message(f"light{number + n:04}") for n in range(some)])
+            number += some
+            await asyncio.sleep(rng.choice((0, 0, 0.001, 0.008)))
+
+    await settle(reader, found)
+    coming = asyncio.create_task(come())
+    turns = 0
+    async with asyncio.timeout(60):
+        while len(found) < _MANY + light:
+            some = await reader.read(rng.choice((2, 8)), 20)
+            turns += bool(some) and {entry.shard for entry in some} == {_LIGHT}
+            await settle(reader, some)
+            found += some
+            if rng.random() < 0.3:
+                await asyncio.sleep(rng.choice((0, 0.002)))
+    await coming
+    for kind, count in (("heavy", _MANY), ("light", light)):
+        of_kind = [name for name in names(found) if name.startswith(kind)]
+        assert of_kind == [f"{kind}{n:04}" for n in range(count)]
+    assert turns > 10
