@@ -137,7 +137,9 @@ class Scene:
 
 
 @pytest.mark.parametrize("per_s", [1, 5, 100])
-@pytest.mark.parametrize(("takes_s", "inserts_per_s"), [(0.05, 1.25), (0.15, 1.25), (0.25, 1.45), (0.34, 1.68)])
+@pytest.mark.parametrize(
+    ("takes_s", "inserts_per_s"), [(0.05, 1.25), (0.15, 1.25), (0.25, 1.45), (0.34, 1.68)]
+)
 def test_rows_can_be_read_within_a_second_with_few_more_inserts_however_long_they_take(
     takes_s: float, inserts_per_s: float, per_s: float
 ) -> None:
