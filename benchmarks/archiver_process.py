@@ -33,6 +33,7 @@ class Timed(ClickHouseActivityStore):
     lags: list[tuple[float, float, int]]
 
     async def insert(self, block: ActivityBlock, token: str) -> None:
+        """As of the store; then the lags of the block, milliseconds, are noted."""
         await super().insert(block, token)
         now_ms, put_ms = time.time() * 1000, array("Q")
         put_ms.frombytes(block.columns[-2])
