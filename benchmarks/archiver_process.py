@@ -17,6 +17,7 @@ import time
 from array import array
 from pathlib import Path
 
+import structlog
 import uvloop
 
 from engine.activity.archiver import Archiver
@@ -64,6 +65,8 @@ async def serve(redis_url: str, shards: int, clickhouse_url: str, clickhouse_pid
 
 def main() -> None:
     """Serve until the end of stdin."""
+    # What is said on stdout is read.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     redis_url, shards, place = sys.argv[1:]
     server = start_clickhouse(Path(place))
     try:
