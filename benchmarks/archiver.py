@@ -315,12 +315,12 @@ def main() -> None:
 
 def _print(figures: dict[tuple[str, str], list[Figures]]) -> None:
     print(
-        f"{'':16} µs a row:                  µs a message:  rows inserts  oldest, ms       mean   rows/s\n"
-        f"{'':16} archiver ClickHouse Redis    ClickHouse a block     a s   mid  95 %   max   ms   a core  seen"
+        f"{'':16} µs a row:                  µs a message:  rows inserts  oldest, ms       mean rows/s\n"
+        f"{'':16} archiver ClickHouse Redis    ClickHouse a block     a s   mid  95 %   max   ms a core  seen"
     )
     for (load, name), rounds in sorted(figures.items()):
         f = Figures(*(statistics.median(values) for values in zip(*rounds, strict=True)))
-        a_core = f"{1e6 / f.archiver_us:8.0f}" if f.archiver_us else " " * 8
+        a_core = f"{1e6 / f.archiver_us:6.0f}" if f.archiver_us else " " * 6
         cpu = f"{f.archiver_us:8.2f} {f.clickhouse_us:10.2f} {f.redis_us:5.2f} {2 * f.clickhouse_us:13.2f}"
         lag = f"{f.oldest_ms:5.0f} {f.oldest_95_ms:5.0f} {f.oldest_max_ms:5.0f} {f.mean_ms:4.0f}"
         blocks = f"{f.rows_per_block:7.0f} {f.inserts_per_s:7.2f}"
