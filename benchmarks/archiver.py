@@ -17,16 +17,17 @@ one after another, and medians are printed.
 over SMPP; `none`, there are none. Versions that do not know this of a row are measured with `any`.
 
 Printed are, for each row, the CPU of the archiver, of ClickHouse with its merges (for each message too)
-and of Redis; how many rows a block has; the age of the oldest row that waits (median and highest; it is
-looked at ten times a second); rows/s of a core that runs nothing but the archiver; and rows/s as seen. The
-speed of a shared machine changes from minute to minute, so compare only what stands in one table. Exit code
-1 when a row is lost or doubled.
+and of Redis; how many rows a block has; inserts a second; the lag, from an entry in the stream until the
+insert was answered: of the oldest row of a block (median, 95 % and highest), and the mean of all rows; rows/s
+of a core that runs nothing but the archiver; and rows/s as seen. The speed of a shared machine changes from
+minute to minute, so compare only what stands in one table. Exit code 1 when a row is lost or doubled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import statistics
 import subprocess
@@ -69,8 +70,11 @@ class Figures(NamedTuple):
     clickhouse_us: float
     redis_us: float
     rows_per_block: float
-    age_ms: float
-    age_max_ms: float
+    inserts_per_s: float
+    oldest_ms: float
+    oldest_95_ms: float
+    oldest_max_ms: float
+    mean_ms: float
     rows_per_s: float
 
 
@@ -107,12 +111,12 @@ class Version:
             raise SystemExit(f"The archiver of {self.name} has ended.")
         return line
 
-    def tell(self, command: str) -> None:
-        """Have the archiver's process do it."""
+    def tell(self, command: str) -> list[tuple[float, float, int]]:
+        """Have the archiver's process do it; how late each block was since the last `go`, as it says."""
         assert self._process.stdin is not None
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
-        self._line()
+        return [(oldest, mean, rows) for oldest, mean, rows in json.loads(self._line())]
 
     def paced(self, sizes: tuple[Sequence[int], Sequence[int]], rate: float, seconds: float) -> Figures:
         """Put messages on the streams at a rate, while they are archived."""
@@ -124,15 +128,12 @@ class Version:
         ]
         self._quiet()
         self.tell("go")
-        begun, blocks = self._reading(), self._blocks()
-        ages: list[float] = []
+        begun = self._reading()
         for n, entries in enumerate(load):
             self._put(entries)
-            if n % 5 == 0:
-                ages.append(self._age_ms())
             time.sleep(max(0.0, begun[0] + (n + 1) * _TICK_S - time.monotonic()))
         rows = 2 * per_tick * ticks
-        return self._figures(begun, blocks, rows, ages)
+        return self._figures(begun, rows)
 
     def backlog(self, rows: int) -> Figures:
         """Let it move so many rows that wait."""
@@ -140,9 +141,9 @@ class Version:
         for _ in range(10):
             self._put(entries_of(rows // 20, BATCHES, at_us, self._receipts_by))
         self._quiet()
-        begun, blocks = self._reading(), self._blocks()
+        begun = self._reading()
         self.tell("go")
-        return self._figures(begun, blocks, rows // 20 * 20, [0.0])
+        return self._figures(begun, rows // 20 * 20)
 
     def ceiling(self, rows: int) -> Figures:
         """Put so many rows into ClickHouse, in blocks that were made before."""
@@ -165,7 +166,9 @@ class Version:
         put = size // 2 * 2 * len(blocks)
         self.rows_put += put
         clickhouse_s = self._reading()[2] - begun[2]
-        return Figures(0.0, clickhouse_s / put * 1e6, 0.0, size, 0.0, 0.0, put / took_s)
+        return Figures(
+            0.0, clickhouse_s / put * 1e6, 0.0, size, len(blocks) / took_s, 0.0, 0.0, 0.0, 0.0, put / took_s
+        )
 
     def is_whole(self) -> bool:
         """Whether each row that was put is in the table once; says so when not."""
@@ -174,13 +177,14 @@ class Version:
             print(f"{self.name}: {self.rows_put} rows put, {rows} stored, {distinct} of them different")
         return bool(rows == self.rows_put == distinct)
 
-    def _figures(self, begun: tuple[float, ...], blocks: int, rows: int, ages: Sequence[float]) -> Figures:
+    def _figures(self, begun: tuple[float, ...], rows: int) -> Figures:
         """The figures since `begun`; the archiver is halted, and ClickHouse has nothing more to do."""
         self._until_archived()
         took_s = time.monotonic() - begun[0]
         # Before it is halted: it would have nothing more to do, but for its pauses.
         _, archiver_s, _, redis_s = (now - then for now, then in zip(self._reading(), begun, strict=True))
-        self.tell("halt")
+        lags = self.tell("halt")
+        oldest = [lag for lag, _, _ in lags]
         self.rows_put += rows
         self._quiet()
         clickhouse_s = self._reading()[2] - begun[2]
@@ -188,9 +192,12 @@ class Version:
             archiver_s / rows * 1e6,
             clickhouse_s / rows * 1e6,
             redis_s / rows * 1e6,
-            rows / max(1, self._blocks() - blocks),
-            statistics.median(ages),
-            max(ages),
+            rows / len(lags),
+            len(lags) / took_s,
+            statistics.median(oldest),
+            sorted(oldest)[len(oldest) * 95 // 100],
+            max(oldest),
+            sum(mean * of for _, mean, of in lags) / rows,
             rows / took_s,
         )
 
@@ -199,15 +206,6 @@ class Version:
         for shard, blob in entries:
             pipe.xadd(activity_key(shard), {b"b": blob})
         pipe.execute()
-
-    def _age_ms(self) -> float:
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.time()
-        for shard in range(SHARDS):
-            pipe.xrange(activity_key(shard), "-", "+", count=1)
-        (seconds, microseconds), *firsts = pipe.execute()
-        oldest = [int(found[0][0].partition(b"-")[0]) for found in firsts if found]
-        return max(0.0, seconds * 1000 + microseconds / 1000 - min(oldest)) if oldest else 0.0
 
     def _until_archived(self) -> None:
         deadline = time.monotonic() + _SLOW_S
@@ -225,10 +223,6 @@ class Version:
             if now - before < 0.03:
                 return
             before = now
-
-    def _blocks(self) -> int:
-        """How many parts inserts have made; each block makes one, as all rows are of one month."""
-        return int(self._ask("SELECT max(max_block_number) FROM system.parts WHERE table = 'activity'")[0][0])
 
     def _ask(self, sql: str) -> Any:
         return self._client.query(sql).result_rows
@@ -321,17 +315,16 @@ def main() -> None:
 
 def _print(figures: dict[tuple[str, str], list[Figures]]) -> None:
     print(
-        f"{'':20} µs a row:                          µs a message:   rows      age, ms     rows/s\n"
-        f"{'':20} archiver   ClickHouse   Redis      ClickHouse  a block   mid    max    a core     seen"
+        f"{'':16} µs a row:                  µs a message:  rows inserts  oldest, ms       mean rows/s\n"
+        f"{'':16} archiver ClickHouse Redis    ClickHouse a block     a s   mid  95 %   max   ms a core  seen"
     )
     for (load, name), rounds in sorted(figures.items()):
         f = Figures(*(statistics.median(values) for values in zip(*rounds, strict=True)))
-        a_core = f"{1e6 / f.archiver_us:9.0f}" if f.archiver_us else " " * 9
-        print(
-            f"{load:8} {name:11} {f.archiver_us:8.2f} {f.clickhouse_us:12.2f} {f.redis_us:7.2f} "
-            f"{2 * f.clickhouse_us:15.2f} {f.rows_per_block:8.0f} {f.age_ms:5.0f} {f.age_max_ms:6.0f} "
-            f"{a_core} {f.rows_per_s:8.0f}"
-        )
+        a_core = f"{1e6 / f.archiver_us:6.0f}" if f.archiver_us else " " * 6
+        cpu = f"{f.archiver_us:8.2f} {f.clickhouse_us:10.2f} {f.redis_us:5.2f} {2 * f.clickhouse_us:13.2f}"
+        lag = f"{f.oldest_ms:5.0f} {f.oldest_95_ms:5.0f} {f.oldest_max_ms:5.0f} {f.mean_ms:4.0f}"
+        blocks = f"{f.rows_per_block:7.0f} {f.inserts_per_s:7.2f}"
+        print(f"{load:8} {name:7} {cpu} {blocks} {lag} {a_core} {f.rows_per_s:5.0f}")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ import msgspec
 import structlog
 
 from engine.activity.blocks import ReadSize, block_of, oldest, plan_of, token_of
+from engine.activity.linger import Linger
 from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
@@ -74,8 +75,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     read_rows: int = 20_000
     read_entries: int = 250
     # How long a row may wait for its block to fill, seconds. An insert costs the store as much as some
-    # thousand rows, so blocks should be large; but rows should be there within a second.
+    # thousand rows, so blocks should be large.
     linger_s: float = 0.8
+    # But rows should be there within a second: so much of it is for waiting and for the insert. When inserts
+    # take long a row waits less, but so long at least.
+    lag_s: float = 0.95
+    linger_min_s: float = 0.6
     # How often streams are looked at meanwhile, at most, seconds.
     poll_s: float = 0.1
     # A read of empty streams returns after about this long, seconds.
@@ -136,7 +141,8 @@ class Archiver:
         # When the trouble that lasts was last mentioned; None while all is well.
         self._mentioned: float | None = None
         self._pace = ReadSize()
-        # When the entries of the last block had been read.
+        self._linger = Linger(self._limits.lag_s, self._limits.linger_s, self._limits.linger_min_s)
+        # From when on there may be entries that are not in the last block.
         self._cut_at = -math.inf
         self.counts = ArchiverCounts()
 
@@ -184,36 +190,41 @@ class Archiver:
         if not entries:
             self._emptied = self._draining.is_set()
             return
-        plan = plan_of(entries)
+        cut_at, plan = self._now(), plan_of(entries)
         if not await self._stream.propose(self._owner, plan):
             raise _Superseded
         await self._execute(plan, entries)
+        self._linger.note(self._now() - cut_at)
 
     async def _gather(self) -> list[ActivityEntry]:
         """Read the oldest entries, for one block; none when nothing came within `idle_s`."""
         limits, found = self._limits, list[ActivityEntry]()
-        rows, begun_at, first_at = 0, self._now(), 0.0
+        rows, seen_at, first_at = 0, self._now(), 0.0
         after = dict.fromkeys(sorted(self._known & self.shards), STREAM_START)
         while after and rows < limits.rows_max:
             count = self._pace.entries_wanted(min(limits.read_rows, limits.rows_max - rows))
             count = min(count, limits.read_entries)
             waits = not found and not self._draining.is_set()
+            read_at = self._now()
             more = await self._stream.read(after, count, until_tick_ms(limits.idle_s) if waits else 0)
+            # What a read finds was there when it was sent; but one that waits ends when something comes.
+            seen_at = self._now() if waits else read_at
             if not found:
                 # What is there at once may have come at any time since the last block was cut.
                 first_at = self._now()
-                if first_at - begun_at < limits.poll_s:
+                if first_at - read_at < limits.poll_s:
                     first_at = self._cut_at
             found += more
             rows += self._pace.note(more)
             after.update({entry.shard: entry.id for entry in more})
             if more and max(Counter(map(attrgetter("shard"), more)).values()) == count:
                 continue
-            left_s = limits.linger_s - (self._now() - first_at)
+            left_s = self._linger.seconds - (self._now() - first_at)
             if not found or left_s <= 0 or self._draining.is_set():
                 break
             await self._pause(min(left_s, self._apart_s(rows, self._now() - first_at)))
-        self._cut_at = self._now()
+        if rows < limits.rows_max:
+            self._cut_at = seen_at
         return found if rows <= limits.rows_max else oldest(found, limits.rows_max)[0]
 
     def _apart_s(self, rows: int, seconds: float) -> float:

@@ -142,7 +142,7 @@ async def test_few_rows_are_read_few_times_while_their_block_lingers(world: Worl
 
 async def test_rows_that_came_during_an_insert_do_not_wait_as_long_again(world: World) -> None:
     """What waits has waited since the last block was cut."""
-    limits = _with(linger_s=60.0, lease_s=600.0, poll_s=60.0)
+    limits = _with(linger_s=60.0, lag_s=90.0, lease_s=600.0, poll_s=60.0)
     passed_s = [0.0]
 
     async def come(here: str) -> None:
@@ -159,7 +159,7 @@ async def test_rows_that_came_during_an_insert_do_not_wait_as_long_again(world: 
 
 
 async def test_a_drain_archives_what_is_there_and_gives_the_lease_up(world: World) -> None:
-    archiver = Archiver(world.stream, world.store, "a", _with(linger_s=60.0))
+    archiver = Archiver(world.stream, world.store, "a", _with(linger_s=60.0, lag_s=90.0))
     async with running(archiver):
         await until(lambda: _is(bool(archiver.shards)))
         await world.put(12)

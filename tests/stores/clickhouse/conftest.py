@@ -8,7 +8,7 @@ import pytest
 
 from engine.stores.clickhouse.reports import ClickHouseReports
 from tests.activity.world import World, new_world
-from tests.stores.clickhouse.report_scene import Archiver
+from tests.stores.clickhouse.report_scene import Archiver, Reader
 
 
 @pytest.fixture
@@ -26,6 +26,6 @@ async def archiver(world: World) -> AsyncIterator[Archiver]:
 
 @pytest.fixture
 async def reader(world: World) -> AsyncIterator[ClickHouseReports]:
-    reader = ClickHouseReports(world.clickhouse_url)
+    reader = Reader(world.clickhouse_url)
     yield reader
     await reader.close()

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry
-from engine.activity.report_rolling import Progress, ReportRounds
+from engine.activity.report_rolling import Progress, ReportRounds, Series
 from engine.activity.reports import COUNTED, EventSum, Group, ReportQuery, ReportRow, rows_of
 from engine.records import ActivityRow
 from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
@@ -27,15 +27,16 @@ ZONES = (
     "Asia/Kathmandu",
 )  # fmt: skip
 TIMES = ("answer_ms", "sent_after_ms", "delivered_after_ms")
-# Now, whole: summer time has ended or begun within the last year wherever there is one.
-NOW_S = int(datetime.now(UTC).timestamp())
+# Now, at whatever time the tests are run: summer time has ended or begun within the last year wherever there
+# is one.
+NOW_S = int(datetime(2026, 11, 30, 8, 39, 27, tzinfo=UTC).timestamp())
 FIRST_S = NOW_S - 400 * DAY_S
 NAMED = dict(zip(NUMBERS, (49, 1416, 1, 77, 98, 1868), strict=True))
 
 
-def message(number: int, rng: Random, days: float) -> list[ActivityRow]:
-    """The rows of a message that was accepted within so many days before now."""
-    accepted_at_us = (NOW_S - rng.randrange(int(days * DAY_S))) * 1_000_000 + rng.randrange(1_000_000)
+def message(number: int, rng: Random, from_s: int, until_s: int) -> list[ActivityRow]:
+    """The rows of a message that was accepted after one time and not after another."""
+    accepted_at_us = (until_s - rng.randrange(until_s - from_s)) * 1_000_000 + rng.randrange(1_000_000)
     same = fields_of(number, rng, accepted_at_us)
     same["units"] = same["segments"] * 5
     rows = [make_row(0, at_us=accepted_at_us, event="accepted", provider="", latency_us=0, **same)]
@@ -68,8 +69,12 @@ class Activity:
 
     def accept(self, count: int, days: float) -> None:
         """Messages of the last so many days."""
-        begin = len(self.left)
-        self.left += [message(begin + n, self.rng, days) for n in range(count)]
+        for _ in range(count):
+            self.accept_at(NOW_S - int(days * DAY_S), NOW_S)
+
+    def accept_at(self, from_s: int, until_s: int) -> None:
+        """A message after one time and not after another."""
+        self.left.append(message(len(self.left), self.rng, from_s, until_s))
 
     async def archive(self, from_ms: int, until_ms: int, part: float) -> None:
         """Archive a part of what is to come of each message, as if it came to the streams in that time."""
@@ -191,6 +196,13 @@ class Archiver:
         self.rounds = ReportRounds(
             self.periods, world.stream, lambda: True, lambda: self.now_ms * 1000, self.progress
         )
+
+
+class Reader(ClickHouseReports):
+    """Reads reports now."""
+
+    async def _series(self) -> tuple[int, list[Series]]:
+        return NOW_S, (await super()._series())[1]
 
 
 async def ask(world: World, *zones: str) -> None:

@@ -16,7 +16,7 @@ from engine.stores.clickhouse import report_together
 from engine.stores.clickhouse.report_bounds import too_many_counts
 from engine.stores.clickhouse.reports import ClickHouseReports
 from tests.activity.world import World
-from tests.stores.clickhouse.report_scene import DAY_S, NOW_S, Activity, Archiver, counts, midnight
+from tests.stores.clickhouse.report_scene import DAY_S, NOW_S, Activity, Archiver, Reader, counts, midnight
 
 DAYS = 6
 TODAY = datetime.fromtimestamp(NOW_S, UTC).date()
@@ -47,7 +47,7 @@ async def test_days_of_a_zone_that_are_not_counted_are_refused_and_answered_once
 ) -> None:
     query, reader = (
         of_days("Asia/Kolkata", *COMBINED),
-        ClickHouseReports(world.clickhouse_url, counts_max=3600),
+        Reader(world.clickhouse_url, counts_max=3600),
     )
     with pytest.raises(Refusal, match="the days of Asia/Kolkata are not counted yet") as refused:
         await reader.summary(query)
@@ -81,7 +81,7 @@ async def test_a_report_with_a_row_for_each_count_is_refused_before_they_are_rea
 async def test_much_that_came_and_is_not_counted_yet_is_no_reason_to_refuse_a_report(
     world: World, archiver: Archiver, activity: Activity
 ) -> None:
-    reader = ClickHouseReports(world.clickhouse_url, counts_max=3600)
+    reader = Reader(world.clickhouse_url, counts_max=3600)
     today = msgspec.structs.replace(of_days("UTC", "day"), until_s=midnight(TODAY + timedelta(1), "UTC"))
     assert counts((await reader.summary(today)).rows) == counts(activity.report(today))
     activity.accept(6000, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from engine.activity.report_rolling import MARGIN_MS, ReportRounds, Series
 from engine.activity.reports import Group, ReportQuery
 from engine.stores.clickhouse.report_cover import parts_of_days
-from engine.stores.clickhouse.report_narrow_sql import ALONE, BY
+from engine.stores.clickhouse.report_narrow_sql import ALONE, BY, QUARTER
 from engine.stores.clickhouse.report_period_sql import NOTE_SQL
 from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from engine.stores.clickhouse.reports import ClickHouseReports
@@ -32,6 +33,10 @@ from tests.stores.clickhouse.report_scene import (
 # Reports that are read from the hours of UTC, or of a zone that is not counted: those of a half and a quarter
 # of an hour, and one whose summer time is half an hour.
 ZONES = ("UTC", "Europe/Berlin", "Asia/Tehran", "Asia/Kathmandu", "Australia/Lord_Howe")
+GROUPS: tuple[tuple[Group, ...], ...] = (("hour",), ("day",))
+# When clocks go back and forth by half an hour on Lord Howe, the half hour after which another hour begins
+# there: none that is counted has it.
+HALF_HOURS = ("2026-04-04T15:00Z", "2026-10-03T15:30Z")
 
 
 class Earlier(ClickHouseReportPeriods):
@@ -53,26 +58,28 @@ class Earlier(ClickHouseReportPeriods):
         await super().roll(msgspec.structs.replace(series, narrow=False), until_ms)
 
 
-async def test_a_report_over_hours_reads_quarters_of_an_hour_at_its_ends_alone(
+async def test_a_report_over_hours_reads_quarters_of_an_hour_only_where_no_hour_is_counted(
     world: World, archiver: Archiver, reader: ClickHouseReports
 ) -> None:
     activity = Activity(world, 21)
     activity.accept(2000, 400)
+    half_hours = [int(datetime.fromisoformat(at).timestamp()) for at in HALF_HOURS]
+    for at_s in half_hours * 3:
+        activity.accept_at(at_s, at_s + 1799)
     begun_ms = archiver.now_ms - 60_000
     await activity.archive(begun_ms - 400 * DAY_S * 1000, begun_ms, 0.7)
     await archiver.rounds.make()
     # What is not read may be wrong.
     await world.query(
-        "ALTER TABLE report_series UPDATE events = events + 1 WHERE period IN (1, 3) "
+        "ALTER TABLE report_series UPDATE events = events + 1 "
+        f"WHERE period = 1 OR period = 3 AND intDiv(begins, 2) NOT IN {[s // 1800 for s in half_hours]} "
         "SETTINGS mutations_sync = 1"
     )
     wrong = []
     day = datetime.fromtimestamp(NOW_S - 390 * DAY_S, UTC).date()
-    # Lord Howe is half an hour off for half of the year only, and reads hours at some times of the day.
-    for zone in (zone for zone in ZONES if zone != "Australia/Lord_Howe"):
+    for zone in ZONES:
         from_s, until_s = midnight(day, zone), midnight(day.replace(year=day.year + 1), zone)
-        groups: list[tuple[Group, ...]] = [("hour",), ("day",)]
-        for group_by in groups:
+        for group_by in GROUPS:
             query = ReportQuery(from_s=from_s, until_s=until_s, group_by=group_by, time_zone=zone)
             found = (await reader.summary(query)).rows
             if counts(found) != counts(activity.report(query)):
@@ -155,7 +162,46 @@ def test_hours_are_read_that_begin_when_those_of_the_zone_do(
     assert [said(period) for period in parts_of_days(query, from_s, from_s + DAY_S, added)] == expected
 
 
+@pytest.mark.parametrize("zone", ZONES)
+def test_quarters_of_an_hour_are_read_where_no_whole_hour_of_the_zone_is(zone: str) -> None:
+    """Wherever in a day a report begins and ends."""
+    begin = int(datetime(2025, 11, 5, tzinfo=UTC).timestamp()) // 900
+    local = ZoneInfo(zone)
+    offsets_s = {
+        quarter: datetime.fromtimestamp(quarter * 900, local).utcoffset()
+        for quarter in range(begin, begin + 368 * 96)
+    }
+
+    def expected(first: int, last: int) -> list[int]:
+        found = []
+        while first < last:
+            ahead = offsets_s[first]
+            assert ahead is not None
+            begins = (first * 900 + ahead.total_seconds()) % 3600 == 0
+            if begins and first + 4 <= last and all(offsets_s[first + n] == ahead for n in range(4)):
+                first += 4
+            else:
+                found.append(first)
+                first += 1
+        return found
+
+    for n in range(96):
+        first, last = begin + n, begin + 366 * 96 - 7 * n
+        wanted = expected(first, last)
+        assert len(wanted) <= 3 + 3 + (4 if zone == "Australia/Lord_Howe" else 0)
+        for group_by in GROUPS:
+            query = ReportQuery(from_s=first * 900, until_s=last * 900, group_by=group_by, time_zone=zone)
+            parts = [numbers(part) for part in parts_of_days(query, query.from_s, query.until_s, ALONE)]
+            found = [q for period, begins, ends in parts if period == QUARTER for q in range(begins, ends)]
+            assert sorted(found) == wanted, datetime.fromtimestamp(first * 900, UTC)
+
+
+def numbers(period: str) -> list[int]:
+    """The numbers in a period in SQL: its own, and between which it is."""
+    return [int(word.strip("()")) for word in period.split() if word.strip("()").isdigit()]
+
+
 def said(period: str) -> str:
     """A period in SQL as its number and its days."""
-    number, begin, end = (int(word.strip("()")) for word in period.split() if word.strip("()").isdigit())
+    number, begin, end = numbers(period)
     return f"{number}: {round(begin / 96, 2)}-{round(end / 96, 2)}"

@@ -39,6 +39,7 @@ from tests.stores.clickhouse.report_scene import (
     ZONES,
     Activity,
     Archiver,
+    Reader,
     ask,
     assert_all_agree,
     counts,
@@ -102,7 +103,7 @@ async def test_numbers_and_months_that_were_removed_stay_in_the_counts_of_a_zone
         until_s=(NOW_S // 900 + 90) * 900, group_by=("day", "country"), time_zone="Asia/Tehran",
     )  # fmt: skip
     await world.query(
-        "ALTER TABLE activity UPDATE to = '' WHERE accepted_at < now() - 9 * 86400 "
+        f"ALTER TABLE activity UPDATE to = '' WHERE accepted_at < toDateTime({NOW_S - 9 * DAY_S}) "
         "SETTINGS mutations_sync = 1"
     )
     [(oldest,)] = await world.query("SELECT toYYYYMM(min(accepted_at)) FROM activity")
@@ -161,7 +162,7 @@ async def test_counts_of_an_earlier_version_are_made_anew_and_it_does_not_take_i
         if script.name < version:
             shutil.copy(script, tmp_path)
     async with new_world(redis_url, clickhouse_url, tmp_path) as world:
-        archiver, reader = Archiver(world), ClickHouseReports(world.clickhouse_url)
+        archiver, reader = Archiver(world), Reader(world.clickhouse_url)
         await world.query("ALTER TABLE activity ADD COLUMN IF NOT EXISTS receipts_by UInt16")
         activity = await few(world, archiver, 8)
         if version == "0015":
