@@ -29,6 +29,9 @@ One process does this, the archiver that has shard 0. What happens when it is st
   drop    its later part is gone, or both:    dropped once more
           reports do not use such a series
 
+  An insert of the archiver that was sent twice is answered when the store knows the first of the two, which
+  may not be there to be read yet. So what left the streams less than `VISIBLE_S` ago is not counted yet.
+
   ClickHouse away   the next round goes on; reports read what is counted so far, and what came after it
   never answered    the next round looks how far all is counted
   a zone fails      the others are counted all the same; it is tried again after a minute, and then ever more
@@ -68,6 +71,8 @@ ZONES_MAX = 12
 # of Redis is set back by more, the next round finds it so much before the end of a series, and begins anew.
 MARGIN_MS = 150_000
 _BACK_MS = 60_000
+# What left the streams is there to be read so long after, seconds.
+VISIBLE_S = 30.0
 # The longest pause after a zone could not be filled, seconds.
 _FAILED_MAX_S = 3600.0
 # A window is so long at most, when much is to be caught up, milliseconds.
@@ -151,7 +156,9 @@ async def roll_reports(
     """Count until `draining` is set. `active`: whether this process is the one that does; `now_us`: the time
     of Redis, microseconds; `progress` is kept up to date."""
     progress = Progress() if progress is None else progress
-    rounds = ReportRounds(periods, stream, lambda: active() and not draining.is_set(), now_us, progress)
+    rounds = ReportRounds(
+        periods, stream, lambda: active() and not draining.is_set(), now_us, progress, visible_s=VISIBLE_S
+    )
     backoff = Backoff(every_s, 10 * every_s)
     while not draining.is_set():
         pause_s = every_s
@@ -178,14 +185,20 @@ class ReportRounds:
         active: Callable[[], bool],
         now_us: Callable[[], int],
         progress: Progress | None = None,
+        *,
+        visible_s: float = VISIBLE_S,
     ) -> None:
         """`active`: whether to go on. `now_us`: the time of Redis, microseconds. `progress` is kept up to
-        date."""
+        date. `visible_s`: see `VISIBLE_S`."""
         self._periods = periods
         self._stream = stream
         self._active = active
         self._now_us = now_us
         self._progress = Progress() if progress is None else progress
+        self._visible_us = int(visible_s * 1_000_000)
+        # Looks at the streams: when, microseconds, and before which time nothing waited, milliseconds. The
+        # first is the last of those that are old enough, if any is.
+        self._looks: list[tuple[int, int]] = []
         # Zones that could not be filled: their pauses, and when each is tried again, microseconds.
         self._failed: dict[str, tuple[Backoff, int]] = {}
 
@@ -196,6 +209,8 @@ class ReportRounds:
             return
         zones = ["UTC", *(await self._periods.zones())[:ZONES_MAX]]
         settled_ms = await self._settled_ms()
+        if settled_ms is None:
+            return
         series = await self._periods.series()
         used = [s for s in in_use(series, zones) if s.until_ms <= settled_ms + _BACK_MS]
         for each in series:
@@ -248,6 +263,8 @@ class ReportRounds:
     async def _roll(self) -> None:
         """Have the series that are filled count what is archived."""
         settled_ms = await self._settled_ms()
+        if settled_ms is None:
+            return
         ends = []
         for series in await self._periods.series():
             try:
@@ -264,12 +281,19 @@ class ReportRounds:
                 ends.append(series.until_ms)
         self._progress.until_ms = min(ends, default=0)
 
-    async def _settled_ms(self) -> int:
-        """A time of the streams before which everything is archived, milliseconds since 1970."""
+    async def _settled_ms(self) -> int | None:
+        """A time of the streams before which everything is archived and there to be read, milliseconds since
+        1970; None: that is not known yet."""
         # First the time: what is put on the streams later is later.
-        now_ms = self._now_us() // 1000 - MARGIN_MS
+        now_us = self._now_us()
         waiting = [part.first.ms for part in await self._stream.backlog() if part.first is not None]
-        return min([now_ms, *waiting])
+        before_ms = min([now_us // 1000, *waiting])
+        looks = [*(look for look in self._looks if look[0] <= now_us), (now_us, before_ms)]
+        visible = [look for look in looks if look[0] <= now_us - self._visible_us]
+        self._looks = looks[max(0, len(visible) - 1) :]
+        if not visible:
+            return None
+        return min(now_us // 1000 - MARGIN_MS, before_ms, visible[-1][1])
 
 
 def in_use(series: Sequence[Series], zones: Sequence[str]) -> list[Series]:

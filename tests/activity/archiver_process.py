@@ -61,7 +61,7 @@ async def count(
     archiver: Archiver, clickhouse_url: str, stream: RedisActivityStream, draining: asyncio.Event
 ) -> None:
     # All clocks are those of one machine.
-    report_rolling.MARGIN_MS = 200
+    report_rolling.MARGIN_MS, report_rolling.VISIBLE_S = 200, 0.3
     periods = ClickHouseReportPeriods(clickhouse_url)
     await report_rolling.roll_reports(
         periods, stream, draining, active=lambda: 0 in archiver.shards,

@@ -65,7 +65,9 @@ async def _assert_counted_once(world: World) -> None:
     periods = ClickHouseReportPeriods(world.clickhouse_url)
     windows = len(await periods.series())
     for _ in range(2):
-        rounds = ReportRounds(periods, world.stream, lambda: True, lambda: (time.time_ns() // 1000) + 10**9)
+        rounds = ReportRounds(
+            periods, world.stream, lambda: True, lambda: (time.time_ns() // 1000) + 10**9, visible_s=0
+        )
         await rounds.make()
     asked = {"UTC", *ZONES[: (KILLS + 4) // 5]}
     assert windows

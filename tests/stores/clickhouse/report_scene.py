@@ -194,7 +194,7 @@ class Archiver:
         self.periods = ClickHouseReportPeriods(world.clickhouse_url)
         self.progress = Progress()
         self.rounds = ReportRounds(
-            self.periods, world.stream, lambda: True, lambda: self.now_ms * 1000, self.progress
+            self.periods, world.stream, lambda: True, lambda: self.now_ms * 1000, self.progress, visible_s=0
         )
 
 

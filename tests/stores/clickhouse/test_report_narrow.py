@@ -94,7 +94,7 @@ async def test_a_series_of_the_version_before_gets_narrow_counts_and_reports_are
 ) -> None:
     activity = await few(world, archiver, 22, 200)
     earlier = Earlier(world.clickhouse_url)
-    before = ReportRounds(earlier, world.stream, lambda: True, lambda: archiver.now_ms * 1000)
+    before = ReportRounds(earlier, world.stream, lambda: True, lambda: archiver.now_ms * 1000, visible_s=0)
     await ask(world, "Asia/Tehran")
 
     async def go_on() -> None:

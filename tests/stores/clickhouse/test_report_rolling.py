@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.activity.report_rolling import MARGIN_MS, ReportRounds, Series
+from engine.activity.report_rolling import MARGIN_MS, VISIBLE_S, ReportRounds, Series
 from engine.errors import Unavailable
 from engine.redis_keys import activity_key
 from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
@@ -48,7 +48,7 @@ async def test_killed_at_any_statement_everything_is_counted_once(
         await archiver.rounds.make()
         await ask(world, *zones[1:])
     dying, steps = Dying(world.clickhouse_url), 0
-    rounds = ReportRounds(dying, world.stream, lambda: True, lambda: archiver.now_ms * 1000)
+    rounds = ReportRounds(dying, world.stream, lambda: True, lambda: archiver.now_ms * 1000, visible_s=0)
     while True:
         dying.left = steps
         try:
@@ -190,6 +190,40 @@ async def test_only_what_nothing_waits_before_is_counted(world: World, archiver:
     [series] = await archiver.periods.series()
     # What comes now may be as old as this.
     assert series.until_ms == archiver.now_ms - MARGIN_MS
+
+
+async def test_what_left_the_streams_a_moment_ago_is_not_counted_yet(
+    world: World, archiver: Archiver
+) -> None:
+    rounds = ReportRounds(archiver.periods, world.stream, lambda: True, lambda: archiver.now_ms * 1000)
+
+    async def counted_ms() -> int:
+        await rounds.make()
+        return max([series.until_ms for series in await archiver.periods.series()], default=0)
+
+    # Rows of an hour wait, as when ClickHouse was away.
+    begin_ms = archiver.now_ms
+    for minute in range(60):
+        await world.redis.xadd(activity_key(1), {"b": b""}, id=f"{begin_ms + minute * 60_000}-0")
+    archiver.now_ms += 3_600_000
+    # Nobody has looked before: what was there a moment ago may have left since.
+    assert await counted_ms() == 0
+    # Ten of them leave, by an insert that was sent twice: the answer was that it is known.
+    await world.redis.xtrim(activity_key(1), minid=begin_ms + 600_000, approximate=False)
+    archiver.now_ms += 10_000
+    assert await counted_ms() == 0
+    archiver.now_ms += int(VISIBLE_S * 1000) - 10_000
+    assert await counted_ms() == begin_ms
+    archiver.now_ms += 10_000
+    assert await counted_ms() == begin_ms + 600_000
+    await world.redis.flushdb()
+    archiver.now_ms += 20_000
+    assert await counted_ms() == begin_ms + 600_000
+    archiver.now_ms += int(VISIBLE_S * 1000)
+    assert await counted_ms() == archiver.now_ms - MARGIN_MS
+    # With a clock that goes back it is looked anew.
+    archiver.now_ms -= 3_600_000
+    assert await rounds._settled_ms() is None
 
 
 @pytest.mark.parametrize("back_ms", [MARGIN_MS - 10_000, MARGIN_MS + 10_000])
