@@ -76,7 +76,8 @@ class Ways:
             version, names = _read(of.way)
             known = any(name in self._lanes.by_name for name in names)
             if not of.messages or (reads and (release or (known and version != self.version))):
-                self._released.append(Recall(of.shard, of.number, of.way, _LITTLE, _ANY))
+                plan = self.version if version != self.version else 0
+                self._released.append(Recall(of.shard, of.number, of.way, _LITTLE, _ANY, plan))
             elif not known:
                 since = self._strange.get((of.shard, of.way), (of.messages, now_s))
                 if since[0] != of.messages:
