@@ -47,7 +47,8 @@ async def test_a_parameter_that_a_call_does_not_have_is_refused(api: Api, path: 
 
 # The addresses that others make: a load balancer, a provider.
 OF_OTHERS = {
-    "get_health", "get_readiness", "push_receipts", "push_receipts_by_post", "push_inbound", "push_inbound_by_post",
+    "get_health", "get_readiness", "push_receipts", "push_receipts_by_post", "push_inbound",
+    "push_inbound_by_post",
 }  # fmt: skip
 
 

@@ -264,6 +264,11 @@ def test_a_new_key_works_until_it_is_revoked(engine: Engine) -> None:
             "--rate-max must be a rate from 0.1/s to 1,000,000/s",
         ),
         (["org", "pause", "999999"], 2, "There is no organisation with this id."),
+        (
+            ["message", "list", "--since", "2026-11-23T00:00:00Z", "--until", "2026-11-22T00:00:00Z"],
+            2,
+            "--since must be before --until.",
+        ),
         (["status", "--admin-key", "smsa_wrong"], 2, "key"),
         (["audit", "--admin-key", "smsa_wrong"], 2, "key"),
     ],
