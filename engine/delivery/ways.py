@@ -33,6 +33,7 @@ from engine.delivery.lane import Lane
 from engine.delivery.lanes import Lanes
 from engine.delivery.ports import PutOff, Recall
 from engine.records import Entry, Message, Queue
+from engine.written_numbers import is_whole
 
 # Of a way of another plan, and of one that nobody else seems to recall: so many messages of each shard at a
 # time, the first ten times a second, the second once in so long, seconds.
@@ -171,4 +172,4 @@ class Ways:
 def _read(way: str) -> tuple[int, list[str]]:
     """The version of the routing plan, and the providers, of a way."""
     version, _, names = way.partition(" ")
-    return int(version) if version.isdecimal() else -1, names.split(",")
+    return int(version) if is_whole(version) else -1, names.split(",")
