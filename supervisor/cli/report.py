@@ -94,8 +94,8 @@ def report(
     Each message counts once, in the period of its acceptance and with the
     status it has now. Periods begin and end at quarters of an hour, by minute
     at whole minutes. They are ten years long at most, 31 days by hour, by
-    reference and of a campaign, 7 days by hour and two other groups, a day by
-    minute.
+    reference and of a campaign, 7 days by hour and two other groups beside
+    status, a day by minute: days of the time zone.
 
     [bold]Examples[/bold]
 
