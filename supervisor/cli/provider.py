@@ -174,7 +174,7 @@ def _print_table(providers: list[_Provider]) -> None:
         for p in providers
     )
     columns = ("provider", "type", "", "segments/s", "configured")
-    Console(highlight=False).print(show.table(columns, rows, frozenset({3, 4})))
+    Console(highlight=False, markup=False).print(show.table(columns, rows, frozenset({3, 4})))
 
 
 def _per_second(rate: float | None) -> str:
