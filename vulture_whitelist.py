@@ -100,3 +100,4 @@ OCTETS_MAX
 
 # Set for a library to read.
 _.req_block_size
+_.rich_proxied_file

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from engine.written_numbers import is_whole
+
 # The number of the formats that this version reads; versions that noted none read 0.
 FORMATS = 6
 # By kind, the number of the first formats that have it; 0 for those that are not named.
@@ -53,4 +55,4 @@ def least(notes: Mapping[str, str], living: Iterable[str], now_us: int) -> int:
 def _noted(text: str) -> tuple[int, int]:
     """(formats, time) of a note; what is no note is as old as can be."""
     formats, _, at_us = text.partition(" ")
-    return (int(formats), int(at_us)) if formats.isdecimal() and at_us.isdecimal() else (0, 0)
+    return (int(formats), int(at_us)) if is_whole(formats) and is_whole(at_us) else (0, 0)

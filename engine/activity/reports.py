@@ -50,8 +50,8 @@ TIMES: tuple[Group, ...] = ("minute", "hour", "day")
 # What the period of a report may be, as the API and the command line say it.
 PERIODS = (
     "Periods begin and end at quarters of an hour, by minute at whole minutes. They are ten years long at "
-    "most, 31 days by hour, by reference and of a campaign, 7 days by hour and two other groups, a day by "
-    "minute."
+    "most, 31 days by hour, by reference and of a campaign, 7 days by hour and two other groups beside "
+    "status, a day by minute: days of the time zone."
 )
 # `retrying` of a message that a provider had taken before.
 RESENT = "resent"

@@ -80,6 +80,7 @@ class Probes:
         "get_health",
         "Say that the process answers.",
         answers={200: Answer(dict[str, str], example={"status": "ok"})},
+        any_query=True,
     )
     async def alive(self, _: web.Request) -> Response:
         """`GET /healthz`: 200 as long as this process answers anything, also while it drains."""
@@ -89,6 +90,7 @@ class Probes:
         "get_readiness",
         "Say whether the process can accept messages.",
         answers={200: _Readiness, 503: Answer(_Readiness, "It cannot, and `parts` says why.")},
+        any_query=True,
     )
     async def ready(self, _: web.Request) -> Response:
         """`GET /readyz`: 200 when the process can accept messages, else 503.
@@ -246,7 +248,7 @@ def route_calls(
     for path, actions in paths.items():
         for method, action in actions.items():
             description = description_of(action)
-            if description is not None and description.query:
+            if description is not None and not description.any_query:
                 action = asked_as_described(action, description.query)
             handler = dress(exchanges.guard(action, times.get(path), ends_with_caller=path in times))
             router.add_route(method, path, handler, expect_handler=expect)

@@ -30,7 +30,7 @@ _UNKNOWN = "Object contains unknown field `"
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 _AT = re.compile(r" - at `\$\.([A-Za-z_]+)")
 # Where msgspec stopped reading.
-_BYTE = re.compile(r"\(byte (\d+)\)")
+_BYTE = re.compile(r"\(byte ([0-9]+)\)")
 _NAME_MAX = 40
 # An integer of more digits than any field takes; longer ones only cost time to read.
 _DIGITS_MAX = 40

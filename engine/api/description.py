@@ -91,6 +91,9 @@ class Description(NamedTuple):
     codes: tuple[str, ...]
     # Whether it honours an Idempotency-Key.
     once: bool
+    # Whether its query may have anything: that of a call whose address others make, such as a provider, or a
+    # load balancer.
+    any_query: bool
 
 
 def described(
@@ -109,6 +112,7 @@ def described(
     answers: Mapping[int, Any],
     codes: tuple[str, ...] = (),
     once: bool = False,
+    any_query: bool = False,
 ) -> Callable[[A], A]:
     """Describe an action for the OpenAPI document; the arguments are the fields of `Description`.
 
@@ -118,7 +122,7 @@ def described(
         name, summary, more, scope, path or {}, query or {}, body, is_body_optional, parts or {},
         limits or {}, examples or {},
         {status: a if isinstance(a, Answer) else Answer(a) for status, a in answers.items()},
-        codes, once,
+        codes, once, any_query,
     )  # fmt: skip
 
     def mark(action: A) -> A:

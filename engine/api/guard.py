@@ -74,12 +74,13 @@ def asked_as_described(action: Action, parameters: Collection[str]) -> Action:
 
     Others are refused with 422: to take one of two values would be a guess, and without a filter whose name
     is misspelt the answer would be of other things than was asked for."""
+    there_are = f"there are {', '.join(parameters)}" if parameters else "it has none"
 
     async def answer(request: web.Request) -> Response:
         query = request.query
         for name in query:
             if name not in parameters:
-                detail = f"`{name[:40]}` is no parameter of this call; there are {', '.join(parameters)}."
+                detail = f"`{name[:40]}` is no parameter of this call; {there_are}."
                 raise Refusal("invalid_field", 422, detail, name[:40])
         if len(query) != len(set(query)):
             name = next(name for name in query if len(query.getall(name)) > 1)[:40]

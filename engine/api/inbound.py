@@ -111,6 +111,7 @@ class InboundPushes:
         },
         answers={200: Answer(None, "The messages are kept.", content_type="*/*")},
         codes=("invalid_receipt", "too_large", "too_many"),
+        any_query=True,
     )
     async def take(self, request: web.Request) -> Response:
         """Take a request with messages: the answer that the provider expects, once they are in Redis.

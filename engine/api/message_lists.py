@@ -204,6 +204,9 @@ def _filter(request: web.Request) -> MessageFilter:
         raise invalid(
             f"`reference` must be at most {_REFERENCE_MAX} characters, without U+0000.", "reference"
         )
+    since, until = _time(request, "since"), _time(request, "until")
+    if since is not None and until is not None and since >= until:
+        raise invalid("`since` must be before `until`.", "since")
     # A plus that was not escaped is a blank.
     to = query.get("to") or ""
     return MessageFilter(
@@ -211,8 +214,8 @@ def _filter(request: web.Request) -> MessageFilter:
         to=e164("+" + to[1:] if to.startswith(" ") else to) if to else "",
         reference=reference,
         queue=queue or "",
-        since_us=_time_us(request, "since"),
-        until_us=_time_us(request, "until"),
+        since_us=_us(since),
+        until_us=_us(until),
         batch=_batch(query.get("batch") or ""),
     )
 
@@ -234,17 +237,22 @@ def _batch(text: str) -> Batch | None:
     return batch
 
 
-def _time_us(request: web.Request, name: str) -> int:
-    """The time `name` of the query, microseconds since 1970; 0 when there is none."""
+def _time(request: web.Request, name: str) -> datetime | None:
+    """The time `name` of the query; None when there is none. Raises Refusal 422."""
     text = request.query.get(name)
     if not text:
-        return 0
+        return None
     try:
         # As for the reference: a plus of the offset may have become a blank.
         time = msgspec.convert(text.replace(" ", "+"), datetime)
     except msgspec.ValidationError:
         time = datetime.min
     check_time(name, time)
-    us = int(time.timestamp() * 1_000_000)
-    # What ClickHouse can compare.
-    return max(1, min(us, 4_000_000_000_000_000))
+    return time
+
+
+def _us(time: datetime | None) -> int:
+    """Microseconds since 1970, as ClickHouse can compare them; 0 for None."""
+    if time is None:
+        return 0
+    return max(1, min(int(time.timestamp() * 1_000_000), 4_000_000_000_000_000))

@@ -96,7 +96,7 @@ def problem_codes_of(call: Call, description: Description) -> dict[int, list[str
     codes = ["invalid_request", *description.codes, "internal", "unavailable", "timeout"]
     if description.path:
         codes.append("not_found")
-    if description.query:
+    if not description.any_query:
         codes.append("invalid_field")
     if description.scope or call.admin_scope is not None:
         codes += ["unauthorised", "scope_missing", "network_not_allowed"]

@@ -39,6 +39,7 @@ class Receipts:
         },
         answers={200: Answer(None, "The receipts are kept.", content_type="*/*")},
         codes=("invalid_receipt", "too_large", "too_many"),
+        any_query=True,
     )
     async def take(self, request: web.Request) -> Response:
         """Take a request with receipts. The answer that the provider expects goes out only once the

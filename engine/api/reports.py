@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -36,14 +36,13 @@ _TOGETHER = 2
 # What a report is about when the caller does not say: so much up to now, seconds.
 _PERIOD_S = 86_400
 _QUARTER_S = 900
-# The longest periods, seconds: of all reports, by minute, by hour, by hour and two other groups, and by
-# reference.
-_LONGEST_S = 3_660 * 86_400
-_MINUTES_S = 86_400
-# With the hour that a week or a month has more in which summer time ends.
-_HOURS_S = 31 * 86_400 + 3_600
-_HOURS_OF_GROUPS_S = 7 * 86_400 + 3_600
-_REFERENCES_S = 31 * 86_400
+# The longest periods, days of the report's time zone: of all reports, by minute, by hour, by hour and two
+# groups beside the status, and by reference.
+_LONGEST_DAYS = 3_660
+_MINUTES_DAYS = 1
+_HOURS_DAYS = 31
+_HOURS_OF_GROUPS_DAYS = 7
+_REFERENCES_DAYS = 31
 _ROWS_MAX = 10_000
 # No reference is longer.
 _CAMPAIGN_MAX = 200
@@ -222,24 +221,24 @@ def query_of(
     step_s = 60 if "minute" in group_by else _QUARTER_S
     campaign = _name(request, "campaign", _CAMPAIGN_MAX)
     from_s, until_s = period_of(
-        request, now_s, step_s, _REFERENCES_S if campaign and step_s > 60 else _PERIOD_S
+        request, now_s, step_s, _REFERENCES_DAYS * 86_400 if campaign and step_s > 60 else _PERIOD_S
     )
-    longest_s, what = _LONGEST_S, "a report"
+    time_zone = _zone(request)
+    days, what = _LONGEST_DAYS, "a report"
     if "minute" in group_by:
-        longest_s, what = _MINUTES_S, "a report by minute"
+        days, what = _MINUTES_DAYS, "a report by minute"
     if "hour" in group_by:
-        longest_s, what = _HOURS_S, "a report by hour"
+        days, what = _HOURS_DAYS, "a report by hour"
         if len(set(group_by) - {"hour", "status"}) > 1:
-            longest_s, what = _HOURS_OF_GROUPS_S, "a report by hour and two other groups"
+            days, what = _HOURS_OF_GROUPS_DAYS, "a report by hour and two other groups, beside `status`,"
     if "reference" in group_by or campaign:
         by = "by reference" if "reference" in group_by else "of a campaign"
-        longest_s, what = min(longest_s, _REFERENCES_S), f"a report {by}"
+        days, what = min(days, _REFERENCES_DAYS), f"a report {by}"
         if organisation_id is None:
             raise invalid(f"A report {by} must be one of an `organisation`.", "organisation")
         if (request.query.get("country") or "") or "country" in group_by:
             raise invalid(f"A report {by} must not be by country too.", "country")
-    if until_s - from_s > longest_s:
-        days = longest_s // 86_400
+    if until_s > _after(from_s, days, ZoneInfo(time_zone)):
         longest = "a day" if days == 1 else f"{days:,} days"
         otherwise = "; by day it may be" if what.startswith("a report by hour") else ""
         raise invalid(f"The period of {what} must not be longer than {longest}{otherwise}.", "from_time")
@@ -247,13 +246,20 @@ def query_of(
         from_s=from_s,
         until_s=until_s,
         group_by=group_by,
-        time_zone=_zone(request),
+        time_zone=time_zone,
         organisation_id=organisation_id,
         queue=choice_asked(request, "queue", QUEUE_NAMES),
         provider=_name(request, "provider"),
         country=_country(request),
         campaign=campaign,
     )
+
+
+def _after(from_s: int, days: int, zone: ZoneInfo) -> int:
+    """When so many days of a time zone have passed, seconds since 1970. Where the clocks go forward in them
+    it is not before as many times 24 hours."""
+    begin = datetime.fromtimestamp(from_s, zone)
+    return max(int((begin + timedelta(days)).timestamp()), from_s + days * 86_400)
 
 
 def period_of(

@@ -19,6 +19,7 @@ from engine.capacity.queueing import drain_s
 from engine.capacity.simulation import Arrivals, Death, Latencies, System, simulate
 from engine.capacity.targets import Target
 from engine.records import Queue
+from engine.written_numbers import is_whole, real
 
 # A provider that was away for so long leaves a backlog to be drained, seconds.
 OUTAGE_S = 60.0
@@ -156,7 +157,7 @@ def what_if(plan: Plan, targets: Sequence[Target], bounds: Bounds, question: str
 def _answers(system: System, text: str) -> dict[Queue, response_times.ResponseTimes]:
     given = response_times.parse(text)
     name, equals, value = text.partition("=")
-    if not (equals and "," not in text and name[1:].replace(".", "").isdecimal()):
+    if not (equals and "," not in text and is_whole(name[1:].replace(".", "", 1))):
         return dict.fromkeys(system.answers, given)
     # One quantile alone: the distribution keeps its form.
     part, wanted_s = float(name[1:]) / 100, durations.parse(value)
@@ -165,7 +166,7 @@ def _answers(system: System, text: str) -> dict[Queue, response_times.ResponseTi
 
 def _factor(text: str, wrong: ValueError) -> float:
     try:
-        value = float(text)
+        value = real(text)
     except ValueError:
         raise wrong from None
     if not 0 < value <= 1e6:

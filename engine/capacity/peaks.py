@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from engine.records import QUEUES, Queue
+from engine.written_numbers import is_whole, real
 
 COLUMNS = ("organisation", "queue", "messages_per_second", "burst")
 # Bounds of what a file may ask: more is a slip of the keyboard.
@@ -68,14 +69,14 @@ def _peak(row: dict[str, str], place: str) -> Peak:
     if not 0 < rate <= _RATE_MAX:
         raise ValueError(f"{place}: messages_per_second must be a number greater than 0, at most 1,000,000")
     written = row.get("burst", "").strip() or "1"
-    if not (written.isdecimal() and 1 <= int(written) <= _BURST_MAX):
+    if not (is_whole(written) and 1 <= int(written) <= _BURST_MAX):
         raise ValueError(f"{place}: burst must be a whole number from 1 to {_BURST_MAX:,}")
     return Peak(organisation, queue, rate, int(written))
 
 
 def _number(text: str) -> float:
     try:
-        value = float(text)
+        value = real(text)
     except ValueError:
         return math.nan
     return value if math.isfinite(value) else math.nan

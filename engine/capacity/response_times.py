@@ -23,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from statistics import NormalDist
 
 from engine.capacity import durations
+from engine.written_numbers import real
 
 # So many times of equal probability stand for a distribution in a simulation.
 TABLE_SIZE = 16_384
@@ -85,11 +86,11 @@ def parse_lines(lines: Iterable[str], text: str) -> ResponseTimes:
     pairs = []
     for number, line in enumerate(lines, 1):
         cells = [cell.strip() for cell in line.split(",")]
-        if cells == [""] or (number == 1 and not re.match(r"[\d.]", cells[0])):
+        if cells == [""] or (number == 1 and not re.match(r"[0-9.]", cells[0])):
             continue
         try:
             part, value = cells
-            pairs.append((float(part), _time(value, f"line {number}")))
+            pairs.append((real(part), _time(value, f"line {number}")))
         except ValueError:
             raise ValueError(
                 f"line {number} of {text} must be a quantile from 0 to 1 and a time, such as 0.99,900ms"
@@ -137,7 +138,7 @@ def _named(name: str, arguments: dict[str, str], text: str) -> ResponseTimes:
         value, written = only("median", "sigma")
         median = _time(value, "median")
         try:
-            sigma = float(written)
+            sigma = real(written)
         except ValueError:
             sigma = -1.0
         if not 0 <= sigma <= 5:

@@ -12,7 +12,7 @@ from engine.capacity import durations
 from engine.records import QUEUES, Queue
 
 ALLOWED = "a queue, a quantile and a time, such as 'express p99 <= 2s'"
-_TARGET = re.compile(r"\s*(\w+)\s+p(\d{1,2}(?:\.\d{1,2})?)\s*(?:<=|≤|<)\s*(.+)", re.DOTALL)
+_TARGET = re.compile(r"\s*(\w+)\s+p(\d{1,2}(?:\.\d{1,2})?)\s*(?:<=|≤|<)\s*(.+)", re.DOTALL | re.ASCII)
 
 
 class Target(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from engine.written_numbers import is_whole
+
 # How the address of a Unix socket begins, and how long its path may be (unix(7)).
 UNIX, _UNIX_PATH_MAX = "unix:", 107
 
@@ -16,6 +18,6 @@ def is_address(listen: str) -> bool:
 def split_listen(listen: str) -> tuple[str, int] | tuple[()]:
     """("127.0.0.1", 8080) from "127.0.0.1:8080"; () when it is not HOST:PORT."""
     host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+    if not colon or not host or not is_whole(port) or int(port) > 65535:
         return ()
     return host.strip("[]"), int(port)

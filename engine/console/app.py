@@ -10,6 +10,7 @@ from aiohttp import web
 
 from engine.api.app import OWN_TIMES, Actions, AdminCallTable, own_actions, refuse_paths, route_calls
 from engine.api.auth import Keys
+from engine.api.description import like
 from engine.api.guard import CALLED_PATH, Action
 from engine.api.last_uses import LastUses
 from engine.api.ports import AdminServices
@@ -64,7 +65,7 @@ def console(
 
 def _under_api(actions: Actions, entered: Callable[[Action], Action]) -> Actions:
     return {
-        f"{API}{path}": {method: entered(_as_called(action)) for method, action in of.items()}
+        f"{API}{path}": {method: like(action, entered(_as_called(action))) for method, action in of.items()}
         for path, of in actions.items()
     }
 

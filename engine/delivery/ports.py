@@ -39,6 +39,8 @@ class Recall(NamedTuple):
     way: str
     messages: int
     segments: int
+    # The version of the routing plan that is in force, where it is not that of the way; 0: it is.
+    plan: int = 0
 
 
 class UnreadMessages(Protocol):

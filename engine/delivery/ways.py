@@ -33,6 +33,7 @@ from engine.delivery.lane import Lane
 from engine.delivery.lanes import Lanes
 from engine.delivery.ports import PutOff, Recall
 from engine.records import Entry, Message, Queue
+from engine.written_numbers import is_whole
 
 # Of a way of another plan, and of one that nobody else seems to recall: so many messages of each shard at a
 # time, the first ten times a second, the second once in so long, seconds.
@@ -76,7 +77,8 @@ class Ways:
             version, names = _read(of.way)
             known = any(name in self._lanes.by_name for name in names)
             if not of.messages or (reads and (release or (known and version != self.version))):
-                self._released.append(Recall(of.shard, of.number, of.way, _LITTLE, _ANY))
+                plan = self.version if version != self.version else 0
+                self._released.append(Recall(of.shard, of.number, of.way, _LITTLE, _ANY, plan))
             elif not known:
                 since = self._strange.get((of.shard, of.way), (of.messages, now_s))
                 if since[0] != of.messages:
@@ -170,4 +172,4 @@ class Ways:
 def _read(way: str) -> tuple[int, list[str]]:
     """The version of the routing plan, and the providers, of a way."""
     version, _, names = way.partition(" ")
-    return int(version) if version.isdecimal() else -1, names.split(",")
+    return int(version) if is_whole(version) else -1, names.split(",")

@@ -52,7 +52,7 @@ from supervisor.cli import (
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
 from supervisor.cli.command_line import names, strict
-from supervisor.cli.output import is_unread, surviving_output
+from supervisor.cli.output import is_unread, print_exactly, surviving_output
 from supervisor.cli.text import command_sentence, readable, usage_sentence
 from supervisor.cli.waiting import waiting
 
@@ -258,7 +258,7 @@ def check(config: options.ConfigFile = None, *, engine: options.EngineOptions) -
     found = check_all(config, engine.data_dir, engine.url)
     if not engine.print_json({"ok": all(c.ok for c in found), "checks": found}):
         rows = ((c.part, "ok" if c.ok else "NOT OK", c.detail) for c in found)
-        Console(highlight=False).print(show.table(("part", "", "detail"), rows))
+        Console(highlight=False, markup=False).print(show.table(("part", "", "detail"), rows))
     raise typer.Exit(0 if all(c.ok for c in found) else 1)
 
 
@@ -314,10 +314,10 @@ def status(
         while True:
             body, late = _status(engine, client)
             if engine.as_json:
-                print(body.decode(), flush=True)
+                print_exactly(body.decode())
             else:
                 shown = show.status(decode(body, Status), time.time_ns() // 1000)
-                Console(highlight=False).print(shown)
+                Console(highlight=False, markup=False).print(shown)
             if late is not None and not watch:
                 raise late
             if not watch or is_unread():
@@ -358,9 +358,9 @@ def audit(
         body = client.call("GET", path).body
     found = decode(body, Audit)
     if engine.as_json:
-        print(body.decode())
+        print_exactly(body.decode())
     else:
-        Console(highlight=False).print(show.audit(found))
+        Console(highlight=False, markup=False).print(show.audit(found))
     raise typer.Exit(_AUDIT_CODES.get(found.verdict, 3))
 
 

@@ -116,7 +116,7 @@ def list_keys(*, engine: options.EngineOptions) -> None:
         for k in keys
     )
     columns = ("id", "name", "scopes", "created", "last used", "networks", "")
-    Console(highlight=False).print(
+    Console(highlight=False, markup=False).print(
         show.listing(
             columns, rows, frozenset({0}), none="There are no admin keys but the one of the configuration."
         )

@@ -62,7 +62,7 @@ def list_replies(organisation: Id, *, engine: options.EngineOptions) -> None:
         (r.action, r.number or "all others", r.language or "all others", r.text or "(nothing)")
         for r in found.auto_replies
     )
-    Console(highlight=False).print(
+    Console(highlight=False, markup=False).print(
         show.listing(("to", "number", "language", "text"), rows, none="The organisation has set no replies.")
     )
 

@@ -145,7 +145,7 @@ def _list(client: Client, engine: options.EngineOptions) -> None:
         )
         for u in found
     )  # fmt: skip
-    Console(highlight=False).print(show.table(columns, rows, frozenset({0, 3, 4, 5, 6})))
+    Console(highlight=False, markup=False).print(show.table(columns, rows, frozenset({0, 3, 4, 5, 6})))
     for u in found:
         print(f"{u.organisation_id}: {_advice(u)}")
 
@@ -187,7 +187,7 @@ def _show_rebuilt(found: Rebuilding) -> None:
             )
             for u in found.rebuilt
         )  # fmt: skip
-        Console(highlight=False).print(show.table(columns, rows, frozenset({0, 1, 2, 3, 4})))
+        Console(highlight=False, markup=False).print(show.table(columns, rows, frozenset({0, 1, 2, 3, 4})))
     units = show.counted(sum(u.captured for u in found.rebuilt), "unit")
     messages = show.counted(sum(u.messages for u in found.rebuilt), "message")
     booked = "would be booked" if found.dry_run else "booked"

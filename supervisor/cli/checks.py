@@ -40,6 +40,7 @@ from engine.stores.redis.fitness import fitness_of, info_fields
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.lua_libraries import PATTERN, libraries
 from engine.stores.redis.wire import ReplyError
+from engine.written_numbers import is_whole
 from supervisor.cli.client import Client
 from supervisor.cli.show import suspended
 from supervisor.datadir import DEFAULT, DataDir
@@ -221,7 +222,7 @@ async def _clock(link: RedisLink) -> list[str]:
 def _version(text: str) -> tuple[int, ...]:
     """The first two numbers: (24, 8) of "24.8.4.13"; () of a text that is no version."""
     numbers = text.split(".")[:2]
-    return tuple(int(n) for n in numbers) if all(n.isdecimal() for n in numbers) else ()
+    return tuple(int(n) for n in numbers) if all(map(is_whole, numbers)) else ()
 
 
 async def _clickhouse(url: str) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from engine.errors import ConfigError, Refusal, Unavailable
+from engine.written_numbers import real
 
 T = TypeVar("T")
 
@@ -212,7 +213,7 @@ def _seconds(retry_after: str | None) -> float:
     """
     try:
         # With the arguments in this order "nan" becomes 0.
-        return min(max(0.0, float(retry_after or "")), 3600.0)
+        return min(max(0.0, real(retry_after or "")), 3600.0)
     except ValueError:
         return RETRY_AFTER_S
 

@@ -113,7 +113,7 @@ def list_letters(
         engine.print_json(letter)
     if engine.as_json:
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not found:
         console.print("There are no dead letters.")
         return
@@ -161,7 +161,7 @@ def show_letter(
         print()
         columns = ("at", "event", "attempt", "provider", "code", "took")
         rows = show.table(columns, map(_event_row, found.events), frozenset({2, 5}))
-        Console(highlight=False).print(rows)
+        Console(highlight=False, markup=False).print(rows)
 
 
 @app.command()

@@ -89,7 +89,7 @@ def _print(sheet: DestinationSheet, engine: options.EngineOptions) -> None:
     rows = (
         (prefix or "all others", ", ".join(k) or "nothing is sent there") for prefix, k in sheet.rules.items()
     )
-    Console(highlight=False).print(
+    Console(highlight=False, markup=False).print(
         show.listing(
             ("prefix", "senders"), rows, none="There are no rules: every destination takes any sender."
         )

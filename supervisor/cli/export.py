@@ -148,7 +148,7 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
 def _progress(*, shown: bool) -> Iterator[Callable[[int], None]]:
     """On a terminal, show how much has come, and for how long already; what is given is told how much
     more."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     progress = Progress(
         SpinnerColumn(), TextColumn("exporting"), DownloadColumn(), TimeElapsedColumn(),
         console=console, transient=True, disable=not (shown and console.is_terminal),

@@ -84,7 +84,7 @@ def list_messages(
         rows = (
             (f"{m.at:%Y-%m-%d %H:%M:%S}", m.sender, m.recipient, m.keyword, m.action, m.text) for m in found
         )
-        Console(highlight=False).print(
+        Console(highlight=False, markup=False).print(
             show.listing(("at", "from", "to", "keyword", "action", "text"), rows, none="Nothing was written.")
         )
 
@@ -123,7 +123,7 @@ def list_routes(*, engine: options.EngineOptions) -> None:
     if engine.print_json(found):
         return
     rows = ((r.number, r.keyword or "all others", str(r.organisation_id)) for r in found.inbound_routes)
-    Console(highlight=False).print(
+    Console(highlight=False, markup=False).print(
         show.listing(
             ("number", "keyword", "organisation"),
             rows,

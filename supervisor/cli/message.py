@@ -111,7 +111,7 @@ def show_message(message_id: _Id, *, engine: options.EngineOptions) -> None:
     if engine.print_json(found):
         return
     message = msgspec.convert(found, _Message)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     sender = f" from {message.sender}" if message.sender else ""
     console.print(Text(f"{message.status} ({message.charge}) to {message.to}{sender}, {message.queue}"))
     console.print(Text(f"{_sized(message)}, {show.counted(message.units, 'unit')}"))
@@ -210,7 +210,7 @@ def list_messages(
         "since": since, "until": until,
     }  # fmt: skip
     client, found, as_of = engine.whereabouts.customer(), 0, ""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
         given = {name: value for name, value in filters.items() if value}
         for message, of_page in _listed(client, given, limit):

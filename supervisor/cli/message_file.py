@@ -33,7 +33,7 @@ _SUFFIXES: dict[str, FileFormat] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson":
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 # A formula that spreadsheets are given to keep the digits of a number: ="+4477...".
 _FORMULA = re.compile(r'="(.*)"', re.DOTALL)
-_NUMBER = re.compile(r"\s*[\"'=]*(\+|00)[0-9]")
+_NUMBER = re.compile(r"\s*[\"'=]*(\+|00)\d")
 _AT = re.compile(r" - at `\$\.([a-z_]+)")
 
 

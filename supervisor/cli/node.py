@@ -63,7 +63,7 @@ def list_nodes(*, engine: options.EngineOptions) -> None:
     found = engine.admin().get("/v1/admin/nodes", _Nodes)
     if engine.print_json(found):
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(show_nodes.nodes(found.nodes, time.time_ns() // 1000))
     for what, why in found.missing.items():
         console.print(f"{what} is not known: {why}")

@@ -71,7 +71,7 @@ def list_opt_outs(organisation: Id, *, engine: options.EngineOptions) -> None:
         cursor = page.next
     if not engine.as_json:
         rows = ((o.number, f"{o.since:%Y-%m-%d %H:%M}", o.source) for o in found)
-        Console(highlight=False).print(
+        Console(highlight=False, markup=False).print(
             show.listing(("number", "since", "said by"), rows, none="Nobody has opted out.")
         )
 

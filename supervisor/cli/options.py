@@ -14,6 +14,7 @@ import typer
 
 from supervisor.cli.client import Client
 from supervisor.cli.locate import Whereabouts
+from supervisor.cli.output import print_exactly
 from supervisor.cli.text import flowing
 from supervisor.datadir import DEFAULT
 
@@ -107,7 +108,7 @@ class EngineOptions:
     def print_json(self, fact: object) -> bool:
         """With --json print the fact as one line of JSON. Returns whether --json was given."""
         if self.as_json:
-            print(msgspec.json.encode(fact, order="deterministic").decode())
+            print_exactly(msgspec.json.encode(fact, order="deterministic").decode())
         return self.as_json
 
 

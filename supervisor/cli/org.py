@@ -71,7 +71,7 @@ def list_organisations(
             break
     if not engine.as_json:
         rows = ((str(o.id), o.name, f"{o.created_at:%Y-%m-%d %H:%M}", org_limits.state(o)) for o in found)
-        Console(highlight=False).print(
+        Console(highlight=False, markup=False).print(
             show.listing(
                 ("id", "name", "created", ""),
                 rows,

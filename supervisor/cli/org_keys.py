@@ -162,7 +162,7 @@ def keys(organisation: Id, *, engine: options.EngineOptions) -> None:
         for k in found
     )
     columns = ("id", "name", "scopes", "created", "last used", "networks", "")
-    Console(highlight=False).print(
+    Console(highlight=False, markup=False).print(
         show.listing(columns, rows, frozenset({0}), none="The organisation has no API keys.")
     )
 

@@ -18,6 +18,7 @@ from engine.limits.records import (
     WEIGHT_MIN,
 )
 from engine.organisations import Limits, Organisation
+from engine.written_numbers import real
 from supervisor.cli import options, show
 
 Id = Annotated[
@@ -174,7 +175,7 @@ def _weight(text: str) -> float | None:
         return None
     allowed = f"--weight must be a number from {WEIGHT_MIN:g} to {WEIGHT_MAX:g}, or none."
     try:
-        weight = float(text)
+        weight = real(text)
     except ValueError as e:
         raise ConfigError(allowed) from e
     # What is no number, "nan", is in no range.

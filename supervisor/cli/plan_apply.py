@@ -77,7 +77,7 @@ def changes_of(shapes: Mapping[Queue, Shape], client: Client) -> list[Change]:
 def confirm(changes: Sequence[Change], *, yes: bool, as_json: bool) -> None:
     """Show what would change, and ask. Raises NotApplied when the answer is no, or nobody can be asked."""
     if not as_json:
-        Console(highlight=False).print(_table(changes))
+        Console(highlight=False, markup=False).print(_table(changes))
     if yes:
         return
     if as_json or not sys.stdin.isatty():

@@ -102,4 +102,6 @@ def _print(sheet: PriceSheet, engine: options.EngineOptions) -> None:
     if engine.print_json(sheet):
         return
     rows = ((prefix or "all others", show.number(units)) for prefix, units in sorted(sheet.prices.items()))
-    Console(highlight=False).print(show.table(("prefix", "units a segment"), rows, frozenset({1})))
+    Console(highlight=False, markup=False).print(
+        show.table(("prefix", "units a segment"), rows, frozenset({1}))
+    )

@@ -67,7 +67,7 @@ def problems(
     found = engine.admin().get(path, _Problems)
     if engine.print_json(found):
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not found.problems:
         console.print(f"Everything that {name or 'the providers'} sent was understood.")
         return

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from engine.errors import ConfigError
+from engine.written_numbers import real
 from supervisor.cli import options, problems, show, try_provider
 from supervisor.cli.client import decode, json_bytes
 
@@ -147,7 +148,7 @@ def _rate(text: str) -> float | None:
     if text == _CONFIGURED:
         return None
     try:
-        rate = float(text)
+        rate = real(text)
     except ValueError:
         rate = math.nan
     # The comparison is false for NaN, too.
@@ -173,7 +174,7 @@ def _print_table(providers: list[_Provider]) -> None:
         for p in providers
     )
     columns = ("provider", "type", "", "segments/s", "configured")
-    Console(highlight=False).print(show.table(columns, rows, frozenset({3, 4})))
+    Console(highlight=False, markup=False).print(show.table(columns, rows, frozenset({3, 4})))
 
 
 def _per_second(rate: float | None) -> str:

@@ -103,7 +103,7 @@ def show_queue(
     found = engine.admin().get(f"/v1/admin/queues/{queue}", _Backlog)
     if engine.print_json(found):
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if found.pause:
         console.print(show.paused_queue(queue, found.pause))
     if found.drain:

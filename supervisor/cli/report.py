@@ -14,6 +14,7 @@ from rich.console import Console
 
 from engine.activity.reports import Quantiles, Report, ReportRow
 from supervisor.cli import options, show
+from supervisor.cli.output import exact_output
 from supervisor.cli.times import time_of, whole
 
 _PATH = "/v1/admin/reports/summary"
@@ -94,8 +95,8 @@ def report(
     Each message counts once, in the period of its acceptance and with the
     status it has now. Periods begin and end at quarters of an hour, by minute
     at whole minutes. They are ten years long at most, 31 days by hour, by
-    reference and of a campaign, 7 days by hour and two other groups, a day by
-    minute.
+    reference and of a campaign, 7 days by hour and two other groups beside
+    status, a day by minute: days of the time zone.
 
     [bold]Examples[/bold]
 
@@ -134,7 +135,7 @@ def _print(found: Report) -> None:
         for row in found.rows
     ]
     right = frozenset(range(len(groups), len(groups) + len(counts) + len(more)))
-    Console(width=None if sys.stdout.isatty() else 250).print(
+    Console(width=None if sys.stdout.isatty() else 250, markup=False).print(
         show.listing((*groups, *counts, *more), rows, right, none="There are no such messages.")
     )
     print(f"accepted from {found.from_time} until {found.until_time}, {found.time_zone}")
@@ -158,7 +159,7 @@ def _write_csv(rows: Sequence[ReportRow]) -> None:
     """All groups and numbers, a row each, with a line of names."""
     names = [name for name in (*_GROUPS, *_COUNTS, "delivery_rate") if any(_has(row, name) for row in rows)]
     times = [name for name in _TIMES if any(_has(row, name) for row in rows)]
-    writer = csv.writer(sys.stdout)
+    writer = csv.writer(exact_output())
     writer.writerow([*names, *(f"{name[:-3]}_{part}_ms" for name in times for part in ("p50", "p95", "p99"))])
     for row in rows:
         quantiles = [getattr(row, name) for name in times]

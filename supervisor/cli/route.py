@@ -224,7 +224,9 @@ def _print(found: _Routes, engine: options.EngineOptions) -> None:
         (r.prefix or "all others", r.sender or "any", r.queue or "any", _way(r), "yes" if r.reroute else "")
         for r in found.routes
     )
-    Console(highlight=False).print(show.table(("prefix", "sender", "queue", "providers", "reroute"), rows))
+    Console(highlight=False, markup=False).print(
+        show.table(("prefix", "sender", "queue", "providers", "reroute"), rows)
+    )
 
 
 def _way(route: Route) -> str:

@@ -21,6 +21,7 @@ from engine.records import MessageDraft
 from supervisor.cli import show
 from supervisor.cli.locate import Whereabouts
 from supervisor.cli.message_file import MessageFile
+from supervisor.cli.output import print_exactly
 from supervisor.cli.sending import NOT_ANSWERED, Sender, SendOutcome, Totals
 
 
@@ -151,12 +152,10 @@ class FileRun:
             refused_file.write(msgspec.json.encode(line) + b"\n")
 
     def _report(self, seconds: float, complete: bool, as_json: bool) -> None:
-        notices = Console(stderr=True, highlight=False, soft_wrap=True)
+        notices = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         if self.source.ignored and not as_json:
             names = ", ".join(sorted(self.source.ignored))
-            notices.print(
-                f"smsengine: fields that are no part of a message were left out: {names}.", markup=False
-            )
+            notices.print(f"smsengine: fields that are no part of a message were left out: {names}.")
         if as_json:
             t = self.totals
             summary = _Summary(
@@ -164,7 +163,7 @@ class FileRun:
                 seconds=round(seconds, 3), run_key=self.key, complete=complete,
                 ignored_fields=sorted(self.source.ignored), refused_lines=self.shown,
             )  # fmt: skip
-            print(msgspec.json.encode(summary).decode())
+            print_exactly(msgspec.json.encode(summary).decode())
             return
         if self.shown:
             rows = ((str(r.line), r.message.to if r.message else "", r.code, r.detail) for r in self.shown)

@@ -106,7 +106,7 @@ def list_endpoints(organisation: _Organisation, *, engine: options.EngineOptions
         engine.print_json(endpoint)
     if engine.as_json:
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not found:
         console.print("The organisation has no endpoints.")
         return
@@ -225,7 +225,7 @@ def failed(
         engine.print_json(delivery)
     if engine.as_json:
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not found:
         console.print(f"No delivery {'waits' if waiting else 'has failed'}.")
         return
@@ -255,7 +255,7 @@ def delivered(
         engine.print_json(delivery)
     if engine.as_json:
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not found:
         console.print("The endpoint has taken no delivery lately.")
         return

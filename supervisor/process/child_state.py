@@ -24,6 +24,7 @@ import msgspec
 from engine.clocks.backoff import pause_after
 from engine.config import Role
 from engine.supervision import DRAIN_SIGNAL
+from engine.written_numbers import is_whole
 
 Key = tuple[Role, int]
 # More lines of a stack than that are not kept.
@@ -217,9 +218,9 @@ def noted_line(slot: Slot, line: str, now: float) -> Slot:
         return msgspec.structs.replace(slot, scaled=sentence)
     if word == "level":
         return msgspec.structs.replace(slot, log_level=sentence)
-    if word == "routing" and sentence.isdecimal():
+    if word == "routing" and is_whole(sentence):
         return msgspec.structs.replace(slot, routing=int(sentence))
-    if word == "concurrency" and sentence.isdecimal():
+    if word == "concurrency" and is_whole(sentence):
         return msgspec.structs.replace(slot, concurrency=int(sentence))
     if word == "failed":
         return msgspec.structs.replace(slot, sentence=sentence)

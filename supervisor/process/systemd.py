@@ -14,6 +14,7 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 
 from engine.errors import ConfigError
+from engine.written_numbers import is_whole
 
 _FIRST_FD = 3
 _NOT_OURS = (
@@ -152,6 +153,6 @@ def _extension(within_s: float) -> str:
 
 def _number(environment: MutableMapping[str, str], name: str) -> int:
     text = environment.pop(name, "") or "0"
-    if not text.isdecimal():
+    if not is_whole(text):
         raise ConfigError(f"{name} must be a whole number.")
     return int(text)

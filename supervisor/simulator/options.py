@@ -11,6 +11,7 @@ import msgspec
 
 from engine.config.addresses import split_listen
 from engine.errors import ConfigError, Refusal
+from engine.written_numbers import real, whole
 from supervisor.simulator.behaviour import Behaviour, IdForm, decode, quantiles_from_csv
 
 # The flag that sets a field of the behaviour: errors name the flag, which the operator knows.
@@ -60,6 +61,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        for name, means in (("real", "a number"), ("whole", "a whole number")):
+            message = message.replace(f": invalid {name} value: ", f" must be {means}, not ")
         raise ConfigError(f"{message[:1].upper()}{message[1:]}.")
 
 
@@ -117,23 +120,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--smpp-listen", metavar="HOST:PORT", help="take SMPP too, here; port 0 takes a free one")
     _add_latency(parser, "latency", "every answer takes this long (0)")
     rate = "share of sends, 0 to 1, that"
-    add("--temporary", type=float, default=0.0, metavar="P", help=f"{rate} fail for now (503, ESME_RSYSERR)")
+    add("--temporary", type=real, default=0.0, metavar="P", help=f"{rate} fail for now (503, ESME_RSYSERR)")
     add(
         "--permanent",
-        type=float,
+        type=real,
         default=0.0,
         metavar="P",
         help=f"{rate} are rejected (422, ESME_RINVDSTADR)",
     )
-    add("--timeout-rate", type=float, default=0.0, metavar="P", help=f"{rate} are never answered")
-    add("--reset-rate", type=float, default=0.0, metavar="P", help=f"{rate} have their connection reset")
-    add("--throughput", type=float, metavar="N",
+    add("--timeout-rate", type=real, default=0.0, metavar="P", help=f"{rate} are never answered")
+    add("--reset-rate", type=real, default=0.0, metavar="P", help=f"{rate} have their connection reset")
+    add("--throughput", type=real, metavar="N",
         help="sends a second, above it 429, ESME_RTHROTTLED (no bound)")  # fmt: skip
     add("--throughput-unit", choices=["sends", "segments"], default="sends",
         help="what is bounded for HTTP; a submit_sm is one either way (%(default)s)")  # fmt: skip
     add("--outage", choices=["no", "yes", "refuse", "hang"], nargs="?", const="yes", default="no",
         help="take nothing: answer 503 or ESME_RSYSERR, close the connection, or never answer")  # fmt: skip
-    add("--seed", type=int, metavar="N", help="make the same decisions in the same order")
+    add("--seed", type=whole, metavar="N", help="make the same decisions in the same order")
     _add_receipts(parser)
     _add_smpp(parser)
     add("--json", action="store_true", help='print one line {"url": ..., "smpp_port": ...} when ready')
@@ -147,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_latency(parser: argparse._ActionsContainer, name: str, what: str) -> None:
     either = parser.add_mutually_exclusive_group()
-    either.add_argument(f"--{name}-ms", type=float, metavar="MS", help=what)
+    either.add_argument(f"--{name}-ms", type=real, metavar="MS", help=what)
     either.add_argument(f"--{name}-lognormal", metavar="MEDIAN:SIGMA", help="median in milliseconds")
     either.add_argument(f"--{name}-file", type=Path, metavar="FILE", help="CSV of quantile,milliseconds")
 
@@ -163,11 +166,11 @@ def _add_receipts(parser: argparse.ArgumentParser) -> None:
     )
     _add_latency(group, "receipt-delay", "from the answer to the receipt (0)")
     rate = "share, 0 to 1,"
-    add("--receipt-undelivered", type=float, metavar="P", help=f"{rate} that the recipient does not get")
-    add("--receipt-duplicate", type=float, metavar="P", help=f"{rate} that comes twice")
-    add("--receipt-before-response", type=float, metavar="P",
+    add("--receipt-undelivered", type=real, metavar="P", help=f"{rate} that the recipient does not get")
+    add("--receipt-duplicate", type=real, metavar="P", help=f"{rate} that comes twice")
+    add("--receipt-before-response", type=real, metavar="P",
         help=f"{rate} that goes out before the answer to the send")  # fmt: skip
-    add("--receipt-pending", type=float, metavar="P", help=f"{rate} that gets a pending receipt first")
+    add("--receipt-pending", type=real, metavar="P", help=f"{rate} that gets a pending receipt first")
     add("--receipt-id-form", choices=get_args(IdForm),
         help="how the id in the receipt differs from that in the answer (same)")  # fmt: skip
 
@@ -176,11 +179,16 @@ def _add_smpp(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("SMPP").add_argument
     add("--smpp-system-id", metavar="NAME", help="who may bind (anybody)")
     add("--smpp-password", metavar="WORD", help="with which password (any)")
-    add("--smpp-window", type=int, metavar="N", help="submits unanswered per session, above it ESME_RMSGQFUL")
-    add("--smpp-malformed", type=float, default=0.0, metavar="P",
+    add(
+        "--smpp-window",
+        type=whole,
+        metavar="N",
+        help="submits unanswered per session, above it ESME_RMSGQFUL",
+    )
+    add("--smpp-malformed", type=real, default=0.0, metavar="P",
         help="share of submits, 0 to 1, whose answer comes behind a malformed PDU")  # fmt: skip
-    add("--smpp-disconnect-every", type=int, metavar="N", help="cut a session after N PDUs from it")
-    add("--smpp-sessions-max", type=int, metavar="N", help="of one system_id, above it ESME_RBINDFAIL")
+    add("--smpp-disconnect-every", type=whole, metavar="N", help="cut a session after N PDUs from it")
+    add("--smpp-sessions-max", type=whole, metavar="N", help="of one system_id, above it ESME_RBINDFAIL")
     add("--smpp-receipt-form", choices=["text", "tlv", "both"], default="both",
         help="text of the deliver_sm, optional parameters, or both (%(default)s)")  # fmt: skip
 
@@ -214,7 +222,7 @@ def _latency(given: argparse.Namespace, name: str) -> dict[str, Any] | None:
     if lognormal is not None:
         median, _, sigma = lognormal.partition(":")
         try:
-            shape = {"median_ms": float(median), "sigma": float(sigma)}
+            shape = {"median_ms": real(median), "sigma": real(sigma)}
         except ValueError as e:
             raise ConfigError(f"--{name}-lognormal must be MEDIAN:SIGMA, e.g. 120:0.5.") from e
         return {"lognormal": shape}

@@ -3,6 +3,8 @@ be passed over: both are refused."""
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
@@ -41,6 +43,33 @@ async def test_a_parameter_that_a_call_does_not_have_is_refused(api: Api, path: 
     status, _, reply = await api.ask("GET", path, key=key)
     assert (status, reply["code"], reply["field"]) == (422, "invalid_field", name)
     assert reply["detail"].startswith(f"`{name}` is no parameter of this call; there are ")
+
+
+# The addresses that others make: a load balancer, a provider.
+OF_OTHERS = {
+    "get_health", "get_readiness", "push_receipts", "push_receipts_by_post", "push_inbound",
+    "push_inbound_by_post",
+}  # fmt: skip
+
+
+async def test_each_call_refuses_a_parameter_that_it_does_not_have_and_names_those_it_has(api: Api) -> None:
+    _, _, document = await api.ask("GET", "/openapi.json")
+    seen = set()
+    for path, calls in document["paths"].items():
+        for method, call in calls.items():
+            seen.add(call["operationId"])
+            key = ADMIN_KEY if path.startswith(("/v1/admin", "/metrics")) else None
+            at = re.sub("{[^}]*}", "1", path)
+            status, _, reply = await api.ask(method.upper(), f"{at}?nonsense=1", key=key)
+            if call["operationId"] in OF_OTHERS:
+                assert status in (200, 404, 503), path
+                continue
+            of = [one["name"] for one in call.get("parameters", []) if one.get("in") == "query"]
+            has = f"there are {', '.join(of)}" if of else "it has none"
+            assert (status, reply["code"], reply["field"]) == (422, "invalid_field", "nonsense"), path
+            assert reply["detail"] == f"`nonsense` is no parameter of this call; {has}."
+    assert seen > OF_OTHERS
+    assert len(seen) > 50
 
 
 async def test_what_may_be_chosen_is_named(api: Api) -> None:

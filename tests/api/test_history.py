@@ -18,7 +18,7 @@ from engine.shards import shard_of
 from engine.stores.postgres.directory import Directory
 from supervisor.embedded.servers import Server, start_clickhouse
 from tests.activity.world import SHARDS, World, blob_of, make_row, new_world
-from tests.api.world import Api, services_with, serving
+from tests.api.world import ADMIN_KEY, Api, services_with, serving
 from tests.credit.audit_world import freeze
 
 ENTRIES_MAX = 10_000
@@ -162,3 +162,28 @@ async def test_while_clickhouse_hangs_the_problem_names_it(frozen: Behind, rows:
 async def test_a_message_that_is_nowhere_is_not_found(behind: Behind) -> None:
     status, _, _ = await behind.api.ask("GET", PATH)
     assert status == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/admin/organisations/{}/messages"])
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        ("2026-11-23T00:00:00Z", "2026-11-22T00:00:00Z"),
+        ("2026-11-22T00:00:00Z", "2026-11-22T00:00:00Z"),
+        ("2026-11-22T00:00:00Z", "2026-11-22T03:00:00%2B03:30"),
+    ],
+)
+async def test_a_list_of_a_time_that_ends_before_it_begins_is_refused(
+    behind: Behind, path: str, since: str, until: str
+) -> None:
+    key = ADMIN_KEY if "admin" in path else None
+    query = f"{path.format(behind.acme.id)}?since={since}&until={until}"
+    status, _, reply = await behind.api.ask("GET", query, key=key)
+    assert (status, reply["code"], reply["field"]) == (422, "invalid_field", "since")
+    assert reply["detail"] == "`since` must be before `until`."
+
+
+async def test_a_list_of_a_time_that_no_message_is_of_is_empty(behind: Behind) -> None:
+    query = "since=2200-01-01T00:00:00Z&until=2300-01-01T00:00:00Z"
+    status, _, reply = await behind.api.ask("GET", f"/v1/messages?{query}")
+    assert (status, reply["messages"]) == (200, [])

@@ -111,7 +111,7 @@ async def test_the_operator_sees_all_and_the_worst_first(reporting: Api, source:
         ),
         (
             "from_time=2026-11-01T00:00:00Z&until_time=2026-11-09T00:00:00Z&group_by=hour,country,provider",
-            "a report by hour and two other groups must not be longer than 7 days; by day it may be.",
+            "two other groups, beside `status`, must not be longer than 7 days; by day it may be.",
         ),
         ("group_by=reference,country", "A report by reference must not be by country too."),
         ("campaign=spring&country=DE", "A report of a campaign must not be by country too."),
@@ -178,3 +178,48 @@ async def test_a_report_by_hour_may_have_the_hour_with_which_summer_time_ends(
         "GET", f"/v1/reports/summary?group_by={groups}&time_zone=Europe/Berlin&{times}"
     )
     assert status == 200
+
+
+BERLIN = "time_zone=Europe/Berlin&from_time="
+
+
+@pytest.mark.parametrize(
+    ("query", "is_made"),
+    [
+        # Summer time ended on 25 October 2026: 31 days and an hour there.
+        (
+            f"group_by=reference&{BERLIN}2026-10-01T00:00:00%2B02:00&until_time=2026-11-01T00:00:00%2B01:00",
+            True,
+        ),
+        (
+            f"group_by=reference&{BERLIN}2026-10-01T00:00:00%2B02:00&until_time=2026-11-01T00:15:00%2B01:00",
+            False,
+        ),
+        ("group_by=reference&from_time=2026-09-30T22:00:00Z&until_time=2026-10-31T23:00:00Z", False),
+        (f"campaign=spring&{BERLIN}2026-10-01T00:00:00%2B02:00&until_time=2026-11-01T00:00:00%2B01:00", True),
+        (f"group_by=hour&{BERLIN}2026-10-01T00:00:00%2B02:00&until_time=2026-11-01T00:00:00%2B01:00", True),
+        (f"group_by=minute&{BERLIN}2026-10-25T00:00:00%2B02:00&until_time=2026-10-26T00:00:00%2B01:00", True),
+        (
+            f"group_by=minute&{BERLIN}2026-10-25T00:00:00%2B02:00&until_time=2026-10-26T00:01:00%2B01:00",
+            False,
+        ),
+        # It began on 29 March 2026: what the period is without `from_time` is never too long.
+        ("campaign=spring&time_zone=Europe/Berlin&until_time=2026-04-01T00:00:00%2B02:00", True),
+        (
+            f"group_by=hour,status,country,provider&{BERLIN}2026-10-19T00:00:00%2B02:00"
+            "&until_time=2026-10-26T00:00:00%2B01:00",
+            True,
+        ),
+        (
+            f"group_by=hour,status,country&{BERLIN}2026-10-01T00:00:00%2B02:00"
+            "&until_time=2026-11-01T00:00:00%2B01:00",
+            True,
+        ),
+    ],
+)
+async def test_the_longest_period_is_counted_in_days_of_the_time_zone(
+    reporting: Api, query: str, *, is_made: bool
+) -> None:
+    status, _, reply = await reporting.ask("GET", f"/v1/reports/summary?{query}")
+    assert (status == 200) == is_made, reply
+    assert is_made or "must not be longer than" in reply["detail"]

@@ -63,6 +63,19 @@ async def test_every_admin_call_is_there_and_needs_the_same_scope(console: Conso
     assert allowed > 20
 
 
+@pytest.mark.parametrize(
+    ("path", "has"),
+    [("balance", "it has none"), ("balance/transactions", "there are limit, cursor")],
+)
+async def test_a_parameter_that_a_call_does_not_have_is_refused_by_the_console_too(
+    console: Console, acme: NewOrganisation, path: str, has: str
+) -> None:
+    own = await console.log_in(acme.api_key)
+    reply = await console.ask("GET", f"/console/api/v1/{path}?organisation=2", headers=own.headers())
+    assert reply.status == 422
+    assert reply.body["detail"] == f"`organisation` is no parameter of this call; {has}."
+
+
 async def test_a_change_is_recorded_with_the_name_of_the_key(console: Console) -> None:
     made = await console.services.admin_keys.create("operator", ("operate",), None)
     operator = await console.log_in(made.admin_key)

@@ -312,7 +312,7 @@ class LineFunctions:
         return [b"0", len(over)]
 
     def recall(self, keys: Any, args: Any) -> list[Any]:
-        number, text, count, segments_max, mark, bundle_max = args
+        number, text, count, segments_max, mark, bundle_max, _ = args
         line = self.line(self.store, keys[:4], bundle_max)
         line.aim(mark)
         moved = segments = 0

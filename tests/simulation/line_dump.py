@@ -45,8 +45,9 @@ async def real_line(link: RedisLink, shard: int, queue: Any) -> Any:
     turns = await link.call("ZRANGE", keys.ways_key(shard, queue), 0, -1)
     assert int(fields.get(b"paused", b"0")) == len(paused)
     assert int(fields.get(b"parked", b"0")) == sum(len(lists[o]) for o in paused if o in lists)
-    # The simulation counts no moves.
+    # The simulation counts no moves, nor what is between two plans.
     fields.pop(b"moved", None)
+    fields.pop(b"plan", None)
     return lists, scores, plain_fields(fields), (kept, turns)
 
 

@@ -13,4 +13,4 @@ WAYS = {"@1 a": "", "<1 a,b": "1 a", "<1 a": "1 a", "@2 b": ""}
 def drawn(rng: Random) -> Recall:
     """One recall of the first shard; often of no way that is there."""
     number, way, segments = rng.randrange(1, 4), rng.choice(list(WAYS))[1:], rng.choice((2, 1 << 30))
-    return Recall(0, number, way, rng.choice((1, 5, 300)), segments)
+    return Recall(0, number, way, rng.choice((1, 5, 300)), segments, plan=2 * (number == 1))

@@ -264,6 +264,11 @@ def test_a_new_key_works_until_it_is_revoked(engine: Engine) -> None:
             "--rate-max must be a rate from 0.1/s to 1,000,000/s",
         ),
         (["org", "pause", "999999"], 2, "There is no organisation with this id."),
+        (
+            ["message", "list", "--since", "2026-11-23T00:00:00Z", "--until", "2026-11-22T00:00:00Z"],
+            2,
+            "--since must be before --until.",
+        ),
         (["status", "--admin-key", "smsa_wrong"], 2, "key"),
         (["audit", "--admin-key", "smsa_wrong"], 2, "key"),
     ],
@@ -429,3 +434,31 @@ def test_a_plan_is_made_of_what_the_engine_has_recorded(engine: Engine) -> None:
     assert found["meets"]
     assert found["queues"][0]["queue"] == "express"
     assert any("busiest minute of express" in warning for warning in found["warnings"])
+
+
+HOSTILE = "\x1b]0;x\x07\x9b2J\u202e[/red][link=file:///]"
+VISIBLE = r"\x1b]0;x\x07\x9b2J\u202e[/red][link=file:///]"
+
+
+def test_what_somebody_else_wrote_does_nothing_to_the_terminal_and_json_has_it_to_the_letter(
+    engine: Engine,
+) -> None:
+    caller, admin = Caller(engine.url, engine.api_key), Caller(engine.admin_url, engine.admin_key)
+    draft = {"to": "+989121234567", "text": HOSTILE, "reference": HOSTILE}
+    status, taken = caller.call("POST", "/v1/messages", draft)
+    assert status == 202, taken
+    # A name and a reason have no control characters.
+    status, made = admin.call("POST", "/v1/admin/organisations", {"name": "Acme \u202e[/red]"})
+    assert status == 201, made
+    pause = f"/v1/admin/organisations/{made['id']}/pause"
+    assert admin.call("POST", pause, {"reason": "\u202e[/red]"})[0] == 200
+    listed = ("message", "list", "--reference", HOSTILE)
+    eventually(lambda: len(engine.run(*listed, "--json").stdout.splitlines()) == 1)
+    assert answer(engine.run(*listed, "--json"))["reference"] == HOSTILE
+    name = r"Acme \u202e[/red]"
+    for command, seen in ((listed, VISIBLE), (("org", "list"), name), (("status",), name)):
+        shown = engine.run(*command)
+        assert shown.returncode == 0, shown.stderr
+        assert seen in shown.stdout, command
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown.stdout), command
+    assert admin.call("POST", pause.replace("pause", "resume"), {})[0] == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -44,6 +45,39 @@ def test_an_opt_out_from_a_file_is_in_force_within_a_second_and_is_taken_back(
     assert batch["results"][1]["status"] == "accepted"
     assert answer(engine.run("opt-out", "remove", made["id"], TO, "--json")) == {"removed": 1}
     eventually(lambda: code_of(caller, to=TO) is None)
+
+
+def test_a_number_in_digits_of_another_script_is_the_same_number_everywhere(
+    engine: Engine, made: dict[str, Any]
+) -> None:
+    caller = Caller(engine.url, made["api_key"])
+    number = "+989121234561"
+    persian, arabic = (
+        number.translate({ord(str(n)): zero + n for n in range(10)}) for zero in (0x06F0, 0x0660)
+    )
+    ids = []
+    for to in (persian, arabic):
+        status, taken = caller.call("POST", "/v1/messages", {"to": to, "text": "x"})
+        assert status == 202, taken
+        ids.append(taken["id"])
+    drafts = [{"to": persian, "text": "x"}]
+    ids.append(caller.call("POST", "/v1/messages/batch", {"messages": drafts})[1]["results"][0]["id"])
+    sent = answer(engine.run("send", "--to", arabic, "--text", "x", "--api-key", made["api_key"], "--json"))
+    ids.append(sent["id"])
+    for to in (number, persian, arabic):
+        found = eventually(
+            lambda to=to: (
+                len(page := caller.call("GET", f"/v1/messages?{urlencode({'to': to})}")[1]["messages"]) == 4
+                and page
+            )
+        )
+        assert {m["id"] for m in found} == {*ids}
+        assert {m["to"] for m in found} == {number}
+    opt_outs = f"/v1/admin/organisations/{made['id']}/opt-outs"
+    admin = Caller(engine.admin_url, engine.admin_key)
+    assert admin.call("POST", opt_outs, {"numbers": [persian, number]})[1] == {"added": 1}
+    eventually(lambda: code_of(caller, to=arabic) == "opted_out")
+    assert answer(engine.run("opt-out", "remove", made["id"], arabic, "--json")) == {"removed": 1}
 
 
 def test_senders_and_destinations_are_kept_to(engine: Engine, made: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from engine.written_numbers import is_whole
+
 # No provider writes a document that is nested deeper; walking it would cost stack.
 _DEPTH_MAX = 32
 
@@ -33,7 +35,7 @@ def find(document: Any, path: Path) -> Any:
             if value is not None or key != "0" or key in document:
                 document = value
         elif isinstance(document, list):
-            if key.isdecimal() and len(key) < 9:
+            if is_whole(key) and len(key) < 9:
                 document = document[int(key)] if int(key) < len(document) else None
             else:
                 # Among several it would be a guess which is meant.

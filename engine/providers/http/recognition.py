@@ -38,6 +38,7 @@ from engine.providers.http.json_path import Path, find_all, parse_path, word
 from engine.providers.http.source import HttpAnswer, Source, linear, parse_source
 from engine.providers.states import Words
 from engine.records import VerdictKind
+from engine.written_numbers import is_whole
 
 # In the order in which they are asked.
 RULED: tuple[VerdictKind, ...] = ("accepted", "throttled", "temporary", "permanent")
@@ -223,7 +224,7 @@ def _statuses(statuses: list[int | str], where: str) -> frozenset[int]:
         text = str(status)
         if len(text) == 3 and text[0] in "12345" and text[1:] == "xx":
             found.update(range(int(text[0]) * 100, int(text[0]) * 100 + 100))
-        elif len(text) == 3 and text.isdecimal():
+        elif len(text) == 3 and is_whole(text):
             found.add(int(text))
         else:
             raise ConfigError(f"{where} must be a list of statuses, e.g. [200, '5xx'], not {status!r}.")

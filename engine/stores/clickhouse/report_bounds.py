@@ -28,7 +28,7 @@ def needs_days_of_zone(query: ReportQuery, whole: Series | None, now_s: float) -
     zone = zone_of(query)
     if zone == "UTC" or "hour" in query.group_by or (whole is not None and whole.zone == zone):
         return False
-    return "day" in query.group_by or not _has_parts_of_days(query, zone, now_s)
+    return "day" in query.group_by or not _parts_of_days(query, zone, now_s)
 
 
 def too_many_counts(query: ReportQuery, whole: Series | None, now_s: float) -> Refusal:
@@ -40,10 +40,13 @@ def too_many_counts(query: ReportQuery, whole: Series | None, now_s: float) -> R
             "Ask again later, or now for a shorter period, for fewer groups or in days of UTC.",
         )
     zone = "UTC" if whole is None else whole.zone
-    if "hour" not in query.group_by and _has_parts_of_days(query, zone, now_s):
+    parts = [] if "hour" in query.group_by else _parts_of_days(query, zone, now_s)
+    if parts:
+        # Whether its whole days alone would be few enough nobody has counted.
+        ends = " and ".join(parts)
         return too_large(
-            "it begins or ends within a day",
-            f"Begin and end it at midnight, {zone}, or ask for fewer groups.",
+            f"it reads too much, and more so because it {ends} within a day of {zone}",
+            f"Ask for one that {ends} at midnight, {zone}, for a shorter period or for fewer groups.",
         )
     return too_large("it reads too much", _OTHERWISE)
 
@@ -58,7 +61,8 @@ def too_large(why: str, otherwise: str = _OTHERWISE) -> Refusal:
     return Refusal("report_too_large", 422, f"The report is too large: {why}. {otherwise}")
 
 
-def _has_parts_of_days(query: ReportQuery, zone: str, now_s: float) -> bool:
-    """Whether a report begins or ends within a day of a zone."""
+def _parts_of_days(query: ReportQuery, zone: str, now_s: float) -> list[str]:
+    """Which of "begins" and "ends" a report does within a day of a zone."""
     days = days_of(query, ZoneInfo(zone), now_s)
-    return query.from_s < days.first_s or days.last_s < query.until_s
+    parts = {"begins": query.from_s < days.first_s, "ends": days.last_s < query.until_s}
+    return [end for end, is_within in parts.items() if is_within]

@@ -171,7 +171,7 @@ def recall(queue: Queue, of: Recall, room: Room) -> Command:
     keys = (*line_keys(of.shard, queue), ways_key(of.shard, queue))
     return (
         "FCALL", versioned("recall"), len(keys), *keys,
-        of.number, of.way, of.messages, of.segments, room.mark, room.bundle_max,
+        of.number, of.way, of.messages, of.segments, room.mark, room.bundle_max, of.plan,
     )  # fmt: skip
 
 

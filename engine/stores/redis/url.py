@@ -17,6 +17,7 @@ import msgspec
 
 from engine.errors import ConfigError
 from engine.hosts.tls import TLS_FILES, client_context
+from engine.written_numbers import is_whole
 
 
 class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +99,7 @@ def parse_url(url: str) -> RedisUrl:
     ):
         raise ConfigError(f"The Redis URL has an unknown parameter: {', '.join(sorted(unrecognised))}.")
     database = query.get("db") or ("" if unix else parts.path.strip("/")) or "0"
-    if not database.isdecimal():
+    if not is_whole(database):
         raise ConfigError("The Redis URL's database must be a number from 0, as in redis://host:6379/0.")
     if unix:
         if not parts.path:
@@ -139,7 +140,7 @@ def _sentinel_url(url: str) -> RedisUrl:
     sentinels = tuple(_address(host) for host in hosts.split(","))
     if not master or not all(sentinels):
         raise ConfigError(f"The Redis URL must name the sentinels and their master, as in {form}.")
-    if not (database or "0").isdecimal():
+    if not is_whole(database or "0"):
         raise ConfigError(f"The Redis URL's database must be a number from 0, as in {form}.")
     return RedisUrl(
         shown=f"{parts.scheme}://{hosts}/{master}",

@@ -25,6 +25,7 @@ from rich.live import Live
 from engine.errors import EngineError
 from supervisor.cli.answers import Status
 from supervisor.cli.live.frame import frame
+from supervisor.cli.output import exact_output
 
 # Ctrl-C comes as a signal, but for a terminal whose owner has turned that off.
 _QUIT = {"q", "Q", "\x03", "\x04"}
@@ -78,7 +79,8 @@ class Answers:
 
 def watch(ask: Callable[[], Status], interval_s: float) -> None:
     """Show what `ask` answers every `interval_s` seconds, until the user has had enough."""
-    console = Console(highlight=False)
+    # Live puts itself in the place of standard output.
+    console = Console(file=exact_output(), highlight=False, markup=False)
     with _woken() as (fd, wake), _keys() as keys, _screen(console) as live:
         answers = Answers(ask, interval_s, wake)
         answers.start()

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from supervisor.cli.output import print_exactly
+
 StepKind = Literal[
     "plan", "connected", "failed", "closed", "sent", "received", "understood", "receipt", "problem", "result"
 ]
@@ -60,7 +62,10 @@ class Steps:
         made = Step(
             at_s=at_s, step=step, what=what, detail=detail, fields=fields or {}, hex=octets.hex(), body=body
         )
-        print(msgspec.json.encode(made).decode() if self._as_json else _paragraph(made), flush=True)
+        if self._as_json:
+            print_exactly(msgspec.json.encode(made).decode())
+        else:
+            print(_paragraph(made), flush=True)
 
 
 def _paragraph(step: Step) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from engine.written_numbers import is_whole
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -292,7 +294,7 @@ def call(arguments: Mapping[str, str], headers: Mapping[str, str]) -> Call:
         if arguments.get(name, "0") not in ("", "0", "false"):
             raise failed(NOT_IMPLEMENTED, f"{name}=1 is not supported; use Content-Encoding.")
     timeout = arguments.get("session_timeout", "60")
-    if not timeout.isdecimal() or not 0 < int(timeout) <= 3600:
+    if not is_whole(timeout) or not 0 < int(timeout) <= 3600:
         raise failed(
             INVALID_SESSION_TIMEOUT, f"Invalid session timeout: '{timeout}'; from 1 to 3600 seconds."
         )

@@ -23,9 +23,12 @@ TODAY = datetime.fromtimestamp(NOW_S, UTC).date()
 COMBINED: tuple[Group, ...] = ("day", "country", "provider")
 
 
-def of_days(zone: str, *group_by: Group, days: int = DAYS, shift_s: int = 0) -> ReportQuery:
-    """A report of so many whole days before today, `shift_s` later."""
-    begin, end = (midnight(day, zone) + shift_s for day in (TODAY - timedelta(days), TODAY))
+def of_days(
+    zone: str, *group_by: Group, days: int = DAYS, shift_s: int = 0, until_shift_s: int | None = None
+) -> ReportQuery:
+    """A report of so many whole days before today, `shift_s` later, or the end by `until_shift_s`."""
+    begin = midnight(TODAY - timedelta(days), zone) + shift_s
+    end = midnight(TODAY, zone) + (shift_s if until_shift_s is None else until_shift_s)
     return ReportQuery(from_s=begin, until_s=end, group_by=group_by, time_zone=zone)
 
 
@@ -101,14 +104,20 @@ async def test_much_that_came_and_is_not_counted_yet_is_no_reason_to_refuse_a_re
         # Its ends are midnights there, so the days of that zone would do.
         (of_days("Europe/Berlin", "organisation", "country"), "UTC", "the days of Europe/Berlin are not"),
         (
-            of_days("UTC", "organisation", "country", shift_s=DAY_S // 2),
+            of_days("UTC", "organisation", "country", shift_s=DAY_S // 2, until_shift_s=-DAY_S // 2),
             "UTC",
-            "it begins or ends within a day. Begin and end it at midnight, UTC, or ask for fewer groups.",
+            "it begins and ends within a day of UTC. Ask for one that begins and ends at midnight, UTC",
         ),
         (
-            of_days("Europe/Berlin", "organisation", "country", shift_s=DAY_S // 2),
+            of_days("Europe/Berlin", "organisation", "country", until_shift_s=-DAY_S // 2),
             "Europe/Berlin",
-            "Begin and end it at midnight, Europe/Berlin, or",
+            "Ask for one that ends at midnight, Europe/Berlin, for",
+        ),
+        # It ends within a day that is not over: all that was accepted in that is in it.
+        (
+            of_days("UTC", "organisation", "country", shift_s=DAY_S // 2),
+            "UTC",
+            "because it begins within a day of UTC. Ask for one that begins at midnight, UTC, for a shorter",
         ),
         (of_days("UTC", "organisation", "country"), "UTC", "it reads too much. Ask for a shorter period"),
         # Hours are read in any case.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from random import Random
 from typing import Any
 
 import msgspec
@@ -13,10 +14,10 @@ from engine import redis_keys as keys
 from engine.activity.records import CampaignPlace
 from engine.credit.flush import Flush
 from engine.delivery.ports import Recall
-from engine.delivery.settlement import put_off_in
+from engine.delivery.settlement import RetryPauses, after_verdict, put_off_in
 from engine.limits.records import LimitRow, ShardLimits
 from engine.organisations import Limits
-from engine.records import Addressed, Entry, Message, Submission
+from engine.records import Addressed, Entry, Message, Submission, Verdict
 from engine.shards import shard_of
 from engine.stores.redis import admit_wire
 from engine.stores.redis import queue_wire as wire
@@ -29,6 +30,7 @@ from tests.stores.redis.kit import SHARDS, QueueKit, message, now_us
 
 SHARD = shard_of(7, SHARDS)
 WAY = "3 slow,other"
+PAUSES = RetryPauses(first_us=1000, max_us=1000)
 
 
 class PutOffKit(QueueKit):
@@ -202,6 +204,146 @@ async def test_what_another_plan_puts_off_elsewhere_has_not_left_and_hides_nothi
     await kit.recalled(reader, 20, way="4 other")
     assert sorted((row[0], row[1], row[4]) for row in (await kit.backlog())[3]) == [(7, 20, 10), (8, 20, 10)]
     assert (await kit.backlog())[2] == 20
+
+
+async def test_what_left_lately_is_known_when_all_that_waits_has_gone_to_another_way(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 40), *of(8, 40))
+    await sent(reader, await kit.recalled(reader, 20))
+    while found := await kit.recalled(reader, 8, way=WAY):
+        await reader.settle([put_off_in(entry, "4 other") for entry in found])
+        assert await left(kit) == {7: 10, 8: 10}
+    assert WAY.encode() not in (await kit.fields())[b"ways"]
+    assert (await kit.backlog())[2] == 20
+    # The first way had them from turns: what was put off of these has not left.
+    await sent(reader, await kit.recalled(reader, 10))
+    assert await left(kit) == {7: 15, 8: 15}
+
+
+async def test_what_is_between_two_plans_has_not_left_until_it_is_sent(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 40), *of(8, 2))
+    await sent(reader, await kit.recalled(reader, 4))
+    assert await left(kit) == {7: 2}
+    # By another plan; half of it lies ready in bundles, and half is in the hand of a worker.
+    await reader.promote(0, 10)
+    asks = [Recall(of.shard, of.number, of.way, 20, 1 << 30, 4) for of in reader.put_off.waiting]
+    assert await reader.put_off.recall(asks) == [(20, 20)]
+    found = await kit.read(reader, 10)
+    assert await left(kit) == {7: 2}
+    await sent(reader, found[:4])
+    await reader.settle([put_off_in(entry, "4 other") for entry in found[4:]])
+    assert await left(kit) == {7: 6}
+    assert (await kit.backlog())[2] == 8
+
+
+async def test_what_comes_back_when_its_way_is_over_is_counted_where_that_was_handed_on(
+    kit: PutOffKit,
+) -> None:
+    reader = await kit.reader("w")
+    await kit.put_off(reader, *of(7, 30))
+    first = await kit.recalled(reader, 10, way=WAY)
+    await reader.settle([put_off_in(entry, "4 other") for entry in first[:1]])
+    await sent(reader, first[1:5])
+    rest = await kit.recalled(reader, 30, way=WAY)
+    await kit.recalled(reader, 1, way=WAY)
+    assert WAY.encode() not in (await kit.fields())[b"ways"]
+    await reader.settle([put_off_in(entry, "4 other") for entry in (*first[5:], *rest)])
+    assert await left(kit) == {7: 4}
+    assert (await kit.backlog())[2] == 4
+
+
+@pytest.mark.parametrize("others", [0, 40])
+async def test_what_turns_moved_and_nobody_put_off_has_left_also_when_its_list_is_over(
+    kit: PutOffKit, others: int
+) -> None:
+    reader = await kit.reader("w")
+    # With others the line goes on when the list of 7 is over.
+    await let_in(kit, reader, *of(9, 8), *of(7, 20), *of(8, others))
+    own = 0
+    while own < 20:
+        (entry,) = await kit.read(reader, 1)
+        own += entry.message.organisation_id == 7
+        if entry.message.organisation_id == 7 and own % 2:
+            await reader.settle([put_off_in(entry, WAY)])
+        else:
+            await sent(reader, [entry])
+    waiting = (await kit.backlog())[6]
+    assert waiting == 10
+    assert b"7" not in await kit.fields()
+    # All of 7 but what was there before a turn.
+    assert (await left(kit))[7] in (9, 10)
+    # Of the line, that of 9 too, which waits no more.
+    assert sum((await left(kit)).values()) <= (await kit.backlog())[2] <= sum((await left(kit)).values()) + 8
+
+
+@pytest.mark.parametrize("way", [WAY, "4 other"])
+async def test_what_turns_moved_and_was_put_off_by_a_plan_that_is_over_has_not_left(
+    kit: PutOffKit, way: str
+) -> None:
+    reader = await kit.reader("w")
+    await let_in(kit, reader, *of(7, 60))
+    first = await kit.read(reader, 8)
+    await sent(reader, first)
+    while (await kit.backlog())[6] < 24:
+        await reader.settle([put_off_in(entry, WAY) for entry in await kit.read(reader, 1)])
+    recalled, kept = 0, 5
+    await reader.promote(0, 10)
+    asks = [Recall(of.shard, of.number, of.way, 100, 1 << 30) for of in reader.put_off.waiting]
+    ((moved, _),) = await reader.put_off.recall(asks)
+    while recalled < moved:
+        (entry,) = await kit.read(reader, 1)
+        recalled += entry.way == WAY
+        if entry.way == WAY and recalled <= kept:
+            await sent(reader, [entry])
+        else:
+            await reader.settle([put_off_in(entry, way)])
+    asks = [Recall(of.shard, of.number, of.way, 0, 1 << 30) for of in asks]
+    await reader.put_off.recall(asks)
+    assert (WAY.encode() in (await kit.fields())[b"ways"]) == (way == WAY)
+    assert b"7" in await kit.fields()
+    # What lies ready has left its list too; the first ones were in none.
+    told = await kit.backlog()
+    most = len(first) + kept + told[5]
+    assert most - 5 <= (await left(kit))[7] <= most
+    assert most - 5 <= told[2] <= most
+
+
+async def test_what_is_left_behind_the_stream_keeps_what_left_when_nothing_is_put_off_any_more(
+    kit: PutOffKit,
+) -> None:
+    reader = await kit.reader("w")
+    await let_in(kit, reader, *of(7, 60))
+    while (await kit.backlog())[6] < 24:
+        await reader.settle([put_off_in(entry, WAY) for entry in await kit.read(reader, 1)])
+    await sent(reader, [entry for entry in await kit.recalled(reader, 100, way=WAY) if entry.way])
+    before = (await left(kit))[7], (await kit.backlog())[2]
+    await kit.recalled(reader, 1, way=WAY)
+    assert b"ways" not in await kit.fields()
+    assert ((await left(kit))[7], (await kit.backlog())[2]) == before
+    assert 24 <= before[0] <= 24 + 4 + 1
+
+
+async def let_in(kit: PutOffKit, reader: QueueStreams, *messages: Message) -> None:
+    """Let messages into a line whose ready stream holds four."""
+    reader.ready_max = 4
+    await reader.promote(0, 10)
+    packer = msgspec.msgpack.Encoder().encode
+    due = [x for n, m in enumerate(messages) for x in (100 + n, packer(m))]
+    await kit.link.call("ZADD", keys.due_key(SHARD, "normal"), *due)
+    await reader.promote(100 + len(messages), len(messages))
+
+
+async def sent(reader: QueueStreams, entries: Sequence[Entry]) -> None:
+    """As a provider has taken them."""
+    accepted = Verdict(kind="accepted", provider="other", provider_message_id="x")
+    found = [after_verdict(entry, accepted, now_us(), PAUSES, Random(1)) for entry in entries]
+    assert await reader.settle(found) == len(entries)
+
+
+async def left(kit: PutOffKit) -> dict[int, int]:
+    """The segments that left backlogs lately, by organisation."""
+    return {row[0]: row[4] for row in (await kit.backlog())[3]}
 
 
 async def test_what_is_tried_and_put_off_hides_nothing_that_leaves(kit: PutOffKit) -> None:

@@ -65,7 +65,7 @@ function reportBlock(values, { session, signal }) {
   const groups = [...new Set([values.first, values.second].filter(Boolean))];
   const path = session.kind === "admin" ? "/admin/reports/summary" : "/reports/summary";
   return new Block({ signal, busy: "The report is made …", load: () => get(path, {
-    organisation: values.organisation, from_time: instant(values.from), until_time: instant(values.until),
+    organisation: session.kind === "admin" ? values.organisation : "", from_time: instant(values.from), until_time: instant(values.until),
     group_by: groups.join(","), queue: values.queue, time_zone: ZONE, limit: 1000,
   }, { signal }), draw: (report) => draw(report, groups, signal) });
 }

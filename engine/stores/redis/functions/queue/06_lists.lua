@@ -54,8 +54,8 @@ local function pack_kept(first, last, taken, tail, messages, segments, began, no
     FOUR + now, FOUR + before)
 end
 
--- What the hash keeps of a list. `begins`: of the window in which messages were moved by its turns, in this step.
-local function kept_of(list, begins)
+-- The window of a list with what its turns moved in this step, in the window that begins at `begins`.
+local function window_of(list, begins)
   local began, now, before
   if list.kept and #list.kept == KEPT_SIZE then
     began, now, before = struct_unpack(KEPT_WINDOW, list.kept, KEPT_WINDOW_AT)
@@ -64,7 +64,13 @@ local function kept_of(list, begins)
     began, now, before = of[7] or 0, of[8] or 0, of[9] or 0
   end
   if list.moved > 0 then began, now, before = moved_in(began, now, before, list.moved, begins) end
-  return pack_kept(list.first, list.last, list.taken, list.tail, list.messages, list.segments, began, now, before)
+  return began, now, before
+end
+
+-- What the hash keeps of a list. `begins`: as for `window_of`.
+local function kept_of(list, begins)
+  return pack_kept(
+    list.first, list.last, list.taken, list.tail, list.messages, list.segments, window_of(list, begins))
 end
 
 -- Change a count of the hash; 0 is no field.

@@ -5,10 +5,11 @@
 -- has room moves messages from the front to the ready stream (`recall`), so nothing here has a time at which it comes
 -- back. In the hash of the line:
 --   put_off      how many messages wait so
+--   plan         the version of the routing plan that workers recalled by when they last recalled what waits by another one
 --   ways         MessagePack: of each way its number, its text, how many messages wait, the weight of the organisations
 --                of which some do and that are not paused, its virtual time, and in windows (see `moved_in`) when the
 --                present one began, the segments that were recalled in it and in the one before and not put back, and
---                those that were put off; then the next way
+--                those that were put off less those of `ways.ended`; then the next way
 --   <organisation>@<number>      a list as others, MessagePack, and behind it the start time of its next message, and
 --                                the segments put off in the window and in the one before
 --   <organisation>@<number>:<n>  a chunk
@@ -119,11 +120,55 @@ end
 -- Move windows on by what was recalled and put off: began, now, before, off, off before. What comes back was recalled
 -- in this window, or in the one before.
 function ways.windows(began, now, before, off, off_before, moved, came, begins)
-  if moved == 0 and came == 0 then return began, now, before, off, off_before end
   local _, off_now, off_then = moved_in(began, off, off_before, came, begins)
   began, now, before = moved_in(began, now, before, moved, begins)
-  if now < 0 then now, before = 0, max(0, before + now) end
+  if now < 0 then now, before = 0, before + now end
   return began, now, before, off_now, off_then
+end
+
+-- When the present window began.
+function ways.begins(line)
+  line.now = line.now or now_ms()
+  local at_s = floor(line.now / 1000)
+  return at_s - at_s % WINDOW
+end
+
+-- The windows of a list as they are with what this step has done.
+function ways.windows_of(list, begins)
+  local of = list.window
+  return ways.windows(of[7], of[8], of[9], of[11], of[12], list.moved, list.came, begins)
+end
+
+-- What turns moved, in a window that begins at `begins` and in the one before, with what was recalled less what was put off.
+function ways.all_moved(began, now, before, of, begins)
+  began, now, before = moved_in(began, now, before, of[2] - of[4], begins)
+  before = before + of[3] - of[5]
+  if now < 0 then now, before = 0, before + now end
+  return began, now, max(0, before)
+end
+
+-- What the windows of a list that ends say goes to another list of its organisation, where there is one: so what left its
+-- backlog lately is known when all of it has gone to another way. Where there is none, to the list behind the stream.
+function ways.hand_on(line, list, begins)
+  for i = #line.ways, 1, -1 do
+    local heir = line.ways[i] ~= list.way and ways.list(line, line.ways[i], list.own)
+    if heir and not heir.over and (heir.kept or heir.messages > 0) then
+      local _, now, before, off, off_before = ways.windows_of(list, begins)
+      local of = heir.window
+      local _, own, own_before, own_off, own_off_before = ways.windows(of[7], of[8], of[9], of[11], of[12], 0, 0, begins)
+      of[7], of[8], of[9] = begins, own + now, own_before + before
+      of[11], of[12], heir.changed = own_off + off, own_off_before + off_before, true
+      return
+    end
+  end
+  local behind = {kept = call('HGET', line.wait, list.own), moved = 0}
+  if not behind.kept then return end
+  local first, last, taken, tail, messages, segments = read_kept(behind.kept)
+  local of, began, now, before = {ways.windows_of(list, begins)}, window_of(behind, begins)
+  local kept = pack_kept(first, last, taken, tail, messages, segments, ways.all_moved(began, now, before, of, begins))
+  call('HSET', line.wait, list.own, kept)
+  -- Where this step writes it again.
+  if line.lists[list.own] then line.lists[list.own].kept = kept end
 end
 
 -- Write what is kept of the ways, without those that are over.
@@ -135,8 +180,9 @@ function ways.write(line)
   end
   if left[1] then
     call('HSET', line.wait, 'ways', ways.pack(left), 'put_off', line.put_off)
+    if line.plan then call('HSET', line.wait, 'plan', line.plan) end
   else
-    call('HDEL', line.wait, 'ways', 'put_off')
+    call('HDEL', line.wait, 'ways', 'put_off', 'plan')
   end
 end
 
@@ -144,20 +190,20 @@ end
 function ways.keep(line)
   if not line.ways then return end
   append_new(line, line.aside)
-  line.now = line.now or now_ms()
-  local at_s = floor(line.now / 1000)
-  local begins = at_s - at_s % WINDOW
+  local begins = ways.begins(line)
   local fields, gone, turns, ended = {}, {}, {}, {}
+  for _, list in ipairs(line.aside) do
+    list.over = list.over or list.messages == 0 and list.paused
+    if list.over and list.kept then ways.hand_on(line, list, begins) end
+  end
   for _, list in ipairs(line.aside) do
     local way, has = list.way, list.messages > 0 and not list.paused
     if has ~= list.had then way.weight = way.weight + (has and 1 or -1) * list.weight end
-    if list.over or list.messages == 0 and list.paused then
+    if list.over then
       if list.kept then gone[#gone + 1] = list.organisation end
       if list.turn then ended[#ended + 1] = ways.turn(way, list.turn, list.own) end
     elseif list.changed then
-      local of = list.window
-      local began, now, before, off, off_before = ways.windows(
-        of[7], of[8], of[9], of[11], of[12], list.moved, list.came, begins)
+      local began, now, before, off, off_before = ways.windows_of(list, begins)
       put(fields, list.organisation, cmsgpack.pack({
         list.first, list.last, list.taken, list.tail, list.messages, list.segments, began, now, before, list.start, off,
         off_before,
@@ -176,6 +222,61 @@ function ways.keep(line)
   call_with('HSET', line.wait, fields)
   call_with('HDEL', line.wait, gone)
   ways.write(line)
+end
+
+-- As `ways.hand_on`, of a way that ends.
+function ways.hand_on_way(line, way)
+  local begins, heir = ways.begins(line), nil
+  for _, other in ipairs(line.ways) do
+    if not other.over then heir = other end
+  end
+  local of = {ways.windows(way.began, way.now, way.before, way.off, way.off_before, 0, 0, begins)}
+  if not heir then
+    local moved = call('HGET', line.wait, 'moved')
+    local window = moved and cmsgpack.unpack(moved)
+    if not window then return end
+    window = {ways.all_moved(window[1], window[2], window[3], of, begins)}
+    return call('HSET', line.wait, 'moved', cmsgpack.pack(window))
+  end
+  local _, now, before, off, off_before = unpack(of)
+  heir.began, heir.now, heir.before, heir.off, heir.off_before = ways.windows(
+    heir.began, heir.now, heir.before, heir.off, heir.off_before, now, off, begins)
+  heir.before, heir.off_before = heir.before + before, heir.off_before + off_before
+end
+
+-- What turns have moved of lists behind the stream that end goes to what is put off of the same organisation, as what was
+-- not put off of it; and of the whole line to a way. `ended`: {organisation, when its window began, what was moved in it
+-- and in the one before} of each list; `window`: of the line; false: it has not ended.
+function ways.ended(line, ended, window)
+  local begins, all, names, fields = ways.begins(line), ways.of(line), {}, {}
+  local function shifted(window, at)
+    local _, now, before = moved_in(window[at], window[at + 1], window[at + 2], 0, begins)
+    return now, before
+  end
+  for _, of in ipairs(ended) do
+    for _, way in ipairs(all) do names[#names + 1] = ways.name(of[1], way) end
+  end
+  local kept = values_of(line.wait, names)
+  for i, of in ipairs(ended) do
+    local n = i * #all
+    while n > (i - 1) * #all and not kept[n] do n = n - 1 end
+    if n > (i - 1) * #all then
+      local list, now, before = cmsgpack.unpack(kept[n]), shifted(of, 2)
+      list[7], list[8], list[9], list[11], list[12] = ways.windows(
+        list[7], list[8], list[9], list[11], list[12], 0, -now, begins)
+      list[12] = list[12] - before
+      put(fields, names[n], cmsgpack.pack(list))
+    end
+  end
+  call_with('HSET', line.wait, fields)
+  local way = all[#all]
+  if window and way then
+    local now, before = shifted(window, 1)
+    way.began, way.now, way.before, way.off, way.off_before = ways.windows(
+      way.began, way.now, way.before, way.off, way.off_before, 0, -now, begins)
+    way.off_before = way.off_before - before
+    ways.write(line)
+  end
 end
 
 -- The turn of an organisation begins, when it has nothing waiting: now, or when what it was served is over.
@@ -197,6 +298,28 @@ function ways.sums(wait, all, organisation, at_s)
     end
   end
   return messages, segments, moved, off
+end
+
+-- What was recalled from ways of plans before and is on its way still, ready or in a worker's hand: segments by organisation.
+-- Nobody knows yet whether it is put off again. `all`: the ways of the line.
+function ways.between(line, all)
+  local version, found = all[1] and tonumber(call('HGET', line.wait, 'plan') or 0), {}
+  local function version_of(text) return tonumber(match(text, '^%d+') or 0) end
+  for _, way in ipairs(all) do
+    if version_of(way.text) < version then
+      for _, entry in ipairs(call('XRANGE', line.sms, '-', '+')) do
+        local of = entry[2]
+        if of[7] == 'w' and version_of(of[8]) < version then
+          each_open(line.wait, of[2], function(payload)
+            local organisation, segments = read_payload(payload)
+            if organisation then found[organisation] = (found[organisation] or 0) + segments end
+          end)
+        end
+      end
+      break
+    end
+  end
+  return found
 end
 
 -- What left a backlog lately: what its turns moved and was not put off, and what was recalled. What was put off without

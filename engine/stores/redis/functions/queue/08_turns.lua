@@ -2,7 +2,7 @@
 -- hash keeps of their lists, the first chunks of these, and the starts of their turns. Where there is no chunk, the
 -- list is one of `line.lists`, or becomes one with its turn. `whole`: nobody who has a turn was passed over.
 local function turns_of(line)
-  line.fields, line.turned, line.left, line.passed = {}, {}, {}, {}
+  line.fields, line.turned, line.left, line.passed, line.ended = {}, {}, {}, {}, {}
   return {names = {}, kept = {}, chunks = {}, starts = {}, size = 0, fetched = 0, whole = true}
 end
 
@@ -118,6 +118,7 @@ local function take_turns(line, page, i, left, slice, again, next)
     if messages == moved then
       gone[#gone + 1], left_names[#left_names + 1] = name, name
       if start > time then put(line.passed, start, name) end
+      if line.put_off > 0 then line.ended[#line.ended + 1] = {name, moved_in(began, now, before, sum, begins)} end
     else
       if began == begins then now = now + sum else began, now, before = moved_in(began, now, before, sum, begins) end
       local kept = pack_kept(first, last, taken, tail, messages - moved, segments - sum, began, now, before)
@@ -203,6 +204,22 @@ local function count_served(line, fields)
   put(fields, 'moved', cmsgpack.pack({moved_in(window[1], window[2], window[3], all, line.begins)}))
 end
 
+-- Tell those of whom something is put off what their turns moved, of lists that end in this step, and of the whole line
+-- when its busy period ends.
+local function hand_on_moved(line, is_over)
+  local begins, all, ended = ways.begins(line), line.moved, line.ended or {}
+  for _, list in ipairs(line.order) do
+    all = all + list.moved
+    if list.messages == 0 and (list.kept or list.moved > 0) then
+      ended[#ended + 1] = {list.organisation, window_of(list, begins)}
+    end
+  end
+  is_over = is_over and (all > 0 or line.window)
+  if not ended[1] and not is_over then return end
+  local window = line.window and cmsgpack.unpack(line.window) or {0, 0, 0}
+  ways.ended(line, ended, is_over and {moved_in(window[1], window[2], window[3], all, begins)})
+end
+
 -- Write what has become of the line, and refill its ready stream. The last step of every function that lets
 -- a message in or makes room. Returns the weight of all that wait for their turn, in tenths; 0: nobody does.
 local function finish(line)
@@ -228,7 +245,9 @@ local function finish(line)
   end
   refill(line)
   keep_ready(line)
-  if line.messages == 0 and has_room(line) then
+  local is_over = line.messages == 0 and has_room(line)
+  if line.put_off > 0 then hand_on_moved(line, is_over) end
+  if is_over then
     call('DEL', line.turns, line.ahead)
     call('HDEL', line.wait, 'messages', 'time', 'extra', 'moved')
     for _, list in ipairs(line.order) do

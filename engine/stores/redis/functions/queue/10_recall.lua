@@ -6,19 +6,26 @@ function ways.of_payload(line, to, payload)
   return ways.list(line, ways.named(line, text), organisation or '0'), segments or 0, recalled
 end
 
+-- Take what comes back off what was counted in a list of a way when it was recalled. Returns what is left of it.
+function ways.take_off(line, way, organisation, segments)
+  local list = ways.list(line, way, organisation)
+  local _, now, before = ways.windows_of(list, ways.begins(line))
+  local part = max(0, min(segments, now + before))
+  if part > 0 then list.moved, list.changed = list.moved - part, true end
+  return segments - part
+end
+
 -- Count what comes back and had left no backlog: it is taken off where its recall was counted, also when that was by a
--- plan before. Where nothing is left of that, neither is the count. What was not recalled is put off as what is new.
+-- plan before; and where that has ended since, from who was handed its windows: a list of another way, or that behind the
+-- stream, whose turns have moved it then. What was not recalled is put off as what is new.
 function ways.count_back(line, list, segments, recalled)
-  if recalled == '' then
-    list.came = list.came + segments
-    return
+  for _, way in ipairs(recalled ~= '' and line.ways or {}) do
+    if way.text == recalled then segments = ways.take_off(line, way, list.own, segments) end
   end
-  for _, way in ipairs(line.ways) do
-    if way.text == recalled then
-      local of = ways.list(line, way, list.own)
-      of.moved, of.changed = of.moved - segments, of.changed or of.kept ~= false
-    end
+  for i = recalled ~= '' and #line.ways or 0, 1, -1 do
+    if segments > 0 then segments = ways.take_off(line, line.ways[i], list.own, segments) end
   end
+  list.came = list.came + segments
 end
 
 -- Put messages off: `came` is of each to where (see `ways.of_payload`), and its payload. One that comes back was
@@ -93,14 +100,15 @@ function ways.serve(line, way, count, segments_max)
   return moved, sum
 end
 
--- recall(line, ways; number of the way, its text, count, segments_max, mark, bundle_max)
+-- recall(line, ways; number of the way, its text, count, segments_max, mark, bundle_max, plan)
 -- -> {how many messages came into the ready stream, their segments, the ways of the line as the hash has them, the
 --     weight that waits behind the stream now}
+-- `plan`: the version of the plan that is in force, '0' where the way is one of that plan.
 -- The entries say for which way their messages waited, in the field `w`. A second call moves more. A way of which nothing
 -- is left goes with its last turn.
 local function recall(keys, args)
   local line = line_of(keys, 1, args[6])
-  line.ways_key = keys[5]
+  line.ways_key, line.plan = keys[5], args[7] ~= '0' and args[7]
   aim(line, args[5])
   local moved, sum, text = 0, 0, args[2]
   for _, way in ipairs(ways.of(line)) do
@@ -118,6 +126,7 @@ local function recall(keys, args)
   for _, way in ipairs(line.ways) do
     if way.empty and #ways.turns(line, way, 1) == 0 then
       way.over = true
+      ways.hand_on_way(line, way)
       ways.write(line)
     end
   end

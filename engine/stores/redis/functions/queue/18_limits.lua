@@ -148,8 +148,9 @@ end
 -- put off, and as many of those that are paused. It reads only.
 -- A list keeps the order of admission, so its first message is its oldest, retries aside.
 local function backlog(keys, args)
-  local found, shown, at_s = {}, {}, floor(now_ms() / 1000)
-  local wait, all = keys[2], ways.read(call('HGET', keys[2], 'ways'))
+  local found, shown, at_s = {}, {}, now_ms() / 1000
+  local wait, all, line = keys[2], ways.read(call('HGET', keys[2], 'ways')), line_of(keys, 1)
+  local between, sum = ways.between(line, all), 0
   local function show(organisation)
     if shown[organisation] then return end
     shown[organisation] = true
@@ -164,9 +165,11 @@ local function backlog(keys, args)
     end
     if not oldest then return end
     local weight, paused = read_limits(call('HGET', wait, limits_name(organisation)))
+    local left = ways.left(moved or 0, recalled - (between[organisation] or 0), off)
+    sum = sum + left
     found[#found + 1] = {
-      tonumber(organisation), (messages or 0) + put_off, (segments or 0) + put_off_segments, oldest,
-      ways.left(moved or 0, recalled, off), tostring(weight), paused and 1 or 0, put_off,
+      tonumber(organisation), (messages or 0) + put_off, (segments or 0) + put_off_segments, oldest, left,
+      tostring(weight), paused and 1 or 0, put_off,
     }
   end
   for _, organisation in ipairs(call('ZRANGE', keys[3], 0, args[1] - 1)) do show(organisation) end
@@ -174,15 +177,16 @@ local function backlog(keys, args)
   local paused = paused_of(keys[5])
   for i = 1, min(#paused, args[1]) do show(paused[i]) end
   local known = call('HMGET', wait, 'parked', 'moved')
-  local parked, line = tonumber(known[1] or 0), line_of(keys, 1)
-  local unread, recalled, off = count_unread(line), 0, 0
+  local parked, unread, recalled, off = tonumber(known[1] or 0), count_unread(line), 0, 0
+  for _, segments in pairs(between) do recalled = recalled - segments end
   for _, way in ipairs(all) do
     recalled = recalled + moved_lately({way.began, way.now, way.before}, at_s)
     off = off + moved_lately({way.began, way.off, way.off_before}, at_s)
   end
+  -- What one has put off that waited nowhere before hides nothing that left the backlogs of others.
+  local left = max(sum, ways.left(known[2] and moved_lately(cmsgpack.unpack(known[2]), at_s) or 0, recalled, off))
   return {
-    line.messages + parked + line.put_off, parked,
-    ways.left(known[2] and moved_lately(cmsgpack.unpack(known[2]), at_s) or 0, recalled, off), found,
+    line.messages + parked + line.put_off, parked, left, found,
     call('XLEN', line.sms) + line.bundled - unread, unread, line.put_off,
   }
 end
@@ -192,7 +196,7 @@ end
 --    paused}
 -- It reads only.
 local function backlogs(keys, args)
-  local found, at_s = {}, floor(now_ms() / 1000)
+  local found, at_s = {}, now_ms() / 1000
   local all = {}
   for i, wait in ipairs(keys) do all[i] = ways.read(call('HGET', wait, 'ways')) end
   for i, organisation in ipairs(args) do
