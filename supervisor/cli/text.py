@@ -103,12 +103,13 @@ def span(ms: int) -> str:
     return f"{seconds // 86400} d"
 
 
-def usage_sentence(words: str) -> str:
-    """What is wrong with a command line, as the library that reads it said it. Whoever types -5 means a
-    number, which the library reads as an option."""
+def usage_sentence(words: str, arguments: Sequence[str] = ()) -> str:
+    """What is wrong with a command line, as the library that reads it said it of these arguments. Whoever
+    types -50 means a number, which the library reads as the option -5, and names so."""
     below = re.fullmatch(r"No such option: (-[0-9].*)", words)
     if below:
-        return f"A number here must not be below 0, as {below[1]} is."
+        number_given = next((given for given in arguments if given.startswith(below[1])), below[1])
+        return f"A number here must not be below 0, as {number_given} is."
     unexpected = re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", words, re.DOTALL)
     if unexpected:
         return f"Too many arguments: {unexpected[1]}."

@@ -76,7 +76,7 @@ export class TimeChart {
       stroke: () => colour("--ink-soft"), font: FONT,
       grid: { stroke: () => colour("--line-soft"), width: 1 }, ticks: { show: false },
     };
-    const end = Math.max(8, Math.ceil(this._times(data[0].at(-1) ?? 0).length * HALF_CHARACTER));
+    const end = Math.max(8, Math.ceil(this._times(0).length * HALF_CHARACTER));
     this._plot = new uPlot({
       width: this._place.clientWidth, height: this._height, padding: [8, end, 0, 0],
       legend: { show: false }, cursor: { drag: { x: false, y: false }, points: { size: 6 } },
