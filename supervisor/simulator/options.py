@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -42,6 +43,11 @@ _FLAGS = {
     "smpp.disconnect_every": "--smpp-disconnect-every",
     "smpp.sessions_max": "--smpp-sessions-max",
 }
+# How the library that reads command lines says that a value is no number, and how `Behaviour` says what null
+# means.
+_WRONG_NUMBER = re.compile(r"argument (--[\w-]+): invalid (int|float) value: ")
+_NUMBERS = {"int": "a whole number", "float": "a number"}
+_OR_NULL = re.compile(r", or null for ([\w ]+)")
 _RECEIPT_SHARES = ("undelivered", "duplicate", "before_response", "pending")
 _SMPP_NUMBERS = ("window", "disconnect_every", "sessions_max")
 
@@ -60,6 +66,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if wrong := _WRONG_NUMBER.match(message):
+            raise ConfigError(f"{wrong[1]} must be {_NUMBERS[wrong[2]]}.")
         raise ConfigError(f"{message[:1].upper()}{message[1:]}.")
 
 
@@ -87,7 +95,8 @@ def options(arguments: Sequence[str]) -> Options:
     except Refusal as e:
         flag = _FLAGS.get(e.field or "")
         sentence = e.detail.replace(str(e.field), flag, 1) if flag else e.detail
-        raise ConfigError(sentence) from e
+        # A flag is left out where a field of the behaviour is null.
+        raise ConfigError(_OR_NULL.sub(r"; without it: \1", sentence)) from e
     return Options(
         host=host,
         port=port,

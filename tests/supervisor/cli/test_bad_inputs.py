@@ -188,6 +188,9 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
         (["up", "--demo", "--listen", "127.0.0.1:99999"], "--listen must be HOST:PORT"),
         (["simulator", "--latency-ms", "-1"], "--latency-ms"),
         (["simulator", "--no-such"], "--no-such"),
+        (["simulator", "--seed", "x"], "smsengine: --seed must be a whole number."),
+        (["simulator", "--latency-ms", "x"], "smsengine: --latency-ms must be a number."),
+        (["simulator", "--throughput", "0"], "at most 1000000000 a second; without it: no bound."),
     ],
 )
 def test_bad_input_is_one_sentence(
