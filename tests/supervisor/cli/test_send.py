@@ -136,6 +136,19 @@ def test_too_large_a_batch_is_halved(engine: Engine) -> None:
     assert set(engine.accepted.values()) == {1}
 
 
+def test_a_message_that_is_too_large_by_itself_is_refused_alone(engine: Engine) -> None:
+    def without_the_fifth(engine: Engine, request: Any, body: dict[str, Any]) -> bool:
+        if any(message["to"] == "+5" for message in body["messages"]):
+            request.answer(413, b'{"code":"body_too_large","detail":"Too large."}')
+            return True
+        return False
+
+    engine.fault = without_the_fifth
+    refused = {o.line.number: (o.code, o.detail) for o in run(sender(engine), lines(20)) if o.code}
+    assert refused == {5: ("body_too_large", "Too large.")}
+    assert engine.accepted == Counter({f"+{n}": 1 for n in range(1, 21) if n != 5})
+
+
 def test_repeating_a_run_with_its_key_accepts_nothing_again(engine: Engine) -> None:
     first = sender(engine).run(lines(60))
     next(first)
