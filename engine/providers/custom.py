@@ -16,7 +16,9 @@ each verdict is checked here.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import msgspec
 import structlog
@@ -28,8 +30,11 @@ from engine.receipts.ports import ReceiptSink
 from engine.records import Message, Verdict
 
 
-def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider:
-    """Raises ConfigError naming the setting and what is wrong with the module."""
+def factory_of(settings: CustomSettings) -> Callable[..., Any]:
+    """The function that makes the provider; importing its module runs that.
+
+    Raises ConfigError naming the setting and what is wrong with the module.
+    """
     where = f"providers.{settings.name}.factory"
     module_name, _, function_name = settings.factory.partition(":")
     try:
@@ -39,8 +44,16 @@ def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider
     factory = getattr(module, function_name, None)
     if not callable(factory):
         raise ConfigError(f"{where}: the module {module_name} has no function {function_name}.")
+    made: Callable[..., Any] = factory
+    return made
+
+
+def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider:
+    """Raises ConfigError naming the setting and what is wrong with the module."""
+    where = f"providers.{settings.name}.factory"
+    factory = factory_of(settings)
     try:
-        provider = factory(
+        provider: Provider = factory(
             name=settings.name,
             timeout_s=settings.timeout_s,
             options=dict(settings.options),

@@ -7,8 +7,7 @@ Only when it is there does the position of its shard go on.
     killed after it               the same, and keeping it again changes nothing
     killed before `forget`        it is due again when its claim is over, and delivered a second time
     PostgreSQL away               everything waits here and is written when it is back; the notifier reads no
-    more
-                                  when too much waits
+                                  more when too much waits
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
 from supervisor.cli.command_line import names, strict
 from supervisor.cli.output import is_unread, print_exactly, surviving_output
+from supervisor.cli.send_file import Interrupted
 from supervisor.cli.text import command_sentence, readable, usage_sentence
 from supervisor.cli.waiting import waiting
 
@@ -109,12 +110,14 @@ def run(arguments: list[str]) -> int:
             return command()(arguments, prog_name="smsengine", standalone_mode=False) or 0
     except typer.TyperException as e:
         # A group of commands without one of them says nothing: its help is printed by then.
-        if words := usage_sentence(e.format_message()):
+        if words := usage_sentence(e.format_message(), arguments):
             _complain(words)
         return 2
     except EngineError as e:
         is_refusal = isinstance(e, Refusal)
         _complain(command_sentence(str(e), arguments, names(command(), arguments)) if is_refusal else str(e))
+        if isinstance(e, Interrupted):
+            return _INTERRUPTED
         return 2 if isinstance(e, ConfigError | Refusal | Unavailable) else 1
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted.")

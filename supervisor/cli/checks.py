@@ -19,6 +19,7 @@ from engine.clocks.clock_estimate import NOTABLE_US, OFF_MAX_US, difference, mea
 from engine.clocks.store_clock import steady_us, wall_us
 from engine.config import Config, load
 from engine.errors import ConfigError, EngineError, Refusal
+from engine.providers.custom import factory_of
 from engine.providers.settings import (
     CustomSettings,
     HttpSettings,
@@ -255,7 +256,8 @@ async def _provider(settings: ProviderSettings) -> str:
         raise _NotOk("simulated by `smsengine up`, which is not running")
     match settings:
         case CustomSettings():
-            return "not known from here; its own module connects it"
+            factory_of(settings)
+            return "its module can be imported; whether it can be reached is not known from here"
         case SmppSettings():
             host, port = settings.host, settings.port
         case SimulatedSettings() | HttpSettings():

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from engine import text_file
-from engine.errors import ConfigError, Refusal
+from engine.errors import ConfigError, Refusal, Unavailable
 from engine.intake.phone_numbers import e164_in
 from engine.intake.records import OptOut
 from supervisor.cli import options, show
@@ -121,7 +121,11 @@ def import_file(
         raise ConfigError(f"{file} has no phone numbers.")
     added = 0
     for start in range(0, len(numbers), _BATCH):
-        added += _add(organisation, numbers[start : start + _BATCH], engine)
+        try:
+            added += _add(organisation, numbers[start : start + _BATCH], engine)
+        except Unavailable as e:
+            done = f"the first {show.number(start)} of {show.number(len(numbers))} numbers are opted out"
+            raise Unavailable(f"{e.detail.rstrip('.')}; {done}, and the same command adds the rest.") from e
     _print(added, len(numbers), engine, len(bad))
 
 

@@ -71,7 +71,9 @@ def set_prices(
     [cyan]smsengine price set =1[/cyan]
     [cyan]smsengine price set prices.toml[/cyan]
     """
-    file = Path(changes[0]) if len(changes) == 1 and "=" not in changes[0] else None
+    # A file whose name looks like a prefix is given as ./+98.
+    is_file = len(changes) == 1 and "=" not in changes[0] and not changes[0].startswith("+")
+    file = Path(changes[0]) if is_file else None
     wanted = _in_file(file) if file else _in_arguments(changes)
     client = engine.admin()
     now = client.get(_PATH, PriceSheet)

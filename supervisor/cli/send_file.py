@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -27,6 +28,10 @@ from supervisor.cli.sending import NOT_ANSWERED, Sender, SendOutcome, Totals
 
 class NotAllSent(EngineError):
     """Messages were refused, or a run ended early; the exit code is 1."""
+
+
+class Interrupted(NotAllSent):
+    """Somebody ended a run early; the exit code is that of Ctrl-C."""
 
 
 class _RefusedLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,10 +82,11 @@ class FileRun:
     def perform(self, where: Whereabouts, batch: int, in_flight: int, as_json: bool) -> None:
         """Send the file to the engine at `where`, `in_flight` batches at once, and print the summary.
 
-        Raises NotAllSent when a line was refused or the run was interrupted or got no answer;
+        Raises NotAllSent when a line was refused or the run got no answer, Interrupted after a Ctrl-C;
         ConfigError when the file, the engine or the key cannot be used.
         """
         size = self.source.size()
+        self._keep_files_apart()
         # This fails at once when no engine listens or the key is wrong, instead of after `patience_s`.
         first = where.customer()
         try:
@@ -96,18 +102,30 @@ class FileRun:
         try:
             with _interruptible(sender) as interrupted:
                 self._send(sender, size)
-            failure = NotAllSent("Interrupted.") if interrupted else None
+            failure = Interrupted("Interrupted.") if interrupted else None
         except EngineError as e:
             failure = e
         self._report(time.monotonic() - began, failure is None, as_json)
         if failure is not None:
-            reason = str(failure).rstrip(".")
-            again = f"the same command with --run-key {self.key} and --batch {batch} goes on without doubling"
-            stopped = ConfigError if isinstance(failure, ConfigError | Refusal) else NotAllSent
-            rest = f"nothing after line {self.last_line} was sent" if self.last_line else "nothing was sent"
-            raise stopped(f"{reason}; {rest}; {again}.") from failure
+            raise _stopped_by(failure)(f"{str(failure).rstrip('.')}; {self._rest(batch)}.") from failure
         if self.totals.refused:
-            raise NotAllSent(f"{show.number(self.totals.refused)} of the messages were refused.")
+            verb = "was" if self.totals.refused == 1 else "were"
+            raise NotAllSent(f"{show.counted(self.totals.refused, 'message')} {verb} refused.")
+
+    def _keep_files_apart(self) -> None:
+        """Raise ConfigError when a file that is written is one that is read, or the other that is written."""
+        written = {"--refused": self.refused, "--accepted": self.accepted}
+        paths = {"--file": self.source.path} | {name: path for name, path in written.items() if path}
+        for (first, one), (second, other) in combinations(paths.items(), 2):
+            if _is_same_file(one, other):
+                raise ConfigError(f"{second} must name another file than {first}, not {other}.")
+
+    def _rest(self, batch: int) -> str:
+        """What of the file was not sent, and how to go on."""
+        if not self.last_line:
+            return "nothing was sent"
+        again = f"the same command with --run-key {self.key} and --batch {batch} goes on without doubling"
+        return f"nothing after line {self.last_line} was sent; {again}"
 
     def _send(self, sender: Sender, size: int) -> None:
         columns = (
@@ -174,6 +192,20 @@ class FileRun:
                     f"and {show.number(rest)} more" + ("" if self.refused else "; --refused FILE writes all")
                 )
         print(show.totals(self.totals, seconds))
+
+
+def _stopped_by(failure: EngineError) -> type[EngineError]:
+    """What a run ends with that `failure` has ended."""
+    if isinstance(failure, ConfigError | Refusal):
+        return ConfigError
+    return Interrupted if isinstance(failure, Interrupted) else NotAllSent
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Whether to write one would write the other; devices, such as /dev/null, may be given twice."""
+    if one.exists() and other.exists():
+        return one.is_file() and one.samefile(other)
+    return one.resolve() == other.resolve()
 
 
 @contextlib.contextmanager

@@ -188,8 +188,8 @@ class Sender:
     def _post(self, drafts: list[MessageDraft], key: str, deadline: float) -> list[Item]:
         """Send one batch, again with the same key until an answer comes. Returns an item for each draft.
 
-        A batch that is too large (413) is sent as two halves. Raises Refusal, or Unavailable after
-        `deadline`, on the monotonic clock, in seconds.
+        A batch that is too large (413) is sent as two halves; a message that is so by itself is refused
+        alone. Raises Refusal, or Unavailable after `deadline`, on the monotonic clock, in seconds.
         """
         body = json_bytes(_Batch(messages=drafts))
         for tries in count():
@@ -201,8 +201,10 @@ class Sender:
                     raise
                 continue
             except Refusal as e:
-                if e.status != 413 or len(drafts) == 1:
+                if e.status != 413:
                     raise
+                if len(drafts) == 1:
+                    return [Item(error=Problem(code=e.code, status=e.status, detail=e.detail))]
                 half = len(drafts) // 2
                 first = self._post(drafts[:half], key + "a", deadline)
                 return first + self._post(drafts[half:], key + "b", deadline)

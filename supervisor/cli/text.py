@@ -103,12 +103,13 @@ def span(ms: int) -> str:
     return f"{seconds // 86400} d"
 
 
-def usage_sentence(words: str) -> str:
-    """What is wrong with a command line, as the library that reads it said it. Whoever types -5 means a
-    number, which the library reads as an option."""
+def usage_sentence(words: str, arguments: Sequence[str] = ()) -> str:
+    """What is wrong with a command line, as the library that reads it said it of these arguments. Whoever
+    types -50 means a number, which the library reads as the option -5, and names so."""
     below = re.fullmatch(r"No such option: (-[0-9].*)", words)
     if below:
-        return f"A number here must not be below 0, as {below[1]} is."
+        number_given = next((given for given in arguments if given.startswith(below[1])), below[1])
+        return f"A number here must not be below 0, as {number_given} is."
     unexpected = re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", words, re.DOTALL)
     if unexpected:
         return f"Too many arguments: {unexpected[1]}."
@@ -131,11 +132,19 @@ def readable(words: str) -> str:
 
 def command_sentence(words: str, arguments: Sequence[str], names: Mapping[str, str]) -> str:
     """What the API says is wrong, in words of the command line with these arguments: its options in place of
-    fields, and `none` where a field would be null. `names`: how the command's help calls each parameter."""
+    fields, and `none` where a field would be null. `names`: how the command's help calls each parameter.
+    A field that the API says to use is an option that was not given."""
     given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+
+    def unused(field: re.Match[str]) -> str:
+        return f"use {names[field[1]]}" if field[1] in names else field[0]
 
     def option(field: re.Match[str]) -> str:
         named = _OPTIONS.get(field[1]) or names.get(field[1]) or "--" + field[1].replace("_", "-")
         return field[0] if named.startswith("--") and named not in given else named
 
-    return re.sub(r", or null(: [^.;,]*)?", ", or none", re.sub(r"`([a-z_]+)`", option, words))
+    return re.sub(
+        r", or null(: [^.;,]*)?",
+        ", or none",
+        re.sub(r"`([a-z_]+)`", option, re.sub(r"\buse `([a-z_]+)`", unused, words)),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -43,6 +44,11 @@ _FLAGS = {
     "smpp.disconnect_every": "--smpp-disconnect-every",
     "smpp.sessions_max": "--smpp-sessions-max",
 }
+# How the library that reads command lines says that a value is no number, and how `Behaviour` says what null
+# means.
+_WRONG_NUMBER = re.compile(r"argument (--[\w-]+): invalid (whole|real) value: ")
+_NUMBERS = {"whole": "a whole number", "real": "a number"}
+_OR_NULL = re.compile(r", or null for ([\w ]+)")
 _RECEIPT_SHARES = ("undelivered", "duplicate", "before_response", "pending")
 _SMPP_NUMBERS = ("window", "disconnect_every", "sessions_max")
 
@@ -61,8 +67,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        for name, means in (("real", "a number"), ("whole", "a whole number")):
-            message = message.replace(f": invalid {name} value: ", f" must be {means}, not ")
+        if wrong := _WRONG_NUMBER.match(message):
+            raise ConfigError(f"{wrong[1]} must be {_NUMBERS[wrong[2]]}.")
         raise ConfigError(f"{message[:1].upper()}{message[1:]}.")
 
 
@@ -90,7 +96,8 @@ def options(arguments: Sequence[str]) -> Options:
     except Refusal as e:
         flag = _FLAGS.get(e.field or "")
         sentence = e.detail.replace(str(e.field), flag, 1) if flag else e.detail
-        raise ConfigError(sentence) from e
+        # A flag is left out where a field of the behaviour is null.
+        raise ConfigError(_OR_NULL.sub(r"; without it: \1", sentence)) from e
     return Options(
         host=host,
         port=port,

@@ -128,22 +128,24 @@ async def test_what_waits_to_be_told_and_who_does_not_take_it_is_shown(
     views: Reports, stores: Stores
 ) -> None:
     books = await asyncpg.connect(stores.url("postgres"))
-    # One that fails, one that only waits for its turn, and one that has failed; all long ago.
-    rows = [(0, "https://a.test:443", 3, 503, None), (1, "https://b.test:443", 0, 0, None),
-            (1, "https://a.test:443", 16, 0, "now()")]  # fmt: skip
+    # One that fails, one behind it that was never tried and is due first, one elsewhere that only waits for
+    # its turn, and one that has failed; all long ago.
+    rows = [(0, "https://a.test:443", 3, 503, None, 60), (0, "https://a.test:443", 0, 0, None, -60),
+            (1, "https://b.test:443", 0, 0, None, 0),
+            (1, "https://a.test:443", 16, 0, "now()", 0)]  # fmt: skip
     try:
         await books.execute("INSERT INTO organisations (id, name) OVERRIDING SYSTEM VALUE VALUES (77, 'A')")
         endpoint = await books.fetchval(
             "INSERT INTO webhook_endpoints (organisation_id, url, secret, version)"
             " VALUES (77, 'https://a.test/', '', 1) RETURNING id"
         )
-        for number, (shard, origin, attempts, status, failed_at) in enumerate(rows):
+        for number, (shard, origin, attempts, status, failed_at, due_in_s) in enumerate(rows):
             await books.execute(
                 "INSERT INTO webhook_deliveries (shard, organisation_id, endpoint_id, origin, url, event_id,"
                 " type, event_at, body, attempts, kept_at, due_at, failed_at, last_status, last_reason)"
-                f" VALUES ($1, 77, $2, $3, $3, $4, '', now(), '', $5, now() - interval '90 s', now(),"
-                f" {failed_at or 'NULL'}, $6, 'http')",
-                shard, endpoint, origin, f"evt_{number}", attempts, status,
+                f" VALUES ($1, 77, $2, $3, $3, $4, '', now(), '', $5, now() - interval '90 s',"
+                f" now() + make_interval(secs => $7), {failed_at or 'NULL'}, $6, 'http')",
+                shard, endpoint, origin, f"evt_{number}", attempts, status, float(due_in_s),
             )  # fmt: skip
         seen = await views.status()
     finally:
@@ -151,7 +153,7 @@ async def test_what_waits_to_be_told_and_who_does_not_take_it_is_shown(
         await books.close()
     found = seen.webhooks
     assert found is not None
-    assert (found.waiting, found.failed, found.failing_endpoints) == (2, 1, 1)
+    assert (found.waiting, found.failed, found.failing_endpoints) == (3, 1, 1)
     assert 90_000 <= found.oldest_ms < 600_000
     [one] = found.failing
     assert (one.organisation_id, one.origin, one.attempts, one.last_status) == (77, rows[0][1], 3, 503)

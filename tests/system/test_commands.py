@@ -103,7 +103,7 @@ def test_a_spreadsheets_file_loses_only_its_bad_lines(engine: Engine, tmp_path: 
     done = engine.run("send", "--file", file, "--refused", refused, "--accepted", accepted)
     assert done.returncode == 1
     assert done.stdout.startswith("4 accepted, 6 refused ")
-    assert done.stderr.endswith("smsengine: 6 of the messages were refused.\n")
+    assert done.stderr.endswith("smsengine: 6 messages were refused.\n")
     assert [json.loads(line)["line"] for line in accepted.read_text().splitlines()] == [3, 5, 7, 10]
     found = [json.loads(line) for line in refused.read_text().splitlines()]
     assert [(line["line"], line["code"]) for line in found] == [
@@ -126,7 +126,7 @@ def test_a_file_with_bad_lines_is_told_line_by_line(engine: Engine, tmp_path: Pa
     done = engine.run("send", "--file", file, "--refused", refused, "--accepted", accepted)
     assert done.returncode == 1
     assert done.stdout.startswith("2 accepted, 2 refused (2 segments, 2 units")
-    assert done.stderr.endswith("smsengine: 2 of the messages were refused.\n")
+    assert done.stderr.endswith("smsengine: 2 messages were refused.\n")
     told = [json.loads(line) for line in refused.read_text().splitlines()]
     assert [(t["line"], t["code"]) for t in told] == [(3, "invalid_number"), (4, "not_a_message")]
     ids = [json.loads(line) for line in accepted.read_text().splitlines()]

@@ -14,6 +14,7 @@ export function attention(status) {
   ofProviders(status, note);
   ofMemory(status, note);
   ofCredit(status, note);
+  ofWebhooks(status, note);
   for (const one of status.paused_organisations ?? []) {
     note("warn", `Organisation ${one.name} is paused${because(one.reason)}.`, `/console/organisation?id=${one.id}`);
   }
@@ -28,6 +29,10 @@ function ofNodes(status, note) {
   for (const node of status.nodes ?? []) {
     if (node.seen === "gone") note("bad", `Node ${node.name} is gone.`, "/console/nodes");
     else if (node.seen !== "running") note("warn", `Node ${node.name} is ${node.seen}${because(node.reason)}.`, "/console/nodes");
+    const disk = node.disk;
+    if (disk && disk.free_mb < disk.low_below_mb) {
+      note("bad", `The disk of ${disk.place} on ${node.name} has ${number(disk.free_mb)} MB free, of ${number(disk.total_mb)} MB: make room.`);
+    }
     if (node.seen !== "running") continue;
     for (const one of node.processes) {
       if (one.degraded) note("bad", `${one.role} ${one.index} on ${node.name} is degraded: ${one.last_words}`, "/console/nodes");
@@ -75,4 +80,14 @@ function ofCredit(status, note) {
   }
   if (ledger.shards_to_rebuild) note("bad", `Usage of ${count(ledger.shards_to_rebuild, "shard")} waits to be rebuilt.`);
   if (ledger.uncharged_units) note("warn", `${number(ledger.uncharged_units)} units were sent and not charged in the last seven days.`);
+}
+
+function ofWebhooks(status, note) {
+  const webhooks = status.webhooks;
+  if (!webhooks?.failing_endpoints) return;
+  const [first] = webhooks.failing;
+  const named = first ? `: organisation ${first.organisation_id} ${first.origin} since ${span(first.waits_ms)}` : "";
+  const others = webhooks.failing_endpoints > 1 ? " and others" : "";
+  note("warn", `Webhooks fail at ${count(webhooks.failing_endpoints, "endpoint")}${named}${others}.`,
+    first ? `/console/webhooks?organisation=${first.organisation_id}` : null);
 }

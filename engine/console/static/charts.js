@@ -1,23 +1,27 @@
 // Charts of time: lines from zero, a scale of its own for each, a legend with the last values.
 
 import { h, say } from "./dom.js";
-import { clock } from "./format.js";
+import { clock, WHOLE_STEPS } from "./format.js";
 import { colour, onThemeChange } from "./theme.js";
 
 const HEIGHT = 150;
 const FONT = '11px system-ui, "Segoe UI", sans-serif';
+// Room for half of a time of the axis, pixels a character: one may stand at the very end.
+const HALF_CHARACTER = 3.5;
 
 /** A chart. `series`: [{label, tone, bars}], of which `tone` is the name of a colour of the style sheet. */
 export class TimeChart {
   /** `format(value)`: a value as text, for the axis and the legend; `times(s)`: a time, seconds since 1970.
    * `target`: a line across, null for none.
-   * `incrs`: how far times of the axis may be apart, seconds. */
-  constructor({ title, series, format, signal, target = null, times = (s) => clock(new Date(s * 1000)), height = HEIGHT, incrs = undefined }) {
+   * `incrs`: how far times of the axis may be apart, seconds; `steps`: how far values may be, so that `format` writes
+   * no two of them alike. */
+  constructor({ title, series, format, signal, target = null, times = (s) => clock(new Date(s * 1000)), height = HEIGHT, incrs = undefined, steps = WHOLE_STEPS }) {
     this._series = series;
     this._format = format;
     this._times = times;
     this._height = height;
     this._incrs = incrs;
+    this._steps = steps;
     this._place = h("div", { class: "plot", role: "img" });
     this._values = series.map(() => h("b", {}, "–"));
     this._title = title;
@@ -72,8 +76,9 @@ export class TimeChart {
       stroke: () => colour("--ink-soft"), font: FONT,
       grid: { stroke: () => colour("--line-soft"), width: 1 }, ticks: { show: false },
     };
+    const end = Math.max(8, Math.ceil(this._times(0).length * HALF_CHARACTER));
     this._plot = new uPlot({
-      width: this._place.clientWidth, height: this._height, padding: [8, 8, 0, 0],
+      width: this._place.clientWidth, height: this._height, padding: [8, end, 0, 0],
       legend: { show: false }, cursor: { drag: { x: false, y: false }, points: { size: 6 } },
       scales: {
         x: { time: false, range: (_, least, most) => this._span ?? [least, most] },
@@ -82,7 +87,7 @@ export class TimeChart {
       series: [{}, ...this._series.map((one) => lineOf(one))],
       axes: [
         { ...axis, size: 24, space: 80, incrs: this._incrs, values: (_, ticks) => ticks.map(this._times) },
-        { ...axis, size: 58, space: 24, values: (_, ticks) => ticks.map(this._format) },
+        { ...axis, size: 58, space: 24, incrs: this._steps, values: (_, ticks) => ticks.map(this._format) },
       ],
       hooks: {
         draw: [(plot) => this._drawTarget(plot)],

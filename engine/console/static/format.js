@@ -1,6 +1,8 @@
 // How numbers, lengths of time and times are written: as the command line writes them.
 
 export const UNKNOWN = "–";
+// One at which no line is broken.
+const BLANK = "\u00a0";
 const whole = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 0 });
 
 /** A whole number with commas. */
@@ -28,16 +30,30 @@ export function rate(perSecond) {
   return perSecond > 0 && perSecond < 10 ? perSecond.toFixed(1) : short(Math.round(perSecond));
 }
 
-/** A length of time, milliseconds, in a few characters. */
+/** A length of time, milliseconds, in a few characters; it is never broken between number and unit. */
 export function span(ms) {
   if (ms === null || ms === undefined) return UNKNOWN;
-  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 1000) return `${Math.round(ms)}${BLANK}ms`;
   const seconds = ms / 1000;
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
-  if (seconds < 120) return `${Math.round(seconds)} s`;
-  if (seconds < 7_200) return `${Math.round(seconds / 60)} min`;
-  if (seconds < 172_800) return `${Math.round(seconds / 3_600)} h`;
-  return `${Math.round(seconds / 86_400)} days`;
+  if (seconds < 10) return `${seconds.toFixed(1)}${BLANK}s`;
+  if (seconds < 120) return `${Math.round(seconds)}${BLANK}s`;
+  if (seconds < 7_200) return `${Math.round(seconds / 60)}${BLANK}min`;
+  if (seconds < 172_800) return `${Math.round(seconds / 3_600)}${BLANK}h`;
+  return `${Math.round(seconds / 86_400)}${BLANK}days`;
+}
+
+// How far values on an axis may be apart, so that no two are written alike: by `short`, `rate` and `span`.
+const HOUR_MS = 3_600_000;
+export const WHOLE_STEPS = steps(0, 15);
+export const RATE_STEPS = steps(-1, 9);
+export const SPAN_STEPS = [
+  ...steps(0, 3), 10_000, 20_000, 60_000, 120_000, 300_000, 600_000, ...[1, 2, 6, 24, 72, 240].map((hours) => hours * HOUR_MS),
+];
+
+/** 1, 2 and 5 times the powers of ten from 10^`least` to 10^`most`. */
+function steps(least, most) {
+  const powers = Array.from({ length: most - least + 1 }, (_, place) => least + place);
+  return powers.flatMap((power) => [1, 2, 5].map((one) => Number(`${one}e${power}`)));
 }
 
 /** A part of 1 as a percentage. */

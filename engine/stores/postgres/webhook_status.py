@@ -19,15 +19,16 @@ SELECT (SELECT count(*) FROM webhook_deliveries WHERE failed_at IS NULL),
      FROM generate_series(0, $1 - 1) AS of (shard), LATERAL (
         SELECT kept_at FROM webhook_deliveries d WHERE failed_at IS NULL AND d.shard = of.shard
         ORDER BY kept_at LIMIT 1) oldest)"""
-# From one origin to the next by the index, and of each the delivery that is due first.
-_FIRSTS = """
+# Of deliveries that have failed before and wait, by their own index: from one origin to the next, and of each
+# the one that was kept first. Where an endpoint takes nothing, most of what waits has never been tried.
+_FAILING = """
 WITH RECURSIVE t AS (
     (SELECT shard, organisation_id, origin, 1 AS number FROM webhook_deliveries
-     WHERE failed_at IS NULL ORDER BY shard, organisation_id, origin LIMIT 1)
+     WHERE failed_at IS NULL AND attempts > 0 ORDER BY shard, organisation_id, origin LIMIT 1)
     UNION ALL
     SELECT n.*, t.number + 1 FROM t, LATERAL (
         SELECT d.shard, d.organisation_id, d.origin FROM webhook_deliveries d
-        WHERE d.failed_at IS NULL
+        WHERE d.failed_at IS NULL AND d.attempts > 0
           AND (d.shard, d.organisation_id, d.origin) > (t.shard, t.organisation_id, t.origin)
         ORDER BY d.shard, d.organisation_id, d.origin LIMIT 1) n
     WHERE t.number < $1
@@ -36,10 +37,10 @@ SELECT t.organisation_id, t.origin, d.attempts, extract(epoch FROM now() - d.kep
     d.last_reason
 FROM t, LATERAL (
     SELECT attempts, kept_at, last_status, last_reason FROM webhook_deliveries d
-    WHERE d.failed_at IS NULL AND d.shard = t.shard AND d.organisation_id = t.organisation_id
-      AND d.origin = t.origin
-    ORDER BY due_at LIMIT 1) d
-WHERE d.attempts > 0 ORDER BY d.kept_at"""
+    WHERE d.failed_at IS NULL AND d.attempts > 0 AND d.shard = t.shard
+      AND d.organisation_id = t.organisation_id AND d.origin = t.origin
+    ORDER BY kept_at LIMIT 1) d
+ORDER BY d.kept_at"""
 
 
 class FailingEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +49,10 @@ class FailingEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     organisation_id: int
     # Scheme, host and port.
     origin: str
-    # Attempts of the delivery that is tried next, and since when it waits, milliseconds.
+    # Attempts of the delivery that waits longest of those that failed, and since when it waits, milliseconds.
     attempts: int
     waits_ms: int
-    # Of the last attempt: the HTTP status, null when there was no answer, and a word for what went wrong.
+    # Of its last attempt: the HTTP status, null when there was no answer, and a word for what went wrong.
     last_status: int | None
     last_reason: str
 
@@ -72,7 +73,7 @@ class WebhookStatus(msgspec.Struct, frozen=True, kw_only=True):
 async def webhook_status(connection: Any, shards: int) -> WebhookStatus:
     """The status, of all `shards`."""
     waiting, failed, oldest_s = await connection.fetchrow(_COUNTS, shards)
-    rows = await connection.fetch(_FIRSTS, _ORIGINS_MAX) if waiting else []
+    rows = await connection.fetch(_FAILING, _ORIGINS_MAX) if waiting else []
     return WebhookStatus(
         waiting=waiting,
         oldest_ms=int(oldest_s * 1000),

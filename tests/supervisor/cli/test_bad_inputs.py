@@ -162,6 +162,16 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
         (["org", "topup", "one", "5", "--reference", "r", *ADMIN], "ID must be a whole number."),
         (["org", "topup", "1", "5", *ADMIN], "Missing option '--reference'"),
         (["org", "topup", "1", "-5", "--reference", "r", *ADMIN], "must not be below 0, as -5 is."),
+        (["org", "topup", "1", "-50", "--reference", "r", *ADMIN], "must not be below 0, as -50 is."),
+        (["price", "set", "+98", *ADMIN], "'+98' must be PREFIX=UNITS with a whole number, such as +98=2."),
+        (
+            ["send", "--file", "good.csv", "--refused", "./good.csv", *ENGINE],
+            "--refused must name another file than --file, not good.csv.",
+        ),
+        (
+            ["send", "--file", "good.csv", "--refused", "new.jsonl", "--accepted", "./new.jsonl", *ENGINE],
+            "--accepted must name another file than --refused, not new.jsonl.",
+        ),
         (["queue", "scale", "express", "-1", *ADMIN], "A number here must not be below 0, as -1 is."),
         (["org", "list", *ADMIN], "cannot be reached: nothing listens there."),
         (["check", "--config", "none.toml"], "The configuration none.toml cannot be read"),
@@ -178,6 +188,9 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
         (["up", "--demo", "--listen", "127.0.0.1:99999"], "--listen must be HOST:PORT"),
         (["simulator", "--latency-ms", "-1"], "--latency-ms"),
         (["simulator", "--no-such"], "--no-such"),
+        (["simulator", "--seed", "x"], "smsengine: --seed must be a whole number."),
+        (["simulator", "--latency-ms", "x"], "smsengine: --latency-ms must be a number."),
+        (["simulator", "--throughput", "0"], "at most 1000000000 a second; without it: no bound."),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from supervisor import cli
+from supervisor.cli import opt_out
 from supervisor.cli.opt_out import _in_file
 
 ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
@@ -62,3 +65,41 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
     lines = printed.err.splitlines()
     assert len(lines) == len(sentences)
     assert all(sentence in line for sentence, line in zip(sentences, lines, strict=True)), lines
+
+
+class SecondTimeAway(BaseHTTPRequestHandler):
+    """Takes one call, and says of all others that a store is away."""
+
+    protocol_version = "HTTP/1.1"
+    calls = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        SecondTimeAway.calls += 1
+        is_first = SecondTimeAway.calls == 1
+        body = b'{"added": 2}' if is_first else b'{"code": "unavailable", "detail": "PostgreSQL is away."}'
+        self.send_response(200 if is_first else 503)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def test_an_import_that_broke_off_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(opt_out, "_BATCH", 2)
+    (tmp_path / "five.csv").write_text("".join(f"+49151123456{n}\n" for n in range(70, 75)))
+    with ThreadingHTTPServer(("127.0.0.1", 0), SecondTimeAway) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert cli.run(["opt-out", "import", "7", "five.csv", "--url", url, "--admin-key", "k"]) == 2
+        server.shutdown()
+        thread.join()
+    assert capsys.readouterr().err == (
+        "smsengine: PostgreSQL is away; the first 2 of 5 numbers are opted out, and the same command adds the"
+        " rest.\n"
+    )

@@ -22,6 +22,7 @@ import pytest
 
 from engine.errors import Refusal, Unavailable
 from engine.records import MessageDraft
+from supervisor import cli
 from supervisor.cli import sending
 from supervisor.cli.client import Client
 from supervisor.cli.message_file import Line
@@ -135,6 +136,19 @@ def test_too_large_a_batch_is_halved(engine: Engine) -> None:
     assert set(engine.accepted.values()) == {1}
 
 
+def test_a_message_that_is_too_large_by_itself_is_refused_alone(engine: Engine) -> None:
+    def without_the_fifth(engine: Engine, request: Any, body: dict[str, Any]) -> bool:
+        if any(message["to"] == "+5" for message in body["messages"]):
+            request.answer(413, b'{"code":"body_too_large","detail":"Too large."}')
+            return True
+        return False
+
+    engine.fault = without_the_fifth
+    refused = {o.line.number: (o.code, o.detail) for o in run(sender(engine), lines(20)) if o.code}
+    assert refused == {5: ("body_too_large", "Too large.")}
+    assert engine.accepted == Counter({f"+{n}": 1 for n in range(1, 21) if n != 5})
+
+
 def test_repeating_a_run_with_its_key_accepts_nothing_again(engine: Engine) -> None:
     first = sender(engine).run(lines(60))
     next(first)
@@ -212,7 +226,7 @@ def test_ctrl_c_ends_in_good_order_and_says_how_to_go_on(engine: Engine, tmp_pat
         out, err = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "Traceback" not in err
     accepted = len(engine.accepted)
     assert 30 <= accepted < 2000
@@ -224,3 +238,14 @@ def test_ctrl_c_ends_in_good_order_and_says_how_to_go_on(engine: Engine, tmp_pat
     again = subprocess.run([*argv, "--run-key", key], cwd=root, capture_output=True, text=True, check=True)
     assert again.stdout.startswith("2,000 accepted, 0 refused")
     assert engine.accepted == Counter({f"+{n}": 1 for n in range(1, 2001)})
+
+
+def test_a_run_that_sent_nothing_has_no_key_to_go_on_with(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "headless.csv"
+    file.write_text("+989121234567,Hello\n")
+    assert cli.run(["send", "--file", str(file), "--url", engine.url, "--api-key", "k"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.endswith("smart_encoding); nothing was sent.\n")
+    assert engine.accepted == Counter()

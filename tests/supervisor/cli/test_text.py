@@ -70,6 +70,11 @@ def test_what_the_api_says_of_a_field_is_said_of_the_option_that_was_given() -> 
     assert command_sentence(zone, ["report"], {}) == zone
     grouped = "`group_by` must be some of status, queue, with commas between."
     assert command_sentence(grouped, ["report", "--by", "x"], {}).startswith("--by must be some of")
+    last = "The node a cannot be drained; use `force` to do it nevertheless."
+    assert command_sentence(last, ["node", "drain"], {"force": "--force"}) == (
+        "The node a cannot be drained; use --force to do it nevertheless."
+    )
+    assert command_sentence(last, ["node", "drain"], {}) == last
     back = "`rate_max` must be from 0.1 to 1000 messages a second, or null: no limit."
     assert command_sentence(back, ["--rate-max", "0/s"], {}) == (
         "--rate-max must be from 0.1 to 1000 messages a second, or none."

@@ -3,7 +3,7 @@
 import { empty, loading, section } from "../blocks.js";
 import { TimeChart } from "../charts.js";
 import { add, fill, h, say } from "../dom.js";
-import { clock, count, json, number, rate, short, span } from "../format.js";
+import { clock, count, json, number, rate, RATE_STEPS, short, span, SPAN_STEPS } from "../format.js";
 import { attention } from "../attention.js";
 import { providerTable } from "../provider_table.js";
 
@@ -80,11 +80,11 @@ function factLine(names) {
 function queuePart(queue, signal) {
   const line = factLine(["Accepted", "Sent", "Waiting", "In hand", "Due", "Dead letters", "Oldest", "p50", "p99", "Target"]);
   const throughput = new TimeChart({
-    title: "Throughput, messages a second", signal, format: rate, times: minute, incrs: [60, 120],
+    title: "Throughput, messages a second", signal, format: rate, times: minute, incrs: [60, 120], steps: RATE_STEPS,
     series: [{ label: "accepted", tone: "series-1" }, { label: "sent", tone: "series-2" }],
   });
   const latency = new TimeChart({
-    title: "From acceptance to a provider", signal, format: span, times: minute, incrs: [60, 120],
+    title: "From acceptance to a provider", signal, format: span, times: minute, incrs: [60, 120], steps: SPAN_STEPS,
     series: [{ label: "p50", tone: "series-1" }, { label: "p99", tone: "series-2" }],
   });
   const title = queue === "express" ? "Express queue" : "Normal queue";

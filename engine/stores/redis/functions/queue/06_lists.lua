@@ -262,7 +262,33 @@ local function append_new(line, order)
   call_with('HSET', line.wait, fields)
 end
 
--- The first chunk of a list that has messages. One that `sift` has emptied is not there.
+-- Take messages out of a chunk of a list, wherever they stand in it, and write what is left. `n`: the number of the
+-- chunk, which is the field `name`; `records`: what is there; `is_taken(payload, record)` is asked for each message.
+local function take_from_chunk(line, list, n, name, records, is_taken)
+  local at, rest, before = n == list.first and list.taken + 1 or 1, {}, list.messages
+  while at <= #records do
+    local segments, size, from = struct_unpack('>HI4', records, at)
+    local behind = from + size
+    local record = sub(records, at, behind - 1)
+    if is_taken(sub(records, from, behind - 1), record) then
+      count_waiting(line, list, -1, -segments)
+    else
+      rest[#rest + 1] = record
+    end
+    at = behind
+  end
+  if list.messages == before then return end
+  rest = concat(rest)
+  if rest == '' then call('HDEL', line.wait, name) else call('HSET', line.wait, name, rest) end
+  if n == list.first then list.taken = 0 end
+  -- Nothing is appended to a chunk that is gone.
+  if n == list.last then list.tail = rest == '' and CHUNK or #rest end
+  if list.messages == 0 and not list.paused and not list.way then
+    list.start = tonumber(call('ZSCORE', line.turns, list.organisation))
+  end
+end
+
+-- The first chunk of a list that has messages. One that `take_from_chunk` has emptied is not there.
 local function first_chunk(wait, list)
   local chunk = call('HGET', wait, chunk_name(list, list.first))
   while not chunk do

@@ -87,32 +87,9 @@ local function cancel_waiting(line, list, wanted, near, chunk, count)
   local to, names = min(from + count - 1, list.last), {}
   for n = from, to do names[#names + 1] = chunk_name(list, n) end
   for i, records in ipairs(values_of(line.wait, names)) do
-    local n = from + i - 1
-    local at, rest, before = n == list.first and list.taken + 1 or 1, {}, #wanted.canceled
     if records and string.find(records, wanted.needle, 1, true) then
-      while at <= #records do
-        local segments, size, start = struct_unpack('>HI4', records, at)
-        if wanted.take(sub(records, start, start + size - 1)) then
-          count_waiting(line, list, -1, -segments)
-        else
-          rest[#rest + 1] = sub(records, at, start + size - 1)
-        end
-        at = start + size
-      end
+      take_from_chunk(line, list, from + i - 1, names[i], records, wanted.take)
     end
-    if #wanted.canceled > before then
-      rest = concat(rest)
-      if rest == '' then
-        call('HDEL', line.wait, names[i])
-      else
-        call('HSET', line.wait, names[i], rest)
-      end
-      if n == list.first then list.taken = 0 end
-      if n == list.last then list.tail = rest == '' and CHUNK or #rest end
-    end
-  end
-  if list.messages == 0 and not list.paused and not list.way then
-    list.start = tonumber(call('ZSCORE', line.turns, list.organisation))
   end
   return list.first, list.last, from, to
 end

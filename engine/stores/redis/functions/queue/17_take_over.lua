@@ -90,31 +90,14 @@ local function sift(keys, args)
     local organisation, number, n = match(field, '^(%d+)@?(%d*):(%d+)$')
     local way = organisation and ways.numbered(line, number)
     if organisation and not seen[field] and (way or number == '') then
-      seen[field], n = true, tonumber(n)
-      local list, rest = way and ways.list(line, way, organisation) or list_of(line, organisation), {}
-      local at, before = n == list.first and list.taken + 1 or 1, #over
-      while at <= #chunk do
-        local segments, size, from = struct_unpack('>HI4', chunk, at)
-        local payload = sub(chunk, from, from + size - 1)
+      seen[field] = true
+      local list = way and ways.list(line, way, organisation) or list_of(line, organisation)
+      take_from_chunk(line, list, tonumber(n), field, chunk, function(payload, record)
         local readable, message = pcall(cmsgpack.unpack, payload)
-        if readable and message[10] <= now_us then
-          over[#over + 1] = sub(chunk, at, from + size - 1)
-          count_waiting(line, list, -1, -segments)
-        else
-          rest[#rest + 1] = sub(chunk, at, from + size - 1)
-        end
-        at = from + size
-      end
-      if #over > before then
-        rest = concat(rest)
-        if rest == '' then call('HDEL', line.wait, field) else call('HSET', line.wait, field, rest) end
-        if n == list.first then list.taken = 0 end
-        -- Nothing is appended to a chunk that is gone.
-        if n == list.last then list.tail = rest == '' and CHUNK or #rest end
-        if list.messages == 0 and not list.paused and not way then
-          list.start = tonumber(call('ZSCORE', line.turns, organisation))
-        end
-      end
+        local is_over = readable and message[10] <= now_us
+        if is_over then over[#over + 1] = record end
+        return is_over
+      end)
     end
   end
   table.sort(over)
