@@ -84,11 +84,15 @@ class QueueReader(Protocol):
     reads_aside: bool
     # When the first message is due that the last `promote` has left, microseconds since 1970; None: none was.
     next_due_us: int | None
-    # Whether more waits than the last read gave, as far as is known.
-    more: bool
-    # How long the read took whose messages `read` gave last, seconds; None: it waited for messages, or for
-    # those that come where nobody waits.
-    took_s: float | None
+
+    @property
+    def more(self) -> bool:
+        """Whether more waits than the last read gave, as far as is known."""
+
+    @property
+    def took_s(self) -> float | None:
+        """How long the read took whose messages `read` gave last, seconds; None: it waited for messages, or for
+        those that come where nobody waits."""
 
     @property
     def queue(self) -> Queue:

@@ -23,7 +23,7 @@ from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, T
 
 from engine.errors import ConfigError
 from supervisor.cli import options
-from supervisor.cli.output import Output
+from supervisor.output import Output
 from supervisor.cli.times import time_of, whole
 
 # The wait for the first part, while others have their turn, and for each further one, seconds.

@@ -14,7 +14,7 @@ import typer
 
 from supervisor.cli.client import Client
 from supervisor.cli.locate import Whereabouts
-from supervisor.cli.output import print_exactly
+from supervisor.output import print_exactly
 from supervisor.cli.text import flowing
 from supervisor.datadir import DEFAULT
 

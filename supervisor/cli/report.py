@@ -14,7 +14,7 @@ from rich.console import Console
 
 from engine.activity.reports import Quantiles, Report, ReportRow
 from supervisor.cli import options, show
-from supervisor.cli.output import exact_output
+from supervisor.output import exact_output
 from supervisor.cli.times import time_of, whole
 
 _PATH = "/v1/admin/reports/summary"

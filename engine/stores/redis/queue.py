@@ -18,7 +18,7 @@ A message that this version cannot read is no dead letter: a newer one may have 
 the due set, is tried again every UNREAD_S by whoever reads it, and is logged each time.
 
 One command to one Redis reads all shards, and one asks where there is something to sweep. A Redis Cluster
-would need one link and one command for each node, in `_read_streams` and `_all`.
+would need one link and one command for each node, in `reads.py` and `_all`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from engine.clocks.store_clock import wall_us
 from engine.delivery.sent import SentEntries
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
-from engine.redis_keys import queue_key
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis import settle_wire
 from engine.stores.redis.backlog import Backlog
@@ -44,8 +43,8 @@ from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.put_off import PutOffEntries
+from engine.stores.redis.reads import Answer, ReadLinks, Reads
 from engine.stores.redis.replicas import Copies
-from engine.stores.redis.under_way import ReadUnderWay
 from engine.stores.redis.unread import UnreadEntries
 from engine.stores.redis.wire import ReplyError
 
@@ -57,10 +56,6 @@ UNREAD_S = 30.0
 MARK = 128
 # A mark that no stream reaches, so that nothing goes to a list.
 _NO_LISTS = 1 << 30
-# A read of shards where nobody waits, beside the reading of a backlog: how long it waits for a message,
-# milliseconds, how soon after its answer there may be another, seconds, and how long a read of the others
-# waits when they have no backlog any more, milliseconds.
-_ASIDE_MS, _ASIDE_APART_S, _APART_MS = 200, 0.005, 10
 # How often a shard is asked in one search for what dead workers left, as long as it has more.
 _CLAIMS = 4
 
@@ -92,7 +87,6 @@ class QueueStreams:
         joining, and with each heartbeat. `accepted_on`: on how many machines a message must be to be sent.
         """
         self._commands = commands
-        self._reading = reading
         self.queue: Queue = queue
         self._shards = range(shards)
         self._name = worker_name
@@ -100,7 +94,6 @@ class QueueStreams:
         self._log = log
         self._pulse = pulse
         self._now_us = wall_us if pulse is None else pulse.clock.now_us
-        self._shard_of_key = {queue_key(shard, queue): shard for shard in self._shards}
         self._hand = HeldEntries(shards)
         self._copies = Copies(
             reading, worker_name, accepted_on, timeout_s=timeout_s, now_us=self._now_us, log=log
@@ -108,21 +101,27 @@ class QueueStreams:
         self._room = partial(_room, self)
         self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._room)
         # See the port.
-        self.ready_max, self.reads_aside, self.more = MARK, False, False
+        self.ready_max, self.reads_aside = MARK, False
         self.next_due_us: int | None = None
         self._bundle = 1.0  # How many messages an entry had, on average, in the last read that gave any.
         self._backlog = Backlog()
         self.put_off = PutOffEntries(queue, self._all, self._room, self._backlog.note, pulse)
-        self._busy: list[int] = []  # Shards whose streams gave as many entries as they were asked for last.
-        # The read of what has a backlog, or of all, and one of shards where nobody waits, which is begun no
-        # earlier than at a time, seconds of the loop.
-        self._main, self._aside = ReadUnderWay(), ReadUnderWay()
-        self._beside, self._aside_after_s = beside, 0.0
-        self.took_s: float | None = None  # See the port.
-        self._main_s: float | None = None  # How long the main read took that was answered last.
-        self._waits = False  # Whether the main read waits for messages.
-        self._gave: dict[int, int] = {}  # Entries that the last answer gave, by shard.
+        self._reads = Reads(
+            ReadLinks(commands, reading, beside), self._backlog, self._shards, queue, worker_name,
+            timeout_s=timeout_s, refill=lambda shard: wire.refill(queue, shard, self._room(shard)),
+            mended=self._mended,
+        )  # fmt: skip
         self._lost = False  # Whether there may be pending entries of ours that are not in hand.
+
+    @property
+    def more(self) -> bool:
+        """See the port."""
+        return self._reads.more
+
+    @property
+    def took_s(self) -> float | None:
+        """See the port."""
+        return self._reads.took_s
 
     async def join(self) -> None:
         """Make the consumer groups and register this worker.
@@ -154,138 +153,38 @@ class QueueStreams:
         answer was lost.
         """
         try:
-            if self._lost and not self._main and not self._aside:
+            if self._lost and not self._reads:
                 self._lost = False
                 if found := await self._receive(await self._claim_own(0, count, self._shards)):
                     return found
-            return await self._first(math.ceil(count / self._bundle), block_ms)
-        except Unavailable:
+            aside = self.reads_aside and not self._lost
+            entries = math.ceil(count / self._bundle)
+            return await self._received(
+                await self._reads.first(entries, block_ms, self.ready_max, aside=aside)
+            )
+        except (Unavailable, asyncio.CancelledError):
             self._lost = True
-            raise
-        except asyncio.CancelledError:
-            self._lost = True
-            self._main.cancel()
-            self._aside.cancel()
             raise
 
     async def rest(self) -> list[Entry]:
         """What reads that are still under way give; see the port. What is lost of it stays pending."""
         found: list[Entry] = []
-        while tasks := [*self._aside.tasks, *self._main.tasks]:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        while self._reads:
             try:
-                found += await self._answer()
+                found += await self._received(await self._reads.answer())
             except Unavailable:
                 self._lost = True
         return found
 
-    async def _first(self, entries: int, block_ms: int) -> list[Entry]:
-        """What the first read gives that is answered. Others go on until the next call."""
-        self._read_aside(entries)
-        if not self._main:
-            self._main.begin((), self._read_streams(entries, block_ms))
-        await asyncio.wait([*self._aside.tasks, *self._main.tasks], return_when=asyncio.FIRST_COMPLETED)
-        return await self._answer()
-
-    async def _answer(self) -> list[Entry]:
-        """The messages of one read that is answered, first of that of shards where nobody waited."""
-        self.took_s = None
-        found: list[Entry] = []
-        if self._aside.answered:
-            self._aside_after_s = asyncio.get_running_loop().time() + _ASIDE_APART_S
-            found = await self._taken(self._aside)
-        # What is in hand has to be given now, also where the other read has failed.
-        if not found and self._main.answered:
-            self.took_s = self._main_s
-            found = await self._taken(self._main)
-            self._backlog.gave(self._gave, found)
-            self._bundle = max(1.0, len(found) / sum(self._gave.values())) if found else self._bundle
-        self.more = bool((self._main and not self._waits) or self._busy or self._backlog)
-        return found
-
-    async def _taken(self, read: ReadUnderWay) -> list[Entry]:
+    async def _received(self, answer: Answer) -> list[Entry]:
         """Take in hand what a read has given."""
-        streams = read.take()
-        self._lost = self._lost or streams is None
-        self._gave = {self._shard_of_key[key]: len(raw) for key, raw in streams or ()}
-        return await self._receive(
-            (self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams or ()
-        )
-
-    def _read_aside(self, entries: int) -> None:
-        """Beside the reading of a backlog, begin a read that waits for what comes where nobody waits.
-
-        It has a connection of its own, so what comes is given at once, and not with the next part of the
-        backlog. While a lost answer is to be looked for there is none, and after an answer none for a moment:
-        then the other read asks these shards too.
-        """
-        if self._main:
-            # What it asks is known once it has begun.
-            backlog = bool(self._main.shards) and not self._waits
-        else:
-            backlog = bool(self._busy or self._backlog)
-        if self._beside is None or not (self.reads_aside and backlog) or self._aside or self._lost:
-            return
-        if asyncio.get_running_loop().time() < self._aside_after_s:
-            return
-        asked = {*self._main.shards, *self._busy}
-        if shards := [shard for shard in self._backlog.calm(self._shards) if shard not in asked]:
-            share = max(1, entries // (4 * len(self._shards)))
-            self._aside.begin(shards, self._read_calm(self._beside, shards, share))
-
-    async def _read_calm(self, link: RedisLink, shards: Sequence[int], share: int) -> list[Any]:
-        """As [[key, entries] …]: up to `share` entries of each, as soon as there is one."""
-        (reply,) = await link.batch(
-            [wire.read(self.queue, self._name, shards, share, _ASIDE_MS)],
-            timeout_s=self._timeout_s + _ASIDE_MS / 1000,
-        )
-        if isinstance(reply, ReplyError):
-            raise await self._mended(reply)
-        return list(reply or ())
-
-    async def _read_streams(self, entries: int, block_ms: int) -> list[Any]:
-        """About so many, as [[key, entries] …]: at once from streams that have more, else blocking on all.
-
-        Streams that have a backlog behind them are filled up first, unless a settlement has filled them since
-        the last read. When nothing was there to be read all the same, the next read fills these too, or
-        blocks, and whoever makes room fills them.
-
-        A read that does not wait goes by the connection of the settlements, in one write with some of them.
-        Shards that a read beside it asks are left to that.
-        """
-        loop = asyncio.get_running_loop()
-        while True:
-            backlog, empty = self._backlog.take()
-            apart = self._aside.shards
-            shards = [shard for shard in self._shards if shard not in apart]
-            self._main.shards = frozenset(shards)
-            busy = [shard for shard in shards if shard in backlog or shard in self._busy]
-            asked = self._backlog.shares(shards, busy, backlog, entries)
-            # What is read apart may be the only thing that is left, and then this one shall ask for all soon.
-            block = None if busy else min(block_ms, _APART_MS) if apart else block_ms
-            self._busy = self._backlog.waited()
-            self._waits = block is not None
-            link = self._reading if self._waits else self._commands
-            began_s = loop.time()
-            replies = await link.batch(
-                [wire.refill(self.queue, shard, self._room(shard)) for shard in empty]
-                + [wire.read(self.queue, self._name, some, share, block) for some, share in asked],
-                timeout_s=self._timeout_s + (block or 0) / 1000,
-            )
-            self._main_s = None if self._waits else loop.time() - began_s
-            streams: list[Any] = []
-            for (_, share), reply in zip(asked, replies[len(empty) :], strict=True):
-                if isinstance(reply, ReplyError):
-                    raise await self._mended(reply)
-                for key, raw in reply or ():
-                    streams.append((key, raw))
-                    if len(raw) >= share:
-                        self._busy.append(self._shard_of_key[key])
-            self._backlog.keep({shard: backlog[shard] for shard in backlog if shard not in empty})
-            if streams:
-                self._backlog.note(empty, replies[: len(empty)])
-            if streams or self._waits:
-                return streams
+        self._lost = self._lost or answer.lost
+        found = await self._receive((shard, wire.fields_of(raw)) for shard, raw in answer.entries)
+        if answer.of_all:
+            gave = {shard: len(raw) for shard, raw in answer.entries}
+            self._backlog.gave(gave, found)
+            self._bundle = max(1.0, len(found) / sum(gave.values())) if found else self._bundle
+        return found
 
     async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
         """Settle messages, in one command for each shard; how many counted.

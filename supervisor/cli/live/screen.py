@@ -25,7 +25,7 @@ from rich.live import Live
 from engine.errors import EngineError
 from supervisor.cli.answers import Status
 from supervisor.cli.live.frame import frame
-from supervisor.cli.output import exact_output
+from supervisor.output import exact_output
 
 # Ctrl-C comes as a signal, but for a terminal whose owner has turned that off.
 _QUIT = {"q", "Q", "\x03", "\x04"}

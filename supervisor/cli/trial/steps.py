@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from supervisor.cli.output import print_exactly
+from supervisor.output import print_exactly
 
 StepKind = Literal[
     "plan", "connected", "failed", "closed", "sent", "received", "understood", "receipt", "problem", "result"

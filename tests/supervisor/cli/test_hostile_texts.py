@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from supervisor.cli import show
-from supervisor.cli.output import print_exactly, surviving_output, visible
+from supervisor.output import print_exactly, surviving_output, visible
 
 # Into the clipboard, another title, up a line and erased, an 8-bit CSI, a bell, a text turned around.
 HOSTILE = (
@@ -59,7 +59,7 @@ def test_what_a_program_reads_is_to_the_letter() -> None:
 _ON_A_TERMINAL = """
 from rich.console import Console
 from rich.text import Text
-from supervisor.cli.output import surviving_output
+from supervisor.output import surviving_output
 with surviving_output():
     Console(markup=False).print(Text("styled " + {hostile!r}, style="bold"))
     print({hostile!r})

@@ -1,0 +1,195 @@
+"""The reads of one worker of a queue's streams that are under way: one of what has a backlog, or of all shards,
+and beside the reading of a backlog one that waits for what comes where nobody waits.
+
+A shard is asked by one read at a time. So what is given of it arrives in order, although each read has a
+connection of its own. An answer may come while nobody asks for it. After a moment it counts as lost, because
+whoever takes it counts from then how long it has had it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from engine.records import Queue
+from engine.redis_keys import queue_key
+from engine.stores.redis import queue_wire as wire
+from engine.stores.redis.backlog import Backlog
+from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.under_way import ReadUnderWay
+from engine.stores.redis.wire import ReplyError
+
+# A read of shards where nobody waits, beside the reading of a backlog: how long it waits for a message,
+# milliseconds, how soon after its answer there may be another, seconds, and how long a read of the others
+# waits when they have no backlog any more, milliseconds.
+_ASIDE_MS, _ASIDE_APART_S, _APART_MS = 200, 0.005, 10
+
+
+class ReadLinks(NamedTuple):
+    """The connections of the reads."""
+
+    # Reads that do not wait, beside other commands.
+    commands: RedisLink
+    # A read that waits for messages of any shard.
+    reading: RedisLink
+    # A read that waits for messages beside another read; None: there is none.
+    beside: RedisLink | None
+
+
+class Answer(NamedTuple):
+    """What a read gave."""
+
+    # Of each shard that gave any, its entries as they came.
+    entries: Sequence[tuple[int, Any]]
+    # Whether it asked what has a backlog, or all, and not only where nobody waits.
+    of_all: bool
+    # Whether it came too long ago, so that what it gave is to be looked for.
+    lost: bool
+
+
+class Reads:
+    """The reads of one worker. Every call raises Unavailable: then the answer of one read is lost."""
+
+    def __init__(
+        self,
+        links: ReadLinks,
+        backlog: Backlog,
+        shards: Sequence[int],
+        queue: Queue,
+        worker_name: str,
+        *,
+        timeout_s: float,
+        refill: Callable[[int], Command],
+        mended: Callable[[ReplyError], Awaitable[Exception]],
+    ) -> None:
+        """`timeout_s`: how long an answer may take beyond what it waits for messages, seconds. `refill`: the
+        command that fills the stream of a shard. `mended`: what to raise for a refusal, whose cause it has
+        tried to remove."""
+        self._links = links
+        self._backlog = backlog
+        self._shards = shards
+        self._queue: Queue = queue
+        self._name = worker_name
+        self._timeout_s = timeout_s
+        self._refill = refill
+        self._mended = mended
+        self._shard_of_key = {queue_key(shard, queue): shard for shard in shards}
+        self._main, self._aside = ReadUnderWay(), ReadUnderWay()
+        # No read beside the other is begun before that, seconds of the loop.
+        self._aside_after_s = 0.0
+        # Shards whose streams gave as many entries as they were asked for last.
+        self._busy: list[int] = []
+        # Whether the main read waits for messages; and how long the last took that was answered, if it did not.
+        self._waits = False
+        self._main_s: float | None = None
+        # See `engine.delivery.ports.QueueReader`.
+        self.took_s: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether any is under way."""
+        return bool(self._main or self._aside)
+
+    @property
+    def more(self) -> bool:
+        """Whether more waits than was given, as far as is known."""
+        return bool((self._main and not self._waits) or self._busy or self._backlog)
+
+    async def first(self, entries: int, block_ms: int, ready_max: int, *, aside: bool) -> Answer:
+        """The first answer. A read of about so many entries is begun when there is none, which waits up to
+        `block_ms` for the first, and one beside it with `aside`. `ready_max`: as of `Backlog.shares`.
+
+        Canceled: the answers of all are lost.
+        """
+        if aside:
+            self._read_aside(entries)
+        if not self._main:
+            self._main.begin((), self._read(entries, block_ms, ready_max))
+        try:
+            return await self.answer()
+        except asyncio.CancelledError:
+            self._main.cancel()
+            self._aside.cancel()
+            raise
+
+    async def answer(self) -> Answer:
+        """The first answer of the reads that are under way, one at least; the others go on."""
+        await asyncio.wait([*self._aside.tasks, *self._main.tasks], return_when=asyncio.FIRST_COMPLETED)
+        self.took_s = None
+        # What comes where nobody waits is sent first.
+        if of_all := not self._aside.answered:
+            self.took_s = self._main_s
+        else:
+            self._aside_after_s = asyncio.get_running_loop().time() + _ASIDE_APART_S
+        streams = (self._main if of_all else self._aside).take()
+        entries = [(self._shard_of_key[key], raw) for key, raw in streams or ()]
+        return Answer(entries, of_all, lost=streams is None)
+
+    def _read_aside(self, entries: int) -> None:
+        """While a backlog is read, begin a read that waits for what comes where nobody waits.
+
+        What comes is given at once, and not with the next part of the backlog. After its answer there is none
+        for a moment, and the other read asks these shards too.
+        """
+        # What the other asks is known once it has begun.
+        backlog = self.more and bool(self._main.shards or not self._main)
+        link, now_s = self._links.beside, asyncio.get_running_loop().time()
+        if link is None or not backlog or self._aside or now_s < self._aside_after_s:
+            return
+        asked = {*self._main.shards, *self._busy}
+        if shards := [shard for shard in self._backlog.calm(self._shards) if shard not in asked]:
+            share = max(1, entries // (4 * len(self._shards)))
+            self._aside.begin(shards, self._read_calm(link, shards, share))
+
+    async def _read_calm(self, link: RedisLink, shards: Sequence[int], share: int) -> list[Any]:
+        """As [[key, entries] …]: up to `share` entries of each, as soon as there is one."""
+        (reply,) = await link.batch(
+            [wire.read(self._queue, self._name, shards, share, _ASIDE_MS)],
+            timeout_s=self._timeout_s + _ASIDE_MS / 1000,
+        )
+        if isinstance(reply, ReplyError):
+            raise await self._mended(reply)
+        return list(reply or ())
+
+    async def _read(self, entries: int, block_ms: int, ready_max: int) -> list[Any]:
+        """About so many, as [[key, entries] …]: at once from streams that have more, else blocking on all.
+
+        Streams that have a backlog behind them are filled up first, unless a settlement has filled them since
+        the last read. When nothing was there to be read all the same, the next read fills these too, or
+        blocks, and whoever makes room fills them.
+
+        A read that does not wait goes by the connection of the settlements, in one write with some of them.
+        Shards that a read beside it asks are left to that.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            backlog, empty = self._backlog.take()
+            apart = self._aside.shards
+            shards = [shard for shard in self._shards if shard not in apart]
+            self._main.shards = frozenset(shards)
+            busy = [shard for shard in shards if shard in backlog or shard in self._busy]
+            asked = self._backlog.shares(shards, busy, backlog, entries, ready_max)
+            # What is read apart may be the only thing that is left, and then this one shall ask for all soon.
+            block = None if busy else min(block_ms, _APART_MS) if apart else block_ms
+            self._busy, self._waits = self._backlog.waited(), block is not None
+            link = self._links.reading if self._waits else self._links.commands
+            began_s = loop.time()
+            replies = await link.batch(
+                [self._refill(shard) for shard in empty]
+                + [wire.read(self._queue, self._name, some, share, block) for some, share in asked],
+                timeout_s=self._timeout_s + (block or 0) / 1000,
+            )
+            self._main_s = None if self._waits else loop.time() - began_s
+            streams: list[Any] = []
+            for (_, share), reply in zip(asked, replies[len(empty) :], strict=True):
+                if isinstance(reply, ReplyError):
+                    raise await self._mended(reply)
+                for key, raw in reply or ():
+                    streams.append((key, raw))
+                    if len(raw) >= share:
+                        self._busy.append(self._shard_of_key[key])
+            self._backlog.keep({shard: backlog[shard] for shard in backlog if shard not in empty})
+            if streams:
+                self._backlog.note(empty, replies[: len(empty)])
+            if streams or self._waits:
+                return streams
