@@ -78,6 +78,9 @@ class QueueReader(Protocol):
     # So many messages shall lie ready to be read, all shards together. What waits behind them is still in its
     # organisation's turn. Whoever reads may set it.
     ready_max: int
+    # So many messages are sent in 20 ms, all shards together; turns are measured by that. Whoever reads may
+    # set it.
+    moment: int
     # When the first message is due that the last `promote` has left, microseconds since 1970; None: none was.
     next_due_us: int | None
     # Whether more waits than the last read gave, as far as is known.

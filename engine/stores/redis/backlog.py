@@ -72,27 +72,31 @@ class Backlog:
                 self._weights.pop(shard, None)
                 self._known.pop(shard, None)
 
+    def part_of(self, shard: int, messages: int) -> int:
+        """The part of `messages` of the queue that is for `shard`, rounded up so that it seldom changes.
+
+        Shards that have a backlog are read by the weight that waits in each, so it is divided alike. Another
+        has its part as if it were one of them.
+        """
+        known = self._known
+        of = known.get(shard)
+        if not known or (of is not None and len(known) == 1):
+            return messages
+        part = messages / (len(known) + 1) if of is None else messages * of / sum(known.values())
+        # To three binary digits.
+        digit = 1 << max(0, math.ceil(math.log2(part)) - 3)
+        return digit * math.ceil(part / digit)
+
     def ready_of(self, shard: int, ready_max: int) -> int:
         """How many of `ready_max` messages shall lie ready in the stream of `shard`.
 
-        Shards that have a backlog are read by the weight that waits in each, so it is divided alike. Another
-        has its part as if it were one of them. Where small parts of many would make small bundles, they are
-        larger.
+        No less than its part, because shards are read no faster than the one that has the least ready for its
+        weight. Where small parts of many would make small bundles, they are larger.
         """
-        known = self._known
-        if not known:
-            return ready_max
-        of = known.get(shard)
-        if of is not None and len(known) == 1:
-            return ready_max
-        part = ready_max / (len(known) + 1) if of is None else ready_max * of / sum(known.values())
-        # Rounded up to three binary digits, so that it seldom changes. Shards are read no faster than the one
-        # that has the least ready for its weight.
-        digit = 1 << max(0, math.ceil(math.log2(part)) - 3)
-        least = digit * math.ceil(part / digit)
-        if part <= _PART_MIN:
-            return least
-        return max(least, 1 << round(math.log2(min(_PART, _LARGER * part))))
+        part = self.part_of(shard, ready_max)
+        if part == ready_max or part <= _PART_MIN:
+            return part
+        return max(part, 1 << round(math.log2(min(_PART, _LARGER * part))))
 
     def keep(self, weights: Mapping[int, int]) -> None:
         """Note what weight was said to wait in these shards, unless Redis has spoken of them since."""

@@ -100,7 +100,7 @@ class QueueStreams:
         self._room = partial(_room, self)
         self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._room)
         # See the port.
-        self.ready_max, self.more = MARK, False
+        self.ready_max, self.moment, self.more = MARK, MARK, False
         self.next_due_us: int | None = None
         self._bundle = 1.0  # How many messages an entry had, on average, in the last read that gave any.
         self._backlog = Backlog()
@@ -389,9 +389,11 @@ def _room(reader: QueueStreams, shard: int | None) -> wire.Room:
     All that is there, beside a version that does not know the lists: it would not find what waits there when
     it closes the books of a lost shard. One message an entry, beside one that does not know bundles.
     """
-    pulse = reader._pulse
-    ready = reader.ready_max if shard is None else reader._backlog.ready_of(shard, reader.ready_max)
+    pulse, ready, moment = reader._pulse, reader.ready_max, reader.moment
+    if shard is not None:
+        ready, moment = reader._backlog.ready_of(shard, ready), reader._backlog.part_of(shard, moment)
     return wire.Room(
         ready if pulse is None or pulse.readable("line") else _NO_LISTS,
         bundle_format.MESSAGES_MAX if pulse is None or pulse.readable("bundle") else 1,
+        moment,
     )

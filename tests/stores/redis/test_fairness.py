@@ -86,9 +86,12 @@ async def test_a_light_organisation_waits_for_the_ready_stream_alone(link: Redis
     assert load.unread[-1] == before + 1 <= 10
 
 
-@pytest.mark.parametrize(("mark", "turn"), [(16, 1), (64, 4)])
-async def test_of_many_that_wait_a_turn_is_four_messages_if_the_others_do_not_wait_long(
-    link: RedisLink, mark: int, turn: int
+@pytest.mark.parametrize(
+    ("mark", "moment", "turn"),
+    [(16, 16, 1), (64, 64, 1), (128, 128, 3), (160, 160, 4), (160, 80, 2), (160, 20, 1)],
+)
+async def test_of_many_that_wait_a_turn_is_four_messages_if_each_is_served_many_times_that_in_ten_seconds(
+    link: RedisLink, mark: int, moment: int, turn: int
 ) -> None:
     load = FairLoad(link.batch, Random(0))
     await load.begin()
@@ -96,7 +99,7 @@ async def test_of_many_that_wait_a_turn_is_four_messages_if_the_others_do_not_wa
     await load.admit({organisation: [1] * 8 for organisation in range(1, 1101)})
     # The first message of each went to the stream at once, because its turn was then.
     assert len(await load.read(4000)) >= 1100
-    await link.call(*wire.refill("normal", SHARD, wire.Room(mark, MESSAGES_MAX)))
+    await link.call(*wire.refill("normal", SHARD, wire.Room(mark, MESSAGES_MAX, moment)))
     moved = [load.given(one).organisation_id for one in await load.read(mark)]
     assert len(moved) == min(mark, 256)
     turns = [len(list(run)) for _, run in itertools.groupby(moved)]

@@ -93,15 +93,15 @@ function ways.serve(line, way, count, segments_max)
   return moved, sum
 end
 
--- recall(line, ways; number of the way, its text, count, segments_max, mark, bundle_max)
+-- recall(line, ways; number of the way, its text, count, segments_max, mark, moment, bundle_max)
 -- -> {how many messages came into the ready stream, their segments, the ways of the line as the hash has them, the
 --     weight that waits behind the stream now}
 -- The entries say for which way their messages waited, in the field `w`. A second call moves more. A way of which nothing
 -- is left goes with its last turn.
 local function recall(keys, args)
-  local line = line_of(keys, 1, args[6])
+  local line = line_of(keys, 1, args[7])
   line.ways_key = keys[5]
-  aim(line, args[5])
+  aim(line, args[5], args[6])
   local moved, sum, text = 0, 0, args[2]
   for _, way in ipairs(ways.of(line)) do
     if way.number == tonumber(args[1]) and way.text == text then
