@@ -45,11 +45,16 @@ _ADMITTED = 2000
 
 
 class DirectLink:
-    """A connection to a real Redis (as `RedisLink.batch`), whose calls take a virtual time."""
+    """A connection to a real Redis (as `RedisLink.batch`), whose calls take a virtual time.
+
+    It differs from call to call, and is `trip_s` in the mean.
+    """
 
     def __init__(self, url: str, database: int, trip_s: float = _TRIP_S) -> None:
         to = urlsplit(url)
-        self._trip_s = trip_s
+        self._trip_s, self._rng = trip_s, Random(3)
+        # When Redis has carried out what came before.
+        self._done_s = 0.0
         if to.path and to.scheme == "unix":
             self._socket = socket.socket(socket.AF_UNIX)
             self._socket.connect(to.path)
@@ -78,7 +83,9 @@ class DirectLink:
     async def batch(self, commands: Sequence[Command], *, timeout_s: float | None = None) -> list[Any]:
         if not commands:
             return []
-        await asyncio.sleep(self._trip_s / 2)
+        now_s = asyncio.get_running_loop().time()
+        self._done_s = max(self._done_s, now_s + self._trip_s * self._rng.uniform(0.1, 0.9))
+        await asyncio.sleep(self._done_s - now_s)
         replies = self.call(*map(_unblocked, commands))
         await asyncio.sleep(self._trip_s / 2)
         return replies
@@ -158,12 +165,15 @@ class Deviation(NamedTuple):
 
 
 class SharedQueue:
-    """Organisations of weights 1 to 4 with a backlog, in shards, and workers that send it."""
+    """Organisations of weights 1 to 4 with a backlog, in shards, and workers that send it.
+
+    `trip_s`: how long a call of a worker to Redis takes in the mean, seconds.
+    """
 
     def __init__(
         self, url: str, database: int, *, organisations: int = 1000, shards: int = 16, trip_s: float = _TRIP_S
     ) -> None:
-        self._url, self._database, self._trip_s = url, database, trip_s
+        self._url, self._database, self.trip_s = url, database, trip_s
         self._shards = shards
         self.weights = {organisation: 1 + organisation % 4 for organisation in range(2, 2 + organisations)}
         self._link = DirectLink(url, database)
@@ -225,7 +235,7 @@ class SharedQueue:
         return replies
 
     def reader(self, name: str) -> QueueStreams:
-        links = [DirectLink(self._url, self._database, self._trip_s) for _ in range(2)]
+        links = [DirectLink(self._url, self._database, self.trip_s) for _ in range(2)]
         self._links += links
         return QueueStreams(
             links[0], links[1],  # type: ignore[arg-type]
@@ -234,10 +244,12 @@ class SharedQueue:
 
     def sent(
         self, seconds: float, *, rate: float | None = None, limit: float | None = None, busy_s: float = 0.0,
-        workers: int = 1, concurrency: int = 200, settle_s: float = 3.0,
+        workers: int = 1, stalls: float = 0.0, concurrency: int = 200, settle_s: float = 3.0,
     ) -> list[Send]:  # fmt: skip
-        """What is sent in so many seconds, behind the first few."""
+        """What is sent in so many seconds, behind the first few. `stalls`: in such a part of its turns the
+        process of the workers is held up, for 50 ms in the mean."""
         with VirtualTime() as virtual:
+            virtual.clock.stall, virtual.clock.stall_s = stalls, 0.05
             carriers = [SteadyCarrier(virtual, rate and rate / workers, busy_s) for _ in range(workers)]
             pace = PaceInMemory(virtual)
             for number, carrier in enumerate(carriers):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.delivery.shares import SharedQueue
 
 _DATABASE = 10
-_SECONDS = 13.0
+_SECONDS, _SETTLE_S = 12.0, 3.0
 
 
 @pytest.fixture
@@ -20,15 +21,27 @@ def queue(redis_url: str) -> Iterator[SharedQueue]:
 
 
 @pytest.mark.parametrize(
-    ("rate", "busy_s", "workers"),
-    [(5800.0, 0.0, 1), (None, 0.00017, 1), (5800.0, 0.0, 2)],
-    ids=["provider", "busy", "two workers"],
+    ("rate", "trip_s", "how"),
+    [
+        # A provider that takes so many; a worker whose process has no time for more, and one that the machine
+        # holds up besides; and one whose Redis is slow, so that much lies ready.
+        (5800, 0.002, {"rate": 5800.0}),
+        (5400, 0.002, {"busy_s": 0.00017}),
+        (4900, 0.01, {"busy_s": 0.00017, "stalls": 0.0003}),
+        (5000, 0.03, {"busy_s": 0.00017}),
+        (5800, 0.002, {"rate": 5800.0, "workers": 2}),
+        (14800, 0.01, {"rate": 14800.0}),
+    ],
+    ids=["provider", "busy", "held up", "slow Redis", "two workers", "14,800 a second"],
 )
-def test_each_of_many_shards_is_sent_by_its_weight(
-    queue: SharedQueue, rate: float | None, busy_s: float, workers: int
+def test_a_thousand_organisations_in_sixteen_shards_share_by_weight_in_any_ten_seconds(
+    queue: SharedQueue, rate: int, trip_s: float, how: dict[str, Any]
 ) -> None:
-    queue.fill(105_000)
-    sends = queue.sent(_SECONDS, rate=rate, busy_s=busy_s, workers=workers)
-    assert len(sends) > 5200 * _SECONDS
-    for of in queue.deviations(sends):
-        assert of.by_shard <= 0.02 * of.share, of
+    queue.trip_s = trip_s
+    queue.fill(int(1.2 * rate * (_SECONDS + _SETTLE_S)))
+    sends = queue.sent(_SECONDS, settle_s=_SETTLE_S, **how)
+    assert len(sends) >= 0.95 * rate * _SECONDS
+    for of in queue.deviations(sends, step_s=0.25):
+        assert of.tenth_or_one == 1.0, of
+        # A shard as a whole is a small part of that.
+        assert of.by_shard <= 0.04 * of.share, of

@@ -16,7 +16,7 @@ from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
 _MOVED_MAX = 256
-_TURNS_MIN, _ROUND, _STRETCH, _TURN = 4, 4, 32, 4
+_TURNS_MIN, _ROUND, _STRETCH, _MUCH, _TURN = 4, 4, 32, 256, 4
 
 
 class Waiting:
@@ -153,7 +153,8 @@ class Line(PutOff):
             self.count_in_hand()
             left = min(self.room(), _MOVED_MAX)
         waiting, moment = max(1, len(self.store.db.get(self.turns, {}))), self.moment or self.mark
-        most = max(1, int(_STRETCH * moment / (waiting + self.extra)))
+        stretch = _STRETCH if moment < _MUCH else 2 * _STRETCH
+        most = max(1, int(stretch * moment / (waiting + self.extra)))
         turn = min(self.mark / _TURNS_MIN, most, max(_ROUND * moment / waiting, _TURN))
         turns = []
         # One that this step has emptied has its turn until the end of it.

@@ -207,7 +207,8 @@ end
 -- The segments of one turn; a turn has a message at least.
 local function slice_of(line)
   local waiting, moment = waiting_of(line), line.moment or line.mark
-  local most = max(1, floor(STRETCH * moment / (waiting + line.extra)))
+  local stretch = moment < MUCH and STRETCH or 2 * STRETCH
+  local most = max(1, floor(stretch * moment / (waiting + line.extra)))
   return min(line.mark / TURNS_MIN, most, max(ROUND * moment / waiting, TURN))
 end
 
