@@ -41,7 +41,7 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 # How many messages a step has, by what they are.
 SIZES = {"batch": 100, "single": 100, "clients": 64}
 # How many messages lie ready for providers that take what comes (`Lanes.ready_messages`), and are sent in
-# 20 ms (`Lanes.moment`).
+# 20 ms (`Supply.moment`).
 READY = 512
 WAYS = ("fair", "plain", "single")
 # Organisations that have a backlog, and messages of each.

@@ -21,8 +21,6 @@ from engine.routing.records import RoutingPlan
 # behind them is still in its organisation's turn.
 _READY_MIN = 4
 _READY_MAX = 2048
-# Turns are measured by what is sent in so many seconds.
-_MOMENT_S = 0.02
 
 
 class Lanes:
@@ -104,17 +102,10 @@ class Lanes:
 
     def ready_messages(self, now_s: float) -> int:
         """How many messages should lie ready to be read: a power of two, so that it seldom changes."""
-        wanted = min(_READY_MAX, self._rate(now_s) * self.supply.ready_s)
-        return 1 << round(math.log2(max(_ready_min(self._order), wanted)))
-
-    def moment(self, now_s: float) -> int:
-        """How many messages are sent in 20 ms, 1 at least: a power of two, so that it seldom changes."""
-        return 1 << round(math.log2(max(1.0, min(_READY_MAX, self._rate(now_s) * _MOMENT_S))))
-
-    def _rate(self, now_s: float) -> float:
-        """Messages a second that are sent when there are enough."""
         rate = sum(read_ahead.rate(lane, now_s) for lane in self._order if lane.open(now_s))
-        return min(rate, self.supply.rate)
+        supply = self.supply
+        wanted = max(_ready_min(self._order), min(_READY_MAX, min(rate, supply.rate) * supply.ready_s))
+        return 1 << round(math.log2(wanted))
 
     def busy(self) -> bool:
         """Whether anything waits or is in flight."""

@@ -100,7 +100,7 @@ class QueueStreams:
         self._room = partial(_room, self)
         self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._room)
         # See the port.
-        self.ready_max, self.moment, self.more = MARK, MARK, False
+        self.ready_max, self.moment, self.more = MARK, 1, False
         self.next_due_us: int | None = None
         self._bundle = 1.0  # How many messages an entry had, on average, in the last read that gave any.
         self._backlog = Backlog()
