@@ -43,5 +43,5 @@ def test_a_thousand_organisations_in_sixteen_shards_share_by_weight_in_any_ten_s
     assert len(sends) >= 0.95 * rate * _SECONDS
     for of in queue.deviations(sends, step_s=0.25):
         assert of.tenth_or_one == 1.0, of
-        # A shard as a whole is a small part of that. At first each worker knows of a backlog in some shards only.
+        # A shard as a whole is a small part of that. At first a worker knows of some shards only.
         assert of.by_shard <= (0.04 if "workers" not in how else 0.1) * of.share, of
