@@ -48,6 +48,8 @@ class Backlog:
         self._sharing: dict[int, int] = {}
         self._behind: dict[int, float] = {}
         self._segments: dict[int, float] = {}
+        # The segments of one message in the last read.
+        self._length = 1.0
         # What each was asked for in the last read.
         self._asked: dict[int, int] = {}
 
@@ -113,7 +115,12 @@ class Backlog:
         return sum(count for count, _ in replies)
 
     def shares(
-        self, shards: Sequence[int], busy: Sequence[int], weights: Mapping[int, int], count: int
+        self,
+        shards: Sequence[int],
+        busy: Sequence[int],
+        weights: Mapping[int, int],
+        count: int,
+        ready_max: int = 1 << 30,
     ) -> list[tuple[list[int], int]]:
         """How many entries to read from which streams: [(shards, entries of each) …].
 
@@ -125,6 +132,9 @@ class Backlog:
         Beside shards where somebody waits, a busy one where nobody does has few entries, and these are read
         at once. It has no share of the read, most of which it could not fill: such shards are asked for a
         quarter together, and those where somebody waits for half at least.
+
+        Of several where somebody waits no more is read than all have ready in proportion, when `ready_max`
+        messages shall lie ready: beyond that each would give what its stream holds, whatever its weight.
         """
         self._asked = {}
         if not busy:
@@ -142,7 +152,7 @@ class Backlog:
             most = count // 2
         # Of few entries of many messages, one for each of these would leave nothing for the others.
         looks = sum(len(of) * share for of, share in reads)
-        self._asked = self._divided(sharing, weights, count - min(looks, most))
+        self._asked = self._divided(sharing, weights, count - min(looks, most), ready_max)
         by_share: dict[int, list[int]] = {}
         for shard, share in self._asked.items():
             by_share.setdefault(share, []).append(shard)
@@ -157,6 +167,8 @@ class Backlog:
         segments, self._taken = dict.fromkeys(entries, 0), dict.fromkeys(entries, 0)
         count_given(messages, self._taken, segments)
         self.given(entries, segments)
+        if messages:
+            self._length = sum(segments.values()) / len(messages)
 
     def given(self, entries: Mapping[int, int], segments: Mapping[int, int]) -> None:
         """Note what a read gave of each shard: entries and segments."""
@@ -168,13 +180,20 @@ class Backlog:
                 self._segments[shard] = max(own, 1) / entries[shard]
             self._behind[shard] += got * weight / whole - own
 
-    def _divided(self, busy: Sequence[int], weights: Mapping[int, int], count: int) -> dict[int, int]:
+    def _divided(
+        self, busy: Sequence[int], weights: Mapping[int, int], count: int, ready_max: int
+    ) -> dict[int, int]:
         """By shard, how many of `count` entries are read of it."""
         self._sharing = of = {shard: weights.get(shard, _WEIGHT) for shard in busy}
         whole = sum(of.values())
         size = {shard: self._segments.get(shard, 1.0) for shard in busy}
         # So many segments that the shares come to `count` entries.
-        segments = count / sum(weight / whole / size[shard] for shard, weight in of.items())
+        entries = sum(weight / whole / size[shard] for shard, weight in of.items())
+        segments = count / entries
+        if len(of) > 1 and weights:
+            ready = min(self.ready_of(shard, ready_max) / weight for shard, weight in of.items())
+            segments = min(segments, self._length * ready * whole)
+            count = min(count, math.ceil(segments * entries))
         # One alone is ahead of nobody.
         before, self._behind = self._behind if len(of) > 1 else {}, {}
         wanted, bounded = {}, {}
@@ -184,7 +203,7 @@ class Backlog:
             wanted[shard] = share + self._behind[shard]
             bounded[shard] = min(max(wanted[shard], _ASKED_MIN * share), _ASKED_MAX * share) / size[shard]
         part = count / sum(bounded.values())
-        asked = {shard: int(part * entries) for shard, entries in bounded.items()}
+        asked = {shard: int(part * some) for shard, some in bounded.items()}
         # Parts of entries that come to whole ones go to the shards to which most is owed.
         left = count - sum(asked.values())
         behind = sorted(of, key=lambda shard: asked[shard] - wanted[shard] / size[shard])

@@ -165,7 +165,7 @@ class QueueStreams:
         while True:
             backlog, empty = self._backlog.take()
             busy = sorted({*backlog, *self._busy})
-            asked = self._backlog.shares(self._shards, busy, backlog, entries)
+            asked = self._backlog.shares(self._shards, busy, backlog, entries, self.ready_max)
             block = None if busy else block_ms
             self._busy = self._backlog.waited()
             link = self._commands if busy else self._reading

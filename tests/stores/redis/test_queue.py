@@ -175,6 +175,21 @@ def test_what_lies_ready_is_divided_among_the_shards_by_the_weight_that_waits_in
     assert backlog.ready_of(3, 64) == 64
 
 
+def test_of_shards_that_share_no_more_is_read_than_lies_ready_in_proportion() -> None:
+    backlog, weights = Backlog(), dict.fromkeys(range(8), 11) | dict.fromkeys(range(8, 16), 9)
+    backlog.note(weights, weights.values())
+    given = dict.fromkeys(weights, 0)
+    for _ in range(200):
+        shares = backlog.shares(range(16), list(weights), weights, 200, 32)
+        asked = {s: n for of, n in shares for s in of}
+        gave = {s: min(n, backlog.ready_of(s, 32)) for s, n in asked.items()}
+        backlog.given(gave, gave)
+        given = {s: given[s] + gave[s] for s in given}
+    assert sum(given.values()) >= 200 * 31
+    for shard, of in given.items():
+        assert of / sum(given.values()) == pytest.approx(weights[shard] / 160, rel=0.01)
+
+
 async def test_each_stream_is_told_its_part_of_what_shall_lie_ready(kit: QueueKit) -> None:
     reader = await kit.reader("w1")
     reader.ready_max = 32
