@@ -48,6 +48,7 @@ from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
 from engine.stores.redis.queue import QueueStreams
+from engine.stores.redis.reads import ReadLinks
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.stores.redis.routing_copy import RoutingCopy
 from engine.stores.redis.throughput import RedisSlots
@@ -177,11 +178,10 @@ async def deliver(process: Process) -> None:
     config, life, queue = process.config, process.life, _queue(process)
     log = structlog.get_logger(queue)
     async with AsyncExitStack() as stack:
-        link = await stack.enter_async_context(process.link("commands", together=True))
-        read_link = await stack.enter_async_context(process.link("read"))
-        beside_link = await stack.enter_async_context(process.link("read beside"))
+        links = await _read_links(process, stack)
+        link = links.commands
         await process.know_the_time(link)
-        reader = _reader(process, link, read_link, beside_link, queue, log)
+        reader = _reader(process, links, queue, log)
         # Before all that counts, so that its last line comes after them.
         counters = await stack.enter_async_context(CounterLog(log, process.meter))
         built = await _providers(process, stack, counters)
@@ -267,17 +267,16 @@ async def _providers(process: Process, stack: AsyncExitStack, counters: CounterL
     return built
 
 
-def _reader(
-    process: Process,
-    link: RedisLink,
-    read_link: RedisLink,
-    beside_link: RedisLink,
-    queue: Queue,
-    log: FilteringBoundLogger,
-) -> QueueStreams:
+async def _read_links(process: Process, stack: AsyncExitStack) -> ReadLinks:
+    commands = await stack.enter_async_context(process.link("commands", together=True))
+    reading = await stack.enter_async_context(process.link("read"))
+    return ReadLinks(commands, reading, await stack.enter_async_context(process.link("read beside")))
+
+
+def _reader(process: Process, links: ReadLinks, queue: Queue, log: FilteringBoundLogger) -> QueueStreams:
     return QueueStreams(
-        link,
-        read_link,
+        links.commands,
+        links.reading,
         queue=queue,
         shards=process.config.shards,
         worker_name=process.name,
@@ -285,5 +284,5 @@ def _reader(
         log=log,
         pulse=process.pulse,
         accepted_on=process.config.redis.accepted_on,
-        beside=beside_link,
+        beside=links.beside,
     )

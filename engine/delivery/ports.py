@@ -82,6 +82,9 @@ class QueueReader(Protocol):
     ready_max: int
     # Whether there is room at any time for what comes where nobody waits. Whoever reads may set it.
     reads_aside: bool
+    # So many messages are sent in 20 ms, all shards together; turns are measured by that. Whoever reads may
+    # set it.
+    moment: int
     # When the first message is due that the last `promote` has left, microseconds since 1970; None: none was.
     next_due_us: int | None
 
@@ -91,8 +94,8 @@ class QueueReader(Protocol):
 
     @property
     def took_s(self) -> float | None:
-        """How long the read took whose messages `read` gave last, seconds; None: it waited for messages, or for
-        those that come where nobody waits."""
+        """How long the read took whose messages were given last, seconds; None: it waited for messages, or
+        for those that come where nobody waits."""
 
     @property
     def queue(self) -> Queue:

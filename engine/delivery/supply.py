@@ -25,6 +25,8 @@ _HOLD_READS, _HOLD_MIN_S = 3.0, 0.005
 # What lies ready to be read, alike. With less than a read's time, a worker whose Redis is slow would send
 # less and less.
 _READY_READS, _READY_MIN_S = 2.0, 0.02
+# Turns are measured by what is sent in so many seconds.
+_MOMENT_S = 0.02
 # How long a read takes as long as nobody has seen one, seconds; how much the newest counts that took longer,
 # or less long; and the longest that counts.
 _READ_S = 0.005
@@ -53,6 +55,12 @@ class Supply:
     def ready_s(self) -> float:
         """How much of its sending should lie ready to be read, seconds."""
         return max(_READY_MIN_S, _READY_READS * self.read_s)
+
+    @property
+    def moment(self) -> int:
+        """How many messages it sends in 20 ms: a power of two, so that it seldom changes; 1 at least, and as
+        long as nobody knows."""
+        return 1 if self.rate == math.inf else 1 << round(math.log2(max(1.0, self.rate * _MOMENT_S)))
 
     def note_read(self, took_s: float) -> None:
         """Note how long a read took that did not wait for messages."""

@@ -216,7 +216,7 @@ class Worker:
                 continue
             lanes, now_s, more = self._dispatcher.lanes, self._clock_s(), self._reader.more
             lanes.begun(now_s, more=more)
-            self._reader.ready_max = lanes.ready_messages(now_s)
+            self._reader.ready_max, self._reader.moment = lanes.ready_messages(now_s), lanes.supply.moment
             wanted = lanes.room(now_s, far=not self._careful)
             self._reader.reads_aside = wanted is None and not self._careful
             if not self._fit() or wanted == 0:

@@ -52,10 +52,10 @@ from supervisor.cli import (
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
 from supervisor.cli.command_line import names, strict
-from supervisor.output import is_unread, print_exactly, surviving_output
 from supervisor.cli.send_file import Interrupted
 from supervisor.cli.text import command_sentence, readable, usage_sentence
 from supervisor.cli.waiting import waiting
+from supervisor.output import is_unread, print_exactly, surviving_output
 
 app = typer.Typer(
     name="smsengine",

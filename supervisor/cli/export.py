@@ -23,8 +23,8 @@ from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, T
 
 from engine.errors import ConfigError
 from supervisor.cli import options
-from supervisor.output import Output
 from supervisor.cli.times import time_of, whole
+from supervisor.output import Output
 
 # The wait for the first part, while others have their turn, and for each further one, seconds.
 _PART_S = 60.0

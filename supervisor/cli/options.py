@@ -14,9 +14,9 @@ import typer
 
 from supervisor.cli.client import Client
 from supervisor.cli.locate import Whereabouts
-from supervisor.output import print_exactly
 from supervisor.cli.text import flowing
 from supervisor.datadir import DEFAULT
+from supervisor.output import print_exactly
 
 _ENGINE = "Which engine"
 

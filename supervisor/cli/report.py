@@ -14,8 +14,8 @@ from rich.console import Console
 
 from engine.activity.reports import Quantiles, Report, ReportRow
 from supervisor.cli import options, show
-from supervisor.output import exact_output
 from supervisor.cli.times import time_of, whole
+from supervisor.output import exact_output
 
 _PATH = "/v1/admin/reports/summary"
 _ANSWER_S = 60.0

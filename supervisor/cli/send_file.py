@@ -22,8 +22,8 @@ from engine.records import MessageDraft
 from supervisor.cli import show
 from supervisor.cli.locate import Whereabouts
 from supervisor.cli.message_file import MessageFile
-from supervisor.output import print_exactly
 from supervisor.cli.sending import NOT_ANSWERED, Sender, SendOutcome, Totals
+from supervisor.output import print_exactly
 
 
 class NotAllSent(EngineError):

@@ -217,6 +217,20 @@ def test_a_rate_counts_at_once_when_it_rises_and_by_and_by_when_it_falls() -> No
     assert supply.rate == 1500.0
 
 
+def test_a_moment_is_what_is_sent_in_20_ms_however_long_reads_take_and_little_as_long_as_nobody_knows() -> (
+    None
+):
+    supply = Supply()
+    assert supply.moment == 1
+    for turn in range(3):
+        supply.note_begun(600 * turn, turn / 10, more=True)
+        supply.note_read(0.3)
+    assert supply.moment == 128
+    for rate, moment in ((10.0, 1), (5_800.0, 128), (14_800.0, 256)):
+        supply.rate = rate
+        assert supply.moment == moment
+
+
 def test_a_slow_read_is_read_ahead_of_for_longer() -> None:
     quick, slow = Supply(), Supply()
     for _ in range(100):

@@ -16,7 +16,7 @@ from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
 _MOVED_MAX = 256
-_TURNS_MIN, _ROUND, _ROUND_MAX, _TURN = 4, 4, 64, 4
+_TURNS_MIN, _ROUND, _STRETCH, _MUCH, _TURN = 4, 4, 32, 256, 4
 
 
 class Waiting:
@@ -152,8 +152,10 @@ class Line(PutOff):
         if self.messages:
             self.count_in_hand()
             left = min(self.room(), _MOVED_MAX)
-        part = self.mark / max(1, len(self.store.db.get(self.turns, {})))
-        turn = min(self.mark / _TURNS_MIN, max(_ROUND * part, min(_TURN, _ROUND_MAX * part)))
+        waiting, moment = max(1, len(self.store.db.get(self.turns, {}))), self.moment or self.mark
+        stretch = _STRETCH if moment < _MUCH else 2 * _STRETCH
+        most = max(1, int(stretch * moment / (waiting + self.extra)))
+        turn = min(self.mark / _TURNS_MIN, most, max(_ROUND * moment / waiting, _TURN))
         turns = []
         # One that this step has emptied has its turn until the end of it.
         waits = [
@@ -226,8 +228,8 @@ class LineFunctions:
 
     def promote(self, keys: Any, args: Any) -> list[int]:
         due = self.store.zrange(keys[0], args[0])[: args[1]]
-        line = self.line(self.store, keys[1:5], args[3])
-        line.aim(args[2])
+        line = self.line(self.store, keys[1:5], args[4])
+        line.aim(args[2], args[3])
         for payload in due:
             message = _unpack(payload)
             if not line.paused and line.is_open():
@@ -312,9 +314,9 @@ class LineFunctions:
         return [b"0", len(over)]
 
     def recall(self, keys: Any, args: Any) -> list[Any]:
-        number, text, count, segments_max, mark, bundle_max, _ = args
+        number, text, count, segments_max, mark, moment, bundle_max, _ = args
         line = self.line(self.store, keys[:4], bundle_max)
-        line.aim(mark)
+        line.aim(mark, moment)
         moved = segments = 0
         found = [way for way in line.ways if (way.number, way.text) == (number, text)]
         for way in found:
@@ -330,6 +332,6 @@ class LineFunctions:
         return [moved, segments, packed_ways(self.store, keys[1]), weight]
 
     def refill(self, keys: Any, args: Any) -> int:
-        line = self.line(self.store, keys, args[1])
-        line.aim(args[0])
+        line = self.line(self.store, keys, args[2])
+        line.aim(args[0], args[1])
         return line.finish()

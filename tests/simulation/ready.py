@@ -36,6 +36,7 @@ class Ready:
         self.time = float(kept.get(b"time", b"0"))
         self.busy = b"time" in kept
         self.mark = int(kept.get(b"mark", b"%d" % MARK))
+        self.moment = int(kept[b"moment"]) if b"moment" in kept else None
         self.bundled = int(kept.get(b"bundled", b"0"))
         self.number = int(kept.get(b"number", b"%d" % FIRST))
         self.bundle_max = bundle_max
@@ -52,11 +53,14 @@ class Ready:
         """How many messages an entry may have."""
         return max(1, min(self.bundle_max, self.mark // 4))
 
-    def aim(self, mark: int) -> None:
+    def aim(self, mark: int, moment: int) -> None:
         if mark != self.mark:
             self._left = None if self._left is None else self._left + mark - self.mark
             self.mark = mark
             self.store.hash(self.wait)[b"mark"] = b"%d" % mark
+        if moment != (self.moment or mark):
+            self.moment = moment
+            self.store.hash(self.wait)[b"moment"] = b"%d" % moment
 
     def entries(self) -> int:
         stream = self.store.db.get(self.sms)

@@ -211,9 +211,9 @@ class Settling(Closing, LineFunctions):
         return self.settle(keys, args, given)
 
     def settle(self, keys: Any, args: Any, given: tuple[int, int] | None = None) -> list[int]:
-        name, mark, bundle_max, wholes, _, _, parts, _, dues, _, _, blob, _, details = args[:14]
+        name, mark, moment, bundle_max, wholes, _, _, parts, _, dues, _, _, blob, _, details = args[:15]
         line = self.line(self.store, keys[:4], bundle_max)
-        ids, rest = list(args[14 : 14 + wholes]), args[14 + wholes :]
+        ids, rest = list(args[15 : 15 + wholes]), args[15 + wholes :]
         sizes = [0] * wholes + [rest[3 * i + 1] for i in range(parts)]
         ids += [rest[3 * i] for i in range(parts)]
         due, dead = rest[3 * parts :][: 2 * dues], rest[3 * parts + 2 * dues :]
@@ -256,7 +256,7 @@ class Settling(Closing, LineFunctions):
             chain.append(b"settle", _b(name), b"0", _pack(flat))
             chain.keep()
             self.hold(*keys[9:11], {org: -captured - released for org, (captured, released) in sums.items()})
-        line.aim(mark)
+        line.aim(mark, moment)
         for organisation, payloads in back.items():
             line.put_back(organisation, payloads)
         if put_off:

@@ -75,6 +75,7 @@ class Sequence:
         self.cancels = Random(9)  # for what is taken back
         self.campaigns = Random(10)  # for the campaigns of messages, and what is taken back of them
         self.recalls = Random(11)  # for what is recalled
+        self.moments = Random(12)  # for how much is sent in 20 ms
         self.sequences = dict.fromkeys(_HOLDERS, 0)
         self.messages = 0
         self.announced = 0
@@ -160,7 +161,10 @@ class Sequence:
         return ShardLimits(_SHARD, put, self.limits, rng.random() < 0.3, rows)
 
     def _room(self) -> wire.Room:
-        return wire.Room(self.rng.choice((1, 2, 4, 8, 40)), self.rng.choice((1, 3, 50, 50, 50)))
+        draw = self.rng.choice
+        return wire.Room(
+            draw((1, 2, 4, 8, 40)), draw((1, 3, 50, 50, 50)), self.moments.choice((None, 1, 2, 40))
+        )
 
     def _submission(self) -> Submission:
         rng = self.rng

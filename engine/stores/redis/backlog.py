@@ -1,9 +1,9 @@
 """Which shards had messages behind their ready stream, by what Redis said last, and how much is read of each.
 
 The shards that have more than was asked for share a read by the weight that waits in each. What they were
-given is counted in segments, as in the turns of a line: a shard that was given more than its share is asked
-for less the next time. So organisations share a queue by their weights also when they belong to different
-shards.
+given is counted in segments, as in the turns of a line, and held against the share of each of what all were
+given: one that is ahead is asked for less the next time, and one that is behind for more, also where its
+stream had no more. So organisations share a queue by their weights also when they belong to different shards.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from engine.records import Entry
 # The weight of a shard that has more than was asked for, and nobody who waits for a turn: that of one
 # organisation, in tenths.
 _WEIGHT = 10
-# What a shard may be ahead of its share, or behind it, in parts of its share of one read.
-_AHEAD_MAX, _BEHIND_MAX = 4.0, 2.0
+# What a shard may be ahead of its share of all reads, or behind it, segments; more is forgotten. It is asked
+# for so many times its share of one read at least, and at most: a shard that gives little does not keep the
+# others from being read.
+_OFF_MAX = 256.0
+_ASKED_MIN, _ASKED_MAX = 0.5, 2.0
 # A part of what lies ready that comes to more than the first, messages, is the second, or the third times as
 # large where that is less. Redis does more for a message in a smaller stream, whose bundles and turns are
 # smaller.
@@ -40,10 +43,13 @@ class Backlog:
         self._filled: dict[int, int] = {}
         self._taken: dict[int, int] = {}
         self._known: dict[int, int] = {}
-        # Of the shards that shared the last read: segments that each may still be given, and the segments of
-        # one entry of it.
-        self._credits: dict[int, float] = {}
+        # Of the shards that shared the last read: the weight of each, how many segments it is behind its
+        # share of what they all were given so far, and the segments of one entry of it.
+        self._sharing: dict[int, int] = {}
+        self._behind: dict[int, float] = {}
         self._segments: dict[int, float] = {}
+        # The segments of one message in the last read.
+        self._length = 1.0
         # What each was asked for in the last read.
         self._asked: dict[int, int] = {}
 
@@ -72,24 +78,31 @@ class Backlog:
                 self._weights.pop(shard, None)
                 self._known.pop(shard, None)
 
+    def part_of(self, shard: int, messages: int) -> int:
+        """The part of `messages` of the queue that is for `shard`, rounded up so that it seldom changes.
+
+        Shards that have a backlog are read by the weight that waits in each, so it is divided alike. Another
+        has its part as if it were one of them.
+        """
+        known = self._known
+        of = known.get(shard)
+        if not known or (of is not None and len(known) == 1):
+            return messages
+        part = messages / (len(known) + 1) if of is None else messages * of / sum(known.values())
+        # To three binary digits.
+        digit = 1 << max(0, math.ceil(math.log2(part)) - 3)
+        return digit * math.ceil(part / digit)
+
     def ready_of(self, shard: int, ready_max: int) -> int:
         """How many of `ready_max` messages shall lie ready in the stream of `shard`.
 
-        Shards that have a backlog are read by the weight that waits in each, so it is divided alike. Another
-        has its part as if it were one of them. Where small parts of many would make small bundles, they are
-        larger.
+        No less than its part, because shards are read no faster than the one that has the least ready for its
+        weight. Where small parts of many would make small bundles, they are larger.
         """
-        known = self._known
-        if not known:
-            return ready_max
-        of = known.get(shard)
-        if of is not None and len(known) == 1:
-            return ready_max
-        part = ready_max / (len(known) + 1) if of is None else ready_max * of / sum(known.values())
-        if part > _PART_MIN:
-            part = max(part, min(_PART, _LARGER * part))
-        # A power of two, so that it seldom changes.
-        return 1 << max(0, round(math.log2(part)))
+        part = self.part_of(shard, ready_max)
+        if part == ready_max or part <= _PART_MIN:
+            return part
+        return max(part, 1 << round(math.log2(min(_PART, _LARGER * part))))
 
     def keep(self, weights: Mapping[int, int]) -> None:
         """Note what weight was said to wait in these shards, unless Redis has spoken of them since."""
@@ -106,7 +119,12 @@ class Backlog:
         return sum(count for count, _ in replies)
 
     def shares(
-        self, shards: Sequence[int], busy: Sequence[int], weights: Mapping[int, int], count: int
+        self,
+        shards: Sequence[int],
+        busy: Sequence[int],
+        weights: Mapping[int, int],
+        count: int,
+        ready_max: int = 1 << 30,
     ) -> list[tuple[list[int], int]]:
         """How many entries to read from which streams: [(shards, entries of each) …].
 
@@ -118,10 +136,13 @@ class Backlog:
         Beside shards where somebody waits, a busy one where nobody does has few entries, and these are read
         at once. It has no share of the read, most of which it could not fill: such shards are asked for a
         quarter together, and those where somebody waits for half at least.
+
+        Of several where somebody waits no more is read than all have ready in proportion, when `ready_max`
+        messages shall lie ready: beyond that each would give what its stream holds, whatever its weight.
         """
         self._asked = {}
         if not busy:
-            self._credits.clear()
+            self._sharing, self._behind = {}, {}
             return [(list(shards), max(1, count // len(shards)))]
         sharing = [shard for shard in busy if shard in weights] or busy
         quick = [shard for shard in busy if shard not in sharing]
@@ -135,7 +156,7 @@ class Backlog:
             most = count // 2
         # Of few entries of many messages, one for each of these would leave nothing for the others.
         looks = sum(len(of) * share for of, share in reads)
-        self._asked = self._divided(sharing, weights, count - min(looks, most))
+        self._asked = self._divided(sharing, weights, count - min(looks, most), ready_max)
         by_share: dict[int, list[int]] = {}
         for shard, share in self._asked.items():
             by_share.setdefault(share, []).append(shard)
@@ -149,40 +170,47 @@ class Backlog:
         """Note what a read gave: how many entries of each shard, and their messages."""
         segments, self._taken = dict.fromkeys(entries, 0), dict.fromkeys(entries, 0)
         count_given(messages, self._taken, segments)
-        for shard, count in entries.items():
-            self.given(shard, count, segments[shard])
+        self.given(entries, segments)
+        if messages:
+            self._length = sum(segments.values()) / len(messages)
 
-    def given(self, shard: int, entries: int, segments: int) -> None:
-        """Note what a read gave of a shard."""
-        asked = self._asked.get(shard)
-        if asked is None or not entries:
-            return
-        segments = max(segments, 1)
-        self._segments[shard] = segments / entries
-        # What it had not is not owed to it.
-        left = self._credits[shard] - segments
-        self._credits[shard] = left if entries >= asked else min(left, 0.0)
+    def given(self, entries: Mapping[int, int], segments: Mapping[int, int]) -> None:
+        """Note what a read gave of each shard: entries and segments."""
+        of = self._sharing
+        whole, got = sum(of.values()), sum(segments.get(shard, 0) for shard in of)
+        for shard, weight in of.items():
+            own = segments.get(shard, 0)
+            if entries.get(shard):
+                self._segments[shard] = max(own, 1) / entries[shard]
+            self._behind[shard] += got * weight / whole - own
 
-    def _divided(self, busy: Sequence[int], weights: Mapping[int, int], count: int) -> dict[int, int]:
+    def _divided(
+        self, busy: Sequence[int], weights: Mapping[int, int], count: int, ready_max: int
+    ) -> dict[int, int]:
         """By shard, how many of `count` entries are read of it."""
-        of = {shard: weights.get(shard, _WEIGHT) for shard in busy}
+        self._sharing = of = {shard: weights.get(shard, _WEIGHT) for shard in busy}
         whole = sum(of.values())
         size = {shard: self._segments.get(shard, 1.0) for shard in busy}
         # So many segments that the shares come to `count` entries.
-        segments = count / sum(weight / whole / size[shard] for shard, weight in of.items())
+        entries = sum(weight / whole / size[shard] for shard, weight in of.items())
+        segments = count / entries
+        if len(of) > 1 and weights:
+            ready = min(self.ready_of(shard, ready_max) / weight for shard, weight in of.items())
+            segments = min(segments, self._length * ready * whole)
+            count = min(count, math.ceil(segments * entries))
         # One alone is ahead of nobody.
-        before, self._credits = self._credits if len(of) > 1 else {}, {}
-        asked: dict[int, int] = {}
+        before, self._behind = self._behind if len(of) > 1 else {}, {}
+        wanted, bounded = {}, {}
         for shard, weight in of.items():
             share = segments * weight / whole
-            credit = max(before.get(shard, 0.0), -_AHEAD_MAX * max(share, size[shard])) + share
-            credit = min(credit, _BEHIND_MAX * max(share, size[shard]))
-            self._credits[shard] = credit
-            asked[shard] = max(0, int(credit / size[shard]))
+            self._behind[shard] = min(max(before.get(shard, 0.0), -_OFF_MAX), _OFF_MAX)
+            wanted[shard] = share + self._behind[shard]
+            bounded[shard] = min(max(wanted[shard], _ASKED_MIN * share), _ASKED_MAX * share) / size[shard]
+        part = count / sum(bounded.values())
+        asked = {shard: int(part * some) for shard, some in bounded.items()}
         # Parts of entries that come to whole ones go to the shards to which most is owed.
         left = count - sum(asked.values())
-        if left > 0:
-            behind = sorted(of, key=lambda shard: asked[shard] - self._credits[shard] / size[shard])
-            for shard in behind[:left]:
-                asked[shard] += 1
+        behind = sorted(of, key=lambda shard: asked[shard] - wanted[shard] / size[shard])
+        for shard in behind[:left]:
+            asked[shard] += 1
         return asked

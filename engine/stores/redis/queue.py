@@ -101,7 +101,8 @@ class QueueStreams:
         self._room = partial(_room, self)
         self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._room)
         # See the port.
-        self.ready_max, self.reads_aside = MARK, False
+        self.ready_max, self.moment, self.reads_aside, self.more = MARK, 1, False, False
+        self.took_s: float | None = None
         self.next_due_us: int | None = None
         self._bundle = 1.0  # How many messages an entry had, on average, in the last read that gave any.
         self._backlog = Backlog()
@@ -112,16 +113,6 @@ class QueueStreams:
             mended=self._mended,
         )  # fmt: skip
         self._lost = False  # Whether there may be pending entries of ours that are not in hand.
-
-    @property
-    def more(self) -> bool:
-        """See the port."""
-        return self._reads.more
-
-    @property
-    def took_s(self) -> float | None:
-        """See the port."""
-        return self._reads.took_s
 
     async def join(self) -> None:
         """Make the consumer groups and register this worker.
@@ -178,12 +169,13 @@ class QueueStreams:
 
     async def _received(self, answer: Answer) -> list[Entry]:
         """Take in hand what a read has given."""
-        self._lost = self._lost or answer.lost
+        self._lost, self.took_s = self._lost or answer.lost, answer.took_s
         found = await self._receive((shard, wire.fields_of(raw)) for shard, raw in answer.entries)
         if answer.of_all:
             gave = {shard: len(raw) for shard, raw in answer.entries}
             self._backlog.gave(gave, found)
             self._bundle = max(1.0, len(found) / sum(gave.values())) if found else self._bundle
+        self.more = self._reads.more
         return found
 
     async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
@@ -242,8 +234,8 @@ class QueueStreams:
                     break
                 share = max(1, limit // len(shards))
                 more = []
-                for shard, (raw, suspects, apart) in await self._claim(
-                    shards, min_idle_ms, share, suspects=0
+                for shard, (raw, suspects, apart) in await _claim(
+                    self, shards, min_idle_ms, share, suspects=0
                 ):
                     claimed.append((shard, raw))
                     limit -= len(raw)
@@ -255,23 +247,12 @@ class QueueStreams:
             # One suspect at a time, of all shards together.
             if suspected is not None and not self._hand.suspected:
                 claimed += [
-                    (s, raw) for s, (raw, _, _) in await self._claim([suspected], min_idle_ms, 1, suspects=1)
+                    (s, raw) for s, (raw, _, _) in await _claim(self, [suspected], min_idle_ms, 1, suspects=1)
                 ]
         except (Unavailable, asyncio.CancelledError):
             self._lost = True
             raise
         return await self._receive(claimed)
-
-    async def _claim(
-        self, shards: Sequence[int], min_idle_ms: int, limit: int, *, suspects: int
-    ) -> Iterable[tuple[int, tuple[list[wire.RawEntry], int, int]]]:
-        """(shard, (entries taken over, how many suspects were passed over, how many messages were taken out
-        of bundles)) for each of `shards`."""
-        commands = [wire.take_over(self.queue, self._name, s, min_idle_ms, limit, suspects) for s in shards]
-        return [
-            (shard, ([wire.raw_entry(*entry) for entry in taken], passed, apart))
-            for shard, (taken, passed, apart) in zip(shards, await self._all(commands), strict=True)
-        ]
 
     async def _claim_own(
         self, min_idle_ms: int, limit: int, shards: Iterable[int]
@@ -387,9 +368,23 @@ def _room(reader: QueueStreams, shard: int | None) -> wire.Room:
     All that is there, beside a version that does not know the lists: it would not find what waits there when
     it closes the books of a lost shard. One message an entry, beside one that does not know bundles.
     """
-    pulse = reader._pulse
-    ready = reader.ready_max if shard is None else reader._backlog.ready_of(shard, reader.ready_max)
+    pulse, ready, moment = reader._pulse, reader.ready_max, reader.moment
+    if shard is not None:
+        ready, moment = reader._backlog.ready_of(shard, ready), reader._backlog.part_of(shard, moment)
     return wire.Room(
         ready if pulse is None or pulse.readable("line") else _NO_LISTS,
         bundle_format.MESSAGES_MAX if pulse is None or pulse.readable("bundle") else 1,
+        moment,
     )
+
+
+async def _claim(
+    reader: QueueStreams, shards: Sequence[int], min_idle_ms: int, limit: int, *, suspects: int
+) -> Iterable[tuple[int, tuple[list[wire.RawEntry], int, int]]]:
+    """(shard, (entries taken over, how many suspects were passed over, how many messages were taken out
+    of bundles)) for each of `shards`."""
+    commands = [wire.take_over(reader.queue, reader._name, s, min_idle_ms, limit, suspects) for s in shards]
+    return [
+        (shard, ([wire.raw_entry(*entry) for entry in taken], passed, apart))
+        for shard, (taken, passed, apart) in zip(shards, await reader._all(commands), strict=True)
+    ]

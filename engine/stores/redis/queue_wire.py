@@ -48,6 +48,12 @@ class Room(msgspec.Struct, frozen=True):
     mark: int
     # So many messages in one entry. Redis writes no more than a part of the mark.
     bundle_max: int = bundle_format.MESSAGES_MAX
+    # So many messages are sent in 20 ms, by which turns are measured; None: as many as the mark.
+    moment: int | None = None
+
+    def arguments(self) -> Command:
+        """As the functions take them: mark, moment, bundle_max."""
+        return self.mark, self.mark if self.moment is None else self.moment, self.bundle_max
 
 
 class Undecodable(msgspec.Struct, frozen=True):
@@ -156,13 +162,13 @@ def promote(queue: Queue, shard: int, now_us: int, limit: int, room: Room) -> Co
     """Let up to `limit` messages that are due at `now_us` into the queue; reply [how many, the weight that
     waits behind the stream now]."""
     keys = (due_key(shard, queue), *line_keys(shard, queue))
-    return ("FCALL", versioned("promote"), len(keys), *keys, now_us, limit, room.mark, room.bundle_max)
+    return ("FCALL", versioned("promote"), len(keys), *keys, now_us, limit, *room.arguments())
 
 
 def refill(queue: Queue, shard: int, room: Room) -> Command:
     """Fill the stream up to its mark, if so many messages wait; reply: the weight that waits then."""
     keys = line_keys(shard, queue)
-    return ("FCALL", versioned("refill"), len(keys), *keys, room.mark, room.bundle_max)
+    return ("FCALL", versioned("refill"), len(keys), *keys, *room.arguments())
 
 
 def recall(queue: Queue, of: Recall, room: Room) -> Command:
@@ -171,7 +177,7 @@ def recall(queue: Queue, of: Recall, room: Room) -> Command:
     keys = (*line_keys(of.shard, queue), ways_key(of.shard, queue))
     return (
         "FCALL", versioned("recall"), len(keys), *keys,
-        of.number, of.way, of.messages, of.segments, room.mark, room.bundle_max, of.plan,
+        of.number, of.way, of.messages, of.segments, *room.arguments(), of.plan,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The reads of one worker of a queue's streams that are under way: one of what has a backlog, or of all shards,
+"""The reads of a queue's streams that a worker has under way: one of what has a backlog, or of all shards;
 and beside the reading of a backlog one that waits for what comes where nobody waits.
 
 A shard is asked by one read at a time. So what is given of it arrives in order, although each read has a
@@ -46,6 +46,8 @@ class Answer(NamedTuple):
     of_all: bool
     # Whether it came too long ago, so that what it gave is to be looked for.
     lost: bool
+    # How long it took, seconds; None: it waited for messages.
+    took_s: float | None
 
 
 class Reads:
@@ -80,11 +82,9 @@ class Reads:
         self._aside_after_s = 0.0
         # Shards whose streams gave as many entries as they were asked for last.
         self._busy: list[int] = []
-        # Whether the main read waits for messages; and how long the last took that was answered, if it did not.
+        # Whether the main read waits for messages; and how long the last took that was answered and did not.
         self._waits = False
         self._main_s: float | None = None
-        # See `engine.delivery.ports.QueueReader`.
-        self.took_s: float | None = None
 
     def __bool__(self) -> bool:
         """Whether any is under way."""
@@ -115,15 +115,13 @@ class Reads:
     async def answer(self) -> Answer:
         """The first answer of the reads that are under way, one at least; the others go on."""
         await asyncio.wait([*self._aside.tasks, *self._main.tasks], return_when=asyncio.FIRST_COMPLETED)
-        self.took_s = None
         # What comes where nobody waits is sent first.
-        if of_all := not self._aside.answered:
-            self.took_s = self._main_s
-        else:
+        of_all = not self._aside.answered
+        if not of_all:
             self._aside_after_s = asyncio.get_running_loop().time() + _ASIDE_APART_S
         streams = (self._main if of_all else self._aside).take()
         entries = [(self._shard_of_key[key], raw) for key, raw in streams or ()]
-        return Answer(entries, of_all, lost=streams is None)
+        return Answer(entries, of_all, lost=streams is None, took_s=self._main_s if of_all else None)
 
     def _read_aside(self, entries: int) -> None:
         """While a backlog is read, begin a read that waits for what comes where nobody waits.

@@ -86,17 +86,30 @@ async def test_a_light_organisation_waits_for_the_ready_stream_alone(link: Redis
     assert load.unread[-1] == before + 1 <= 10
 
 
-@pytest.mark.parametrize(("mark", "turn"), [(16, 1), (64, 4)])
-async def test_of_many_that_wait_a_turn_is_four_messages_if_the_others_do_not_wait_long(
-    link: RedisLink, mark: int, turn: int
+@pytest.mark.parametrize(
+    ("organisations", "mark", "moment", "turn"),
+    [
+        (1100, 16, 16, 1),
+        (1100, 64, 64, 1),
+        (1100, 128, 128, 3),
+        (1100, 160, 160, 4),
+        (1100, 160, 80, 2),
+        (1100, 160, 20, 1),
+        # Where much is sent, a turn may be an eighth of that.
+        (5000, 200, 255, 1),
+        (5000, 200, 256, 3),
+    ],
+)
+async def test_of_many_that_wait_a_turn_is_four_messages_if_each_is_served_many_times_that_in_ten_seconds(
+    link: RedisLink, organisations: int, mark: int, moment: int, turn: int
 ) -> None:
     load = FairLoad(link.batch, Random(0))
     await load.begin()
     await load.refill(4)
-    await load.admit({organisation: [1] * 8 for organisation in range(1, 1101)})
+    await load.admit({organisation: [1] * 8 for organisation in range(1, 1 + organisations)})
     # The first message of each went to the stream at once, because its turn was then.
-    assert len(await load.read(4000)) >= 1100
-    await link.call(*wire.refill("normal", SHARD, wire.Room(mark, MESSAGES_MAX)))
+    assert len(await load.read(4 * organisations)) >= organisations
+    await link.call(*wire.refill("normal", SHARD, wire.Room(mark, MESSAGES_MAX, moment)))
     moved = [load.given(one).organisation_id for one in await load.read(mark)]
     assert len(moved) == min(mark, 256)
     turns = [len(list(run)) for _, run in itertools.groupby(moved)]

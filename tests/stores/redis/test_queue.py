@@ -129,8 +129,7 @@ def test_a_shard_where_nobody_waits_takes_no_share_of_one_where_somebody_does(co
         assert sorted(asked) == list(range(16))
         assert asked[5] == asked[9] >= asked[0]
         # One message, in an entry of its own, and bundles.
-        backlog.given(5, 1, 1)
-        backlog.given(3, asked[3], asked[3] * size)
+        backlog.given({5: 1, 3: asked[3]}, {5: 1, 3: asked[3] * size})
 
 
 @pytest.mark.parametrize("count", [1, 4, 60, 300])
@@ -138,10 +137,11 @@ def test_shards_share_by_the_weight_that_waits_in_each_in_segments(count: int) -
     backlog, given = Backlog(), dict.fromkeys(range(4), 0)
     weights, sizes = {0: 10, 1: 10, 2: 40, 3: 5}, {0: 1, 1: 7, 2: 2, 3: 1}
     for _ in range(3000):
-        for shards, share in backlog.shares(range(4), list(weights), weights, count):
-            for shard in shards:
-                given[shard] += share * sizes[shard]
-                backlog.given(shard, share, share * sizes[shard])
+        asked = {s: n for of, n in backlog.shares(range(4), list(weights), weights, count) for s in of}
+        segments = {shard: share * sizes[shard] for shard, share in asked.items()}
+        backlog.given(asked, segments)
+        for shard, of in segments.items():
+            given[shard] += of
     shares = {shard: given[shard] / sum(given.values()) for shard in given}
     assert shares == pytest.approx({s: w / 65 for s, w in weights.items()}, abs=0.01)
 
@@ -149,11 +149,9 @@ def test_shards_share_by_the_weight_that_waits_in_each_in_segments(count: int) -
 def test_a_read_asks_for_all_that_it_is_to_give_also_where_shares_are_parts_of_entries() -> None:
     backlog = Backlog()
     for count in (5, 20, 11, 1, 16):
-        asked = backlog.shares(range(16), list(range(16)), {}, count)
-        assert sum(len(of) * share for of, share in asked) == count
-        for of, share in asked:
-            for shard in of:
-                backlog.given(shard, share, share)
+        asked = {s: n for of, n in backlog.shares(range(16), list(range(16)), {}, count) for s in of}
+        assert sum(asked.values()) == count
+        backlog.given(asked, asked)
 
 
 def test_what_lies_ready_is_divided_among_the_shards_by_the_weight_that_waits_in_each() -> None:
@@ -165,11 +163,31 @@ def test_what_lies_ready_is_divided_among_the_shards_by_the_weight_that_waits_in
     backlog.note(range(16), [10] * 16)
     assert {backlog.ready_of(shard, 64) for shard in range(16)} == {4}
     assert {backlog.ready_of(shard, 1) for shard in range(16)} == {1}
+    # By parts of it, no less than these.
+    backlog.note([3], [16])
+    assert [backlog.ready_of(shard, 64) for shard in (2, 3)] == [4, 7]
+    assert [backlog.ready_of(shard, 256) for shard in (2, 3)] == [16, 64]
+    backlog.note([3], [10])
     # Of much, so that bundles are not small.
     assert {backlog.ready_of(shard, 1024) for shard in range(16)} == {128}
     assert {backlog.ready_of(shard, 512) for shard in range(16)} == {64}
     backlog.note(range(16), [0] * 16)
     assert backlog.ready_of(3, 64) == 64
+
+
+def test_of_shards_that_share_no_more_is_read_than_lies_ready_in_proportion() -> None:
+    backlog, weights = Backlog(), dict.fromkeys(range(8), 11) | dict.fromkeys(range(8, 16), 9)
+    backlog.note(weights, weights.values())
+    given = dict.fromkeys(weights, 0)
+    for _ in range(200):
+        shares = backlog.shares(range(16), list(weights), weights, 200, 32)
+        asked = {s: n for of, n in shares for s in of}
+        gave = {s: min(n, backlog.ready_of(s, 32)) for s, n in asked.items()}
+        backlog.given(gave, gave)
+        given = {s: given[s] + gave[s] for s in given}
+    assert sum(given.values()) >= 200 * 31
+    for shard, of in given.items():
+        assert of / sum(given.values()) == pytest.approx(weights[shard] / 160, rel=0.01)
 
 
 async def test_each_stream_is_told_its_part_of_what_shall_lie_ready(kit: QueueKit) -> None:
@@ -194,14 +212,28 @@ async def test_each_stream_is_told_its_part_of_what_shall_lie_ready(kit: QueueKi
     assert [int(mark) for mark in noted] == [32] * SHARDS
 
 
-def test_a_shard_that_ran_dry_is_owed_nothing_for_it() -> None:
-    backlog = Backlog()
+@pytest.mark.parametrize("shards", [2, 16])
+def test_a_shard_that_gives_little_does_not_keep_the_others_from_being_read(shards: int) -> None:
+    backlog, count, others = Backlog(), 160, 0
     for _ in range(100):
-        asked = {s: n for of, n in backlog.shares(range(2), [0, 1], {}, 20) for s in of}
-        backlog.given(0, 1, 1)
-        backlog.given(1, asked[1], asked[1])
-    asked = {s: n for of, n in backlog.shares(range(2), [0, 1], {}, 20) for s in of}
-    assert asked[0] <= 20
+        asked = {s: n for of, n in backlog.shares(range(shards), range(shards), {}, count) for s in of}
+        others = sum(asked.values()) - asked[0]
+        backlog.given({**asked, 0: 1}, {**asked, 0: 1})
+    assert others >= count * (shards - 1) / shards / 2.5
+
+
+def test_a_shard_that_had_too_little_ready_is_owed_it_as_long_as_somebody_waits_there() -> None:
+    backlog, given = Backlog(), [0, 0]
+    for turn in range(100):
+        asked = {s: n for of, n in backlog.shares(range(2), [0, 1], {0: 10, 1: 20}, 60) for s in of}
+        # Now and then the stream of the second one holds no more than that of the first.
+        gave = {0: asked[0], 1: min(asked[1], 20 if turn % 4 == 0 else 60)}
+        backlog.given(gave, gave)
+        given = [given[shard] + gave[shard] for shard in range(2)]
+    assert given[1] / given[0] == pytest.approx(2.0, abs=0.02)
+    # Where nobody waits any more nothing is owed.
+    backlog.shares(range(2), [1], {1: 20}, 60)
+    assert {n for of, n in backlog.shares(range(2), [0, 1], {0: 10, 1: 10}, 60) for _ in of} == {30}
 
 
 async def test_settling_again_counts_nothing(kit: QueueKit) -> None:

@@ -38,17 +38,17 @@ def what_it_says(command: Command) -> object:
     """The parts of a `settle` that Redis acts on, the order of entries aside."""
     keys = int(command[2])
     arguments = command[3 + keys :]
-    wholes, bundles, in_wholes, parts, in_parts = arguments[3:8]
-    details = msgspec.msgpack.decode(arguments[13])
-    rows, at, by_entry = bytes(arguments[10 + 1]), 0, []
-    ids = [*arguments[14 : 14 + int(wholes)], *arguments[14 + int(wholes) :: 3]][: int(wholes) + int(parts)]
+    wholes, bundles, in_wholes, parts, in_parts = arguments[4:9]
+    details = msgspec.msgpack.decode(arguments[14])
+    rows, at, by_entry = bytes(arguments[11 + 1]), 0, []
+    ids = [*arguments[15 : 15 + int(wholes)], *arguments[15 + int(wholes) :: 3]][: int(wholes) + int(parts)]
     for number, (entry_id, flat) in enumerate(zip(ids, details, strict=True)):
         own = []
         for n in range(0, len(flat), 6):
             own.append((flat[n : n + 4], rows[at : at + flat[n + 4]]))
             at += flat[n + 4]
         by_entry.append((entry_id, number < int(bundles), number < int(wholes), sorted(own)))
-    flat = msgspec.msgpack.decode(arguments[12])
+    flat = msgspec.msgpack.decode(arguments[13])
     units = {flat[n]: flat[n + 1 : n + 3] for n in range(0, len(flat), 3)}
     return (wholes, bundles, in_wholes, parts, in_parts, sorted(by_entry), units)
 

@@ -18,6 +18,7 @@
 --                                  settled, a character each, '.' for not settled, 'x' for settled; none: none
 --                 time             the virtual time: the start time of the last message that was moved
 --                 mark             how many messages the ready stream shall hold, as a worker said last
+--                 moment           how many messages are sent in 20 ms, as a worker said last; none: as the mark
 --                 parked           how many messages wait in lists of paused organisations; `messages` is without
 --                 paused, limited  how many organisations are paused, and how many have a field `limits:`
 --                 limits:<organisation>   its weight, with ' paused' behind it when it is paused; none: weight 1
@@ -38,12 +39,13 @@ local MARK = 128
 -- less memory a message takes; the smaller, the less is read for a turn.
 local CHUNK = 4000
 local CHUNK_SMALL = 1000
--- The turns of all that wait come to so many marks, segments, or to one message each, whichever is more: about a
--- tenth of a second of what providers take. So a step touches few lists, and one turn is a small part of what its
--- organisation is served in ten seconds. Where very many wait, turns are up to TURN segments, as long as they come to
--- ROUND_MAX marks, a second or less. No turn is more than a part TURNS_MIN of the mark.
+-- The turns of all that wait come to so many moments, segments, about a tenth of a second of what is sent, or to TURN
+-- segments each, whichever is more. So a step touches few lists. But a turn is no more than weight 1 is served in
+-- STRETCH moments, which is a sixteenth of ten seconds, nor than a part TURNS_MIN of the mark. It has a message at least.
+-- Where a moment has MUCH messages, it is twice as many moments: to touch a list for each message is what costs the most.
 local ROUND = 4
-local ROUND_MAX = 64
+local STRETCH = 32
+local MUCH = 256
 local TURN = 4
 local TURNS_MIN = 4
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
@@ -133,7 +135,7 @@ end
 local function line_of(keys, first, bundle_max)
   local known = call(
     'HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra', 'bundled', 'number', 'moved',
-    'put_off')
+    'put_off', 'moment')
   local line = {
     sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
     messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), mark = tonumber(known[3] or MARK),
@@ -142,7 +144,7 @@ local function line_of(keys, first, bundle_max)
     bundled = tonumber(known[7] or 0), number = tonumber(known[8] or FIRST),
     bundle_max = tonumber(bundle_max or 1),
     records = {''}, open = 0, octets = 0, gone = {}, moved = 0, window = known[9],
-    put_off = tonumber(known[10] or 0), aside = {}, aside_by = {},
+    put_off = tonumber(known[10] or 0), moment = known[11] and tonumber(known[11]), aside = {}, aside_by = {},
   }
   -- What of this the hash is known to have: nothing in the first step of a busy period.
   line.known = known[2] and {messages = line.messages, time = line.time, extra = line.extra} or {}
@@ -213,13 +215,19 @@ local function room_of(line)
   return line.room
 end
 
--- Set the mark of the ready stream, as a worker says.
-local function aim(line, mark)
-  if line.mark == tonumber(mark) then return end
-  if line.room then line.room = line.room + mark - line.mark end
-  line.mark = tonumber(mark)
-  size_bundles(line)
-  call('HSET', line.wait, 'mark', mark)
+-- Set the mark of the ready stream and the moment, as a worker says.
+local function aim(line, mark, moment)
+  mark, moment = tonumber(mark), tonumber(moment)
+  if line.mark ~= mark then
+    if line.room then line.room = line.room + mark - line.mark end
+    line.mark = mark
+    size_bundles(line)
+    call('HSET', line.wait, 'mark', mark)
+  end
+  if (line.moment or mark) ~= moment then
+    line.moment = moment
+    call('HSET', line.wait, 'moment', moment)
+  end
 end
 
 -- What workers have been given does not count against the mark.

@@ -212,8 +212,10 @@ end
 
 -- The segments of one turn; a turn has a message at least.
 local function slice_of(line)
-  local part = line.mark / waiting_of(line)
-  return min(line.mark / TURNS_MIN, max(ROUND * part, min(TURN, ROUND_MAX * part)))
+  local waiting, moment = waiting_of(line), line.moment or line.mark
+  local stretch = moment < MUCH and STRETCH or 2 * STRETCH
+  local most = max(1, floor(stretch * moment / (waiting + line.extra)))
+  return min(line.mark / TURNS_MIN, most, max(ROUND * moment / waiting, TURN))
 end
 
 -- The most octets of a chunk that is written now.

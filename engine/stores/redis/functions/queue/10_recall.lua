@@ -100,16 +100,16 @@ function ways.serve(line, way, count, segments_max)
   return moved, sum
 end
 
--- recall(line, ways; number of the way, its text, count, segments_max, mark, bundle_max, plan)
+-- recall(line, ways; number of the way, its text, count, segments_max, mark, moment, bundle_max, plan)
 -- -> {how many messages came into the ready stream, their segments, the ways of the line as the hash has them, the
 --     weight that waits behind the stream now}
 -- `plan`: the version of the plan that is in force, '0' where the way is one of that plan.
 -- The entries say for which way their messages waited, in the field `w`. A second call moves more. A way of which nothing
 -- is left goes with its last turn.
 local function recall(keys, args)
-  local line = line_of(keys, 1, args[6])
-  line.ways_key, line.plan = keys[5], args[7] ~= '0' and args[7]
-  aim(line, args[5])
+  local line = line_of(keys, 1, args[7])
+  line.ways_key, line.plan = keys[5], args[8] ~= '0' and args[8]
+  aim(line, args[5], args[6])
   local moved, sum, text = 0, 0, args[2]
   for _, way in ipairs(ways.of(line)) do
     if way.number == tonumber(args[1]) and way.text == text then

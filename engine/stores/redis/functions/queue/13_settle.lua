@@ -57,8 +57,8 @@ local function settle_whole(line, ids, given)
   return counts, all
 end
 
--- settle(line, due, dead, activity, usage, head, held, held by organisation, ways, moved; name, mark, bundle_max,
---        whole entries, of these bundles, messages in whole entries, parts of bundles, messages in parts,
+-- settle(line, due, dead, activity, usage, head, held, held by organisation, ways, moved; name, mark, moment,
+--        bundle_max, whole entries, of these bundles, messages in whole entries, parts of bundles, messages in parts,
 --        dues, deads, rows, array of rows without header, sums, details,
 --        then ids of whole entries, bundles first,
 --        then per part: entry id, messages of the bundle, places (a byte each, from 0),
@@ -77,10 +77,10 @@ end
 -- `given`: settle messages that no worker has been given. Only those behind this id, the last one that a
 -- worker has been given, count.
 local function settle(keys, args, given)
-  local wholes, bundles, parts = tonumber(args[4]), tonumber(args[5]), tonumber(args[7])
-  local dues, deads = tonumber(args[9]), tonumber(args[10])
-  local line = line_of(keys, 1, args[3])
-  local ids, noted, first = {}, {}, 15
+  local wholes, bundles, parts = tonumber(args[5]), tonumber(args[6]), tonumber(args[8])
+  local dues, deads = tonumber(args[10]), tonumber(args[11])
+  local line = line_of(keys, 1, args[4])
+  local ids, noted, first = {}, {}, 16
   for i = 1, bundles do noted[i] = note_of(args[first + i - 1]) end
   noted = values_of(line.wait, noted)
   for i = 1, wholes do
@@ -96,8 +96,8 @@ local function settle(keys, args, given)
     part = part + 3
   end
 
-  local counted, rows, row_count = tonumber(args[6]) + tonumber(args[8]), args[12], tonumber(args[11])
-  local due, back, dead, put_off, flat, summed = {}, {}, {}, {}, nil, args[13]
+  local counted, rows, row_count = tonumber(args[7]) + tonumber(args[9]), args[13], tonumber(args[12])
+  local due, back, dead, put_off, flat, summed = {}, {}, {}, {}, nil, args[14]
   local at_due, at_dead = part, part + 2 * dues
   local function put_due(at)
     local first = byte(args[at])
@@ -108,16 +108,16 @@ local function settle(keys, args, given)
     end
   end
   if plain then
-    if tonumber(args[6]) > wholes then
-      line.bundled, line.changed = line.bundled - tonumber(args[6]) + wholes, true
+    if tonumber(args[7]) > wholes then
+      line.bundled, line.changed = line.bundled - tonumber(args[7]) + wholes, true
     end
     for i = at_due, at_dead - 1, 2 do put_due(i) end
     for i = at_dead, at_dead + deads - 1 do dead[#dead + 1] = args[i] end
-    flat = cmsgpack.unpack(args[13])
+    flat = cmsgpack.unpack(args[14])
   else
     local sums, order, own_rows, at_row = {}, {}, {}, 1
     counted, row_count = 0, 0
-    for i, of in ipairs(cmsgpack.unpack(args[14])) do
+    for i, of in ipairs(cmsgpack.unpack(args[15])) do
       local id = args[first + i - 1]
       local places = found[i - wholes]
       if noted[i] then
@@ -179,7 +179,7 @@ local function settle(keys, args, given)
     keep(chain)
     call('DECRBY', keys[10], held)
   end
-  aim(line, args[2])
+  aim(line, args[2], args[3])
   put_all_back(line, back, keys[13])
   if put_off[1] then
     line.ways_key = keys[12]

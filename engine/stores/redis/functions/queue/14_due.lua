@@ -1,12 +1,12 @@
--- promote(due, line; now_us, limit, mark, bundle_max)
+-- promote(due, line; now_us, limit, mark, moment, bundle_max)
 -- -> {how many came into the line, the weight that waits now}
 -- A message comes back into the line as a new one does. One that cannot be read goes to the ready stream,
 -- whose reader sets it aside. A bundle is here when a worker of an older version could not read it; of that,
 -- the messages that are not settled come back.
 local function promote(keys, args)
   local due = call('ZRANGEBYSCORE', keys[1], '-inf', args[1], 'LIMIT', 0, args[2])
-  local line = line_of(keys, 2, args[4])
-  aim(line, args[3])
+  local line = line_of(keys, 2, args[5])
+  aim(line, args[3], args[4])
   for _, member in ipairs(due) do
     local messages = {}
     each_open(line.wait, member, function(message) messages[#messages + 1] = message end)
@@ -29,11 +29,11 @@ local function promote(keys, args)
   return {#due, finish(line)}
 end
 
--- refill(line; mark, bundle_max) -> the weight that waits behind the ready stream now
+-- refill(line; mark, moment, bundle_max) -> the weight that waits behind the ready stream now
 -- A second call fills up what was read since.
 local function refill_line(keys, args)
-  local line = line_of(keys, 1, args[2])
-  aim(line, args[1])
+  local line = line_of(keys, 1, args[3])
+  aim(line, args[1], args[2])
   return finish(line)
 end
 
