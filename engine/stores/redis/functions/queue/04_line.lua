@@ -46,6 +46,8 @@ local ROUND = 4
 local ROUND_MAX = 64
 local TURN = 4
 local TURNS_MIN = 4
+-- A turn of fewer segments ends with its chunk, so that it reads one; the next one of its organisation goes on.
+local LONG = 8
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256
 -- What is moved is counted in windows of so many seconds.
@@ -92,10 +94,12 @@ end
 -- with which they have `segments_max`. Returns the end, their number and their segments.
 local function walk(records, at, count, segments_max)
   local sum, walked = 0, 0
+  local octets = #records
   repeat
-    local segments, size, from = struct_unpack('>HI4', records, at)
-    at, sum, walked = from + size, sum + segments, walked + 1
-  until walked == count or sum >= segments_max or at > #records
+    local a, b, c, d, e, f = byte(records, at, at + 5)
+    at, sum, walked = at + 6 + e * 256 + f, sum + b, walked + 1
+    if a + c + d > 0 then at, sum = at + (c * 256 + d) * 65536, sum + a * 256 end
+  until walked == count or sum >= segments_max or at > octets
   return at, walked, sum
 end
 

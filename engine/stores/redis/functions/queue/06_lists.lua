@@ -169,10 +169,26 @@ local function enter_all(line, count, index, records)
       line.lists[organisation].start = max(line.time, tonumber(ahead[i] or 0))
     end
   end
-  for i = 1, #of, 4 do
-    local behind = at + of[i + 3]
-    enter_run(line, of[i], of[i + 1], of[i + 2], records, at, behind)
-    at = behind
+  local i = 1
+  while of[i] do
+    local organisation = of[i]
+    local list = line.lists[organisation]
+    if list and list.messages > 0 then
+      -- All runs of it that follow each other go to its list.
+      local new, count, segments = list.new or {}, 0, 0
+      local n = #new
+      repeat
+        local octets = of[i + 3]
+        n, new[n + 1] = n + 1, sub(records, at, at + octets - 1)
+        count, segments, at, i = count + of[i + 1], segments + of[i + 2], at + octets, i + 4
+      until of[i] ~= organisation
+      list.new = new
+      count_waiting(line, list, count, segments)
+    else
+      local behind = at + of[i + 3]
+      enter_run(line, organisation, of[i + 1], of[i + 2], records, at, behind)
+      at, i = behind, i + 4
+    end
   end
 end
 
@@ -212,7 +228,7 @@ end
 
 -- The most octets of a chunk that is written now.
 local function chunk_octets(line)
-  return slice_of(line) >= 8 and CHUNK or CHUNK_SMALL
+  return slice_of(line) >= LONG and CHUNK or CHUNK_SMALL
 end
 
 -- Note that the last chunk of a list is to be written: `runs` behind what is there. A list of one chunk is not read again
@@ -280,6 +296,7 @@ local function move_some(line, list, count, segments_max)
     if list.taken == #list.chunk then
       line.gone[#line.gone + 1] = chunk_name(list, list.first)
       list.chunk, list.taken, list.first = false, 0, list.first + 1
+      if line.short then break end
     end
   until moved == list.messages or moved == count or sum >= segments_max
   count_waiting(line, list, -moved, -sum)
