@@ -6,15 +6,17 @@ local function turns_of(line)
   return {names = {}, kept = {}, chunks = {}, starts = {}, size = 0, fetched = 0, whole = true}
 end
 
--- The first organisations of a step that has looked at no list yet, none of which has limits: what Redis gives is what
--- the page has, and no list is looked up. Returns whether all numbers are there in the form of this version.
-local function fetch_first(line, page, flat)
-  local names, starts, wanted, n, text, start = {}, {}, {}, 0, nil, nil
+-- Put organisations on the page of which this step knows no list, and none of which has limits: what Redis gives is what
+-- the page has. Returns whether that could be done: all numbers are there in the form of this version.
+local function fetch_new(line, page, flat)
+  local lists, names, starts, wanted, n, text, start = line.lists, {}, {}, {}, 0, nil, nil
   for i = 1, #flat, 2 do
+    local name = flat[i]
+    if lists[name] then return false end
     -- Many have the same start.
     if flat[i + 1] ~= text then text, start = flat[i + 1], tonumber(flat[i + 1]) end
     n = n + 1
-    names[n], starts[n] = flat[i], start
+    names[n], starts[n] = name, start
   end
   local kepts = values_of(line.wait, names)
   for i = 1, n do
@@ -25,15 +27,23 @@ local function fetch_first(line, page, flat)
     if a + b > 0 then number = number + (a * 256 + b) * 65536 end
     wanted[i] = names[i] .. (SUFFIXES[number] or suffix_of(number))
   end
-  page.names, page.starts, page.kept, page.size = names, starts, kepts, n
-  page.chunks = values_of(line.wait, wanted)
+  local chunks, size = values_of(line.wait, wanted), page.size
+  if size == 0 then
+    page.names, page.starts, page.kept, page.chunks, page.size = names, starts, kepts, chunks, n
+    return true
+  end
+  for i = 1, n do
+    size = size + 1
+    page.names[size], page.starts[size], page.kept[size], page.chunks[size] = names[i], starts[i], kepts[i], chunks[i]
+  end
+  page.size = size
   return true
 end
 
 -- Look at `count` more organisations. What this step knows of their lists is not read.
 local function fetch(line, page, count)
   local flat = call('ZRANGE', line.turns, page.fetched, page.fetched + count - 1, 'WITHSCORES')
-  if line.limited == 0 and page.size == 0 and not line.order[1] and not line.parked[1] and fetch_first(line, page, flat) then
+  if line.limited == 0 and fetch_new(line, page, flat) then
     page.fetched = #flat == 2 * count and page.fetched + count or nil
     return
   end
