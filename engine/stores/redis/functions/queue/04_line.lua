@@ -35,9 +35,9 @@
 -- Nothing of the times is remembered after it.
 local MARK = 128
 -- A chunk is closed when it has so many bytes: the second, when turns take few messages of a list. The larger, the
--- less memory a message takes; the smaller, the less is read for a turn.
+-- less memory a message takes; the smaller, the less is read for a turn. See `fits`.
 local CHUNK = 4000
-local CHUNK_SMALL = 1000
+local CHUNK_SMALL = 1250
 -- The turns of all that wait come to so many marks, segments, or to one message each, whichever is more: about a
 -- tenth of a second of what providers take. So a step touches few lists, and one turn is a small part of what its
 -- organisation is served in ten seconds. Where very many wait, turns are up to TURN segments, as long as they come to

@@ -231,6 +231,12 @@ local function chunk_octets(line)
   return slice_of(line) >= LONG and CHUNK or CHUNK_SMALL
 end
 
+-- Whether so many octets more are to be in a small chunk that has `tail`. It is closed behind whole turns of TURN messages,
+-- as if all were of that size, so that its last turn is not a short one.
+local function fits(tail, octets)
+  return tail + octets * (floor(tail / octets + 0.5) % TURN > 0 and 1 or TURN) <= CHUNK_SMALL
+end
+
 -- Note that the last chunk of a list is to be written: `runs` behind what is there. A list of one chunk is not read again
 -- in this step.
 local function put_chunk(fields, list, chunk, runs)
@@ -249,7 +255,7 @@ local function append_new(line, order)
   -- Chunks in which there is room are read, while they are small: each message that comes alone writes its chunk anew.
   local chunk_max, numbers = chunk_octets(line), {}
   for i, list in ipairs(lists) do
-    if list.last >= list.first and list.tail + #list.new[1] <= CHUNK_SMALL then
+    if list.last >= list.first and fits(list.tail, #list.new[1]) then
       names[#names + 1] = chunk_name(list, list.last)
       numbers[i] = #names
     end
@@ -260,7 +266,7 @@ local function append_new(line, order)
     local new, from, chunk = list.new, 1, numbers[i] and (chunks[numbers[i]] or '')
     for at = 1, #new do
       local octets = #new[at]
-      if not chunk or list.tail + octets > chunk_max then
+      if not chunk or list.tail + octets > chunk_max or chunk_max == CHUNK_SMALL and not fits(list.tail, octets) then
         if chunk then put_chunk(fields, list, chunk, concat(new, '', from, at - 1)) end
         chunk, from, list.last, list.tail = '', at, list.last + 1, 0
       end
