@@ -93,14 +93,16 @@ end
 -- Where the record behind `count` records ends that begin at `at`, and their segments. It stops behind the record
 -- with which they have `segments_max`. Returns the end, their number and their segments.
 local function walk(records, at, count, segments_max)
-  local sum, walked = 0, 0
-  local octets = #records
-  repeat
+  local sum, octets, byte = 0, #records, byte
+  for walked = 1, count do
+    -- Most are of one octet of segments and two of the size. Octets cost less than `struct_unpack`.
     local a, b, c, d, e, f = byte(records, at, at + 5)
-    at, sum, walked = at + 6 + e * 256 + f, sum + b, walked + 1
+    at = at + 6 + e * 256 + f
+    sum = sum + b
     if a + c + d > 0 then at, sum = at + (c * 256 + d) * 65536, sum + a * 256 end
-  until walked == count or sum >= segments_max or at > octets
-  return at, walked, sum
+    if sum >= segments_max or at > octets then return at, walked, sum end
+  end
+  return at, count, sum
 end
 
 -- The field that says of a bundle which of its messages are settled. Its number is in the bundle, and at the end

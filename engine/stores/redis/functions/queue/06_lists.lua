@@ -6,23 +6,17 @@ local function limits_of(line, organisations)
   return values_of(line.wait, names)
 end
 
--- What the hash keeps of a list is a MessagePack array in which each number has four octets. So it is read and written
--- in one go, and older versions, which write the shortest form, read it too.
--- Each number is written together with the octet before it, 206: that is a quarter of the time of writing them apart.
+-- What the hash keeps of a list is a MessagePack array in which each number has four octets, so that it is written in one
+-- go. Each number is written together with the octet before it, 206: that is a quarter of the time of writing them apart.
+-- Older versions, which write the shortest form, read it too. Either is read from its second octet on, as numbers behind
+-- one another, so that no table is made.
 local KEPT = '>BI5I5I5I5I5I5I5I5I5'
 local FOUR = 206 * 4294967296
-local KEPT_LIST = '>xxI4xI4xI4xI4xI4xI4'
--- From the octet KEPT_WINDOW_AT on.
-local KEPT_WINDOW = '>I4xI4xI4'
-local KEPT_WINDOW_AT = 33
-local KEPT_ALL = '>xxI4xI4xI4xI4xI4xI4xI4xI4xI4'
-local KEPT_SIZE = 46
 
 -- The first six numbers of a list.
 local function read_kept(kept)
   if not kept then return 1, 0, 0, 0, 0, 0 end
-  if #kept == KEPT_SIZE then return struct_unpack(KEPT_LIST, kept) end
-  return unpack(cmsgpack.unpack(kept), 1, 6)
+  return select(2, unpack_limit(kept, 6, 1))
 end
 
 -- `kept` and `limits`: what the hash has of the list and of its limits, when that was read before.
@@ -56,12 +50,10 @@ end
 
 -- What the hash keeps of a list. `begins`: of the window in which messages were moved by its turns, in this step.
 local function kept_of(list, begins)
-  local began, now, before
-  if list.kept and #list.kept == KEPT_SIZE then
-    began, now, before = struct_unpack(KEPT_WINDOW, list.kept, KEPT_WINDOW_AT)
-  else
-    local of = list.kept and cmsgpack.unpack(list.kept) or {}
-    began, now, before = of[7] or 0, of[8] or 0, of[9] or 0
+  local began, now, before = 0, 0, 0
+  if list.kept then
+    local _, _, _, _, _, _, _, of, segments, segments_before = unpack_limit(list.kept, 9, 1)
+    began, now, before = of or 0, segments or 0, segments_before or 0
   end
   if list.moved > 0 then began, now, before = moved_in(began, now, before, list.moved, begins) end
   return pack_kept(list.first, list.last, list.taken, list.tail, list.messages, list.segments, began, now, before)

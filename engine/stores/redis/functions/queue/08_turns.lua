@@ -7,7 +7,7 @@ local function turns_of(line)
 end
 
 -- Put organisations on the page of which this step knows no list, and none of which has limits: what Redis gives is what
--- the page has. Returns whether that could be done: all numbers are there in the form of this version.
+-- the page has. Returns whether that could be done.
 local function fetch_new(line, page, flat)
   local lists, names, starts, wanted, n, text, start = line.lists, {}, {}, {}, 0, nil, nil
   for i = 1, #flat, 2 do
@@ -20,11 +20,7 @@ local function fetch_new(line, page, flat)
   end
   local kepts = values_of(line.wait, names)
   for i = 1, n do
-    local kept = kepts[i]
-    if #kept ~= KEPT_SIZE then return false end
-    local a, b, c, d = byte(kept, 3, 6)
-    local number = c * 256 + d
-    if a + b > 0 then number = number + (a * 256 + b) * 65536 end
+    local _, number = unpack_limit(kepts[i], 1, 1)
     wanted[i] = names[i] .. (SUFFIXES[number] or suffix_of(number))
   end
   local chunks, size = values_of(line.wait, wanted), page.size
@@ -71,10 +67,10 @@ local function fetch(line, page, count)
       next = next + 1
       local kept = found[next]
       kepts[i] = kept
-      if limits[next] or #kept ~= KEPT_SIZE then
-        list = list_of(line, name, kept, limits[next] or false)
+      if limits[next] then
+        list = list_of(line, name, kept, limits[next])
       else
-        number = struct_unpack('>xxI4', kept)
+        number = select(2, unpack_limit(kept, 1, 1))
       end
     end
     if list then list.start, number = starts[i], not list.chunk and list.first end
@@ -137,7 +133,7 @@ local function take_turns(line, page, i, left, slice, again, next)
     local start, chunk = starts[i], chunks[i]
     if not chunk or start > soonest then break end
     if open > open_most then records, open, octets = next_bundle(line, open, octets) end
-    local first, last, taken, tail, messages, segments, began, now, before = struct_unpack(KEPT_ALL, kepts[i])
+    local _, first, last, taken, tail, messages, segments, began, now, before = unpack_limit(kepts[i], 9, 1)
     local most = bundle_most - open
     if most > left then most = left end
     local octets_all = #chunk
