@@ -24,8 +24,9 @@ cdef enum:
     # Octets before a message in a bundle.
     HEADER = 6
     # Messages that may go to a list together are of one organisation, and one, or of so many octets: `append_new` in
-    # functions/queue puts a run into one chunk. Where another turn of so many would not fit, the run ends.
+    # functions/queue puts a run into one chunk. It has whole turns of so many messages, as `fits` there says.
     RUN = 1250
+    RUN_MOST = 1500
     TURN = 4
     # Fields of a message, and of its row without the text.
     MESSAGE_FIELDS = 15
@@ -143,7 +144,7 @@ cdef class _Piece:
         size += HEADER
         if self._own and (
             self._organisation_id != organisation_id
-            or self._run + size * (1 if self._own % TURN else TURN) > RUN
+            or (self._run + size > RUN_MOST if self._own % TURN else self._run + TURN * size > RUN)
         ):
             self._end_run()
         self._organisation_id = organisation_id

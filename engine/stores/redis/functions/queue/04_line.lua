@@ -38,6 +38,7 @@ local MARK = 128
 -- less memory a message takes; the smaller, the less is read for a turn. See `fits`.
 local CHUNK = 4000
 local CHUNK_SMALL = 1250
+local CHUNK_SMALL_MOST = 1500
 -- The turns of all that wait come to so many marks, segments, or to one message each, whichever is more: about a
 -- tenth of a second of what providers take. So a step touches few lists, and one turn is a small part of what its
 -- organisation is served in ten seconds. Where very many wait, turns are up to TURN segments, as long as they come to

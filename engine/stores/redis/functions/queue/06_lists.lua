@@ -149,7 +149,9 @@ local function enter_all(line, count, index, records)
       unknown[n] = organisation
     end
   end
-  if n > 1 then
+  if n == 1 then
+    list_of(line, unknown[1])
+  elseif n > 1 then
     local kept, limits = call('HMGET', line.wait, unpack(unknown)), limits_of(line, unknown)
     local idle = {}
     for i, organisation in ipairs(unknown) do
@@ -218,15 +220,11 @@ local function slice_of(line)
   return min(line.mark / TURNS_MIN, max(ROUND * part, min(TURN, ROUND_MAX * part)))
 end
 
--- The most octets of a chunk that is written now.
-local function chunk_octets(line)
-  return slice_of(line) >= LONG and CHUNK or CHUNK_SMALL
-end
-
 -- Whether so many octets more are to be in a small chunk that has `tail`. It is closed behind whole turns of TURN messages,
 -- as if all were of that size, so that its last turn is not a short one.
 local function fits(tail, octets)
-  return tail + octets * (floor(tail / octets + 0.5) % TURN > 0 and 1 or TURN) <= CHUNK_SMALL
+  if floor(tail / octets + 0.5) % TURN > 0 then return tail + octets <= CHUNK_SMALL_MOST end
+  return tail + TURN * octets <= CHUNK_SMALL
 end
 
 -- Note that the last chunk of a list is to be written: `runs` behind what is there. A list of one chunk is not read again
@@ -245,7 +243,7 @@ local function append_new(line, order)
   end
   if not lists[1] then return end
   -- Chunks in which there is room are read, while they are small: each message that comes alone writes its chunk anew.
-  local chunk_max, numbers = chunk_octets(line), {}
+  local long, numbers = slice_of(line) >= LONG, {}
   for i, list in ipairs(lists) do
     if list.last >= list.first and fits(list.tail, #list.new[1]) then
       names[#names + 1] = chunk_name(list, list.last)
@@ -258,7 +256,7 @@ local function append_new(line, order)
     local new, from, chunk = list.new, 1, numbers[i] and (chunks[numbers[i]] or '')
     for at = 1, #new do
       local octets = #new[at]
-      if not chunk or list.tail + octets > chunk_max or chunk_max == CHUNK_SMALL and not fits(list.tail, octets) then
+      if not chunk or long and list.tail + octets > CHUNK or not long and not fits(list.tail, octets) then
         if chunk then put_chunk(fields, list, chunk, concat(new, '', from, at - 1)) end
         chunk, from, list.last, list.tail = '', at, list.last + 1, 0
       end
