@@ -111,7 +111,7 @@ async def _with_lists_of_three(link: RedisLink, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(load, "expiry", lambda: FAR_US)
     await load.begin()
     await load.refill(64)
-    await load.admit({organisation: [1] * 4 for organisation in range(1, 1100)})
+    await load.admit({organisation: [1] * 4 for organisation in range(1, 300)})
     return load
 
 
@@ -124,11 +124,11 @@ async def test_where_turns_are_four_messages_the_chunks_of_a_list_are_whole_turn
     """What comes together is in pieces of 50, with whole turns in front. Pairs are counted in pairs."""
     load = await _with_lists_of_three(link, monkeypatch)
     for _ in range(100 // at_once):
-        await load.admit({1099: [1] * at_once})
+        await load.admit({299: [1] * at_once})
     found = await _fields(link)
-    names = [b"1099:%d" % number for number in range(1, 100)]
+    names = [b"299:%d" % number for number in range(1, 100)]
     chunks = [len(records_of(found[name])) for name in names if name in found]
-    assert sum(chunks) == len(load.waiting[1099])
+    assert sum(chunks) == len(load.waiting[299])
     assert chunks[:-1] == whole
 
 
@@ -136,9 +136,9 @@ async def test_a_turn_of_few_messages_ends_with_its_chunk(
     link: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = await _with_lists_of_three(link, monkeypatch)
-    await load.admit({organisation: [1] * 50 for organisation in range(1000, 1100)})
+    await load.admit({organisation: [1] * 50 for organisation in range(200, 300)})
     moved: list[int] = []
-    while len(moved) < 1099 * 4:
+    while len(moved) < 299 * 4:
         given = await load.read(256)
         moved += [load.given(one).organisation_id for one in given]
         await load.settle(given, 256)
@@ -146,7 +146,7 @@ async def test_a_turn_of_few_messages_ends_with_its_chunk(
     for organisation, run in itertools.groupby(moved):
         turns.setdefault(organisation, []).append(len(list(run)))
     # The first message was sent at once. A step that is full cuts a turn short.
-    seconds = [turns[organisation][1] for organisation in range(1000, 1100)]
+    seconds = [turns[organisation][1] for organisation in range(200, 300)]
     assert max(seconds) == 3
     assert seconds.count(3) > 50
     assert load.broken == []

@@ -64,8 +64,8 @@ def _octets(message: Message) -> int:
 
 
 def _runs(messages: list[Message]) -> list[list[Message]]:
-    """Messages of one organisation as they may go to its list together: one, or fours of up to 1,250 octets, as
-    if all four were of the size of the first; or up to 1,500 octets."""
+    """Messages of one organisation as they may go to its list together: one, or fours of up to 1,250 octets,
+    as if all four were of the size of the first; or up to 1,500 octets."""
     runs: list[list[Message]] = []
     for message in messages:
         before, own = sum(map(_octets, runs[-1])) if runs else 0, _octets(message)

@@ -42,12 +42,6 @@ local function list_of(line, organisation, kept, limits)
   return list
 end
 
-local function pack_kept(first, last, taken, tail, messages, segments, began, now, before)
-  return struct_pack(
-    KEPT, 153, FOUR + first, FOUR + last, FOUR + taken, FOUR + tail, FOUR + messages, FOUR + segments, FOUR + began,
-    FOUR + now, FOUR + before)
-end
-
 -- What the hash keeps of a list. `begins`: of the window in which messages were moved by its turns, in this step.
 local function kept_of(list, begins)
   local began, now, before = 0, 0, 0
@@ -56,7 +50,9 @@ local function kept_of(list, begins)
     began, now, before = of or 0, segments or 0, segments_before or 0
   end
   if list.moved > 0 then began, now, before = moved_in(began, now, before, list.moved, begins) end
-  return pack_kept(list.first, list.last, list.taken, list.tail, list.messages, list.segments, began, now, before)
+  return struct_pack(
+    KEPT, 153, FOUR + list.first, FOUR + list.last, FOUR + list.taken, FOUR + list.tail, FOUR + list.messages,
+    FOUR + list.segments, FOUR + began, FOUR + now, FOUR + before)
 end
 
 -- Change a count of the hash; 0 is no field.
