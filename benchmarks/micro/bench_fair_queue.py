@@ -45,7 +45,7 @@ SIZES = {"batch": 100, "single": 100, "clients": 64}
 READY = 512
 WAYS = ("fair", "plain", "single")
 # Organisations that have a backlog, and messages of each.
-WAITING = ((0, 0), (1, 20_000), (100, 200), (10_000, 3))
+WAITING = ((0, 0), (1, 20_000), (100, 200), (1_000, 60), (10_000, 3))
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,10 @@ cdef enum:
     # Octets before a message in a bundle.
     HEADER = 6
     # Messages that may go to a list together are of one organisation, and one, or of so many octets: `append_new` in
-    # functions/queue puts a run into one chunk.
-    RUN = 1000
+    # functions/queue puts a run into one chunk. It has whole turns of so many messages, as `fits` there says.
+    RUN = 1250
+    RUN_MOST = 1500
+    TURN = 4
     # Fields of a message, and of its row without the text.
     MESSAGE_FIELDS = 15
     ROW_FIELDS = 23
@@ -140,7 +142,10 @@ cdef class _Piece:
         _put(&self._records, header, HEADER)
         _put(&self._records, payload, size)
         size += HEADER
-        if self._own and (self._organisation_id != organisation_id or self._run + size > RUN):
+        if self._own and (
+            self._organisation_id != organisation_id
+            or (self._run + size > RUN_MOST if self._own % TURN else self._run + TURN * size > RUN)
+        ):
             self._end_run()
         self._organisation_id = organisation_id
         self._own += 1

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from engine import redis_keys as keys
-from engine.bundle_format import MESSAGES_MAX, payloads_of
+from engine.bundle_format import MESSAGES_MAX, payloads_of, records_of
 from engine.clocks.store_clock import StoreClock
 from engine.formats import FORMATS, note
 from engine.stores.redis import queue_wire as wire
@@ -118,6 +118,53 @@ async def test_of_many_that_wait_a_turn_is_four_messages_if_each_is_served_many_
     assert max(turns) == turn
 
 
+async def _with_lists_of_three(link: RedisLink, monkeypatch: pytest.MonkeyPatch) -> FairLoad:
+    """So many wait that a turn is four messages; all are of one size, and each has three in a chunk."""
+    load = FairLoad(link.batch, Random(0))
+    monkeypatch.setattr(load, "expiry", lambda: FAR_US)
+    await load.begin()
+    await load.refill(64)
+    await load.admit({organisation: [1] * 4 for organisation in range(1, 300)})
+    return load
+
+
+@pytest.mark.parametrize(
+    ("at_once", "whole"), [(1, [24] * 4), (2, [23] + [24] * 3), (50, [3, 24, 24, 2, 24, 24])]
+)
+async def test_where_turns_are_four_messages_the_chunks_of_a_list_are_whole_turns(
+    link: RedisLink, monkeypatch: pytest.MonkeyPatch, at_once: int, whole: list[int]
+) -> None:
+    """What comes together is in pieces of 50, with whole turns in front. Pairs are counted in pairs."""
+    load = await _with_lists_of_three(link, monkeypatch)
+    for _ in range(100 // at_once):
+        await load.admit({299: [1] * at_once})
+    found = await _fields(link)
+    names = [b"299:%d" % number for number in range(1, 100)]
+    chunks = [len(records_of(found[name])) for name in names if name in found]
+    assert sum(chunks) == len(load.waiting[299])
+    assert chunks[:-1] == whole
+
+
+async def test_a_turn_of_few_messages_ends_with_its_chunk(
+    link: RedisLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = await _with_lists_of_three(link, monkeypatch)
+    await load.admit({organisation: [1] * 50 for organisation in range(200, 300)})
+    moved: list[int] = []
+    while len(moved) < 299 * 4:
+        given = await load.read(256)
+        moved += [load.given(one).organisation_id for one in given]
+        await load.settle(given, 256)
+    turns: dict[int, list[int]] = {}
+    for organisation, run in itertools.groupby(moved):
+        turns.setdefault(organisation, []).append(len(list(run)))
+    # The first message was sent at once. A step that is full cuts a turn short.
+    seconds = [turns[organisation][1] for organisation in range(200, 300)]
+    assert max(seconds) == 3
+    assert seconds.count(3) > 50
+    assert load.broken == []
+
+
 async def test_an_organisation_that_was_idle_has_earned_nothing(link: RedisLink) -> None:
     load = FairLoad(link.batch, Random(0))
     await load.begin()
@@ -146,10 +193,15 @@ async def test_nothing_is_left_behind_when_nobody_waits(link: RedisLink) -> None
     assert await link.batch([("EXISTS", key) for key in line[1:]]) == [0, 0]
 
 
+async def _fields(link: RedisLink) -> dict[bytes, bytes]:
+    """The hash of the line."""
+    flat = await link.call("HGETALL", keys.wait_key(SHARD, "normal"))
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
 async def nothing_is_left(link: RedisLink) -> None:
     """Of all that a line kept, only its mark and its numbers are there."""
-    flat = await link.call("HGETALL", keys.wait_key(SHARD, "normal"))
-    left = dict(zip(flat[::2], flat[1::2], strict=True))
+    left = await _fields(link)
     assert int(left.pop(b"number")) > 0
     assert left == {b"mark": b"128", b"bundled": b"0"}
 

@@ -64,10 +64,13 @@ def _octets(message: Message) -> int:
 
 
 def _runs(messages: list[Message]) -> list[list[Message]]:
-    """Messages of one organisation as they may go to its list together: one, or 1,000 octets."""
+    """Messages of one organisation as they may go to its list together: one, or fours of up to 1,250 octets,
+    as if all four were of the size of the first; or up to 1,500 octets."""
     runs: list[list[Message]] = []
     for message in messages:
-        if not runs or sum(map(_octets, [*runs[-1], message])) > 1000:
+        before, own = sum(map(_octets, runs[-1])) if runs else 0, _octets(message)
+        whole = not runs or len(runs[-1]) % 4 == 0
+        if not runs or (before + 4 * own > 1250 if whole else before + own > 1500):
             runs.append([])
         runs[-1].append(message)
     return runs

@@ -11,7 +11,7 @@ import pytest
 
 from engine.delivery.settlement import RetryPauses, after_verdict
 from engine.records import Entry, Verdict
-from engine.stores.redis import queue
+from engine.stores.redis import reads
 from engine.stores.redis.queue import QueueStreams
 from tests.stores.redis.kit import QueueKit, message, now_us
 
@@ -139,7 +139,7 @@ async def test_messages_of_a_shard_are_given_once_and_in_order_however_its_reads
     kit: QueueKit, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The two reads take turns as often as can be.
-    monkeypatch.setattr(queue, "_ASIDE_APART_S", 0.0)
+    monkeypatch.setattr(reads, "_ASIDE_APART_S", 0.0)
     rng = Random(seed)
     reader, found = await reading_a_backlog(kit, _MANY)
     light = 300

@@ -10,12 +10,13 @@
 
 -- What is called often, as locals: Redis keeps globals behind a metatable, so to look one up is as dear as a short call.
 -- While Redis loads this file there are none, so the first step that runs sets them (`offer`).
-local call, sub, byte, format, match, concat, struct_pack, struct_unpack, max, min, floor, ipairs, tonumber, unpack
+local call, sub, byte, format, match, concat, struct_pack, struct_unpack, unpack_limit
+local max, min, floor, ipairs, tonumber, unpack, select
 local function look_up()
   call, sub, byte, format, match = redis.call, string.sub, string.byte, string.format, string.match
-  concat, struct_pack, struct_unpack = table.concat, struct.pack, struct.unpack
+  concat, struct_pack, struct_unpack, unpack_limit = table.concat, struct.pack, struct.unpack, cmsgpack.unpack_limit
   max, min, floor = math.max, math.min, math.floor
-  ipairs, tonumber, unpack = _G.ipairs, _G.tonumber, _G.unpack
+  ipairs, tonumber, unpack, select = _G.ipairs, _G.tonumber, _G.unpack, _G.select
 end
 
 local GROUP = 'workers'

@@ -6,23 +6,17 @@ local function limits_of(line, organisations)
   return values_of(line.wait, names)
 end
 
--- What the hash keeps of a list is a MessagePack array in which each number has four octets. So it is read and written
--- in one go, and older versions, which write the shortest form, read it too.
--- Each number is written together with the octet before it, 206: that is a quarter of the time of writing them apart.
+-- What the hash keeps of a list is a MessagePack array in which each number has four octets, so that it is written in one
+-- go. Each number is written together with the octet before it, 206: that is a quarter of the time of writing them apart.
+-- Older versions, which write the shortest form, read it too. Either is read from its second octet on, as numbers behind
+-- one another, so that no table is made.
 local KEPT = '>BI5I5I5I5I5I5I5I5I5'
 local FOUR = 206 * 4294967296
-local KEPT_LIST = '>xxI4xI4xI4xI4xI4xI4'
--- From the octet KEPT_WINDOW_AT on.
-local KEPT_WINDOW = '>I4xI4xI4'
-local KEPT_WINDOW_AT = 33
-local KEPT_ALL = '>xxI4xI4xI4xI4xI4xI4xI4xI4xI4'
-local KEPT_SIZE = 46
 
 -- The first six numbers of a list.
 local function read_kept(kept)
   if not kept then return 1, 0, 0, 0, 0, 0 end
-  if #kept == KEPT_SIZE then return struct_unpack(KEPT_LIST, kept) end
-  return unpack(cmsgpack.unpack(kept), 1, 6)
+  return select(2, unpack_limit(kept, 6, 1))
 end
 
 -- `kept` and `limits`: what the hash has of the list and of its limits, when that was read before.
@@ -56,12 +50,10 @@ end
 
 -- The window of a list with what its turns moved in this step, in the window that begins at `begins`.
 local function window_of(list, begins)
-  local began, now, before
-  if list.kept and #list.kept == KEPT_SIZE then
-    began, now, before = struct_unpack(KEPT_WINDOW, list.kept, KEPT_WINDOW_AT)
-  else
-    local of = list.kept and cmsgpack.unpack(list.kept) or {}
-    began, now, before = of[7] or 0, of[8] or 0, of[9] or 0
+  local began, now, before = 0, 0, 0
+  if list.kept then
+    local _, _, _, _, _, _, _, of, segments, segments_before = unpack_limit(list.kept, 9, 1)
+    began, now, before = of or 0, segments or 0, segments_before or 0
   end
   if list.moved > 0 then began, now, before = moved_in(began, now, before, list.moved, begins) end
   return began, now, before
@@ -163,7 +155,9 @@ local function enter_all(line, count, index, records)
       unknown[n] = organisation
     end
   end
-  if n > 1 then
+  if n == 1 then
+    list_of(line, unknown[1])
+  elseif n > 1 then
     local kept, limits = call('HMGET', line.wait, unpack(unknown)), limits_of(line, unknown)
     local idle = {}
     for i, organisation in ipairs(unknown) do
@@ -175,10 +169,26 @@ local function enter_all(line, count, index, records)
       line.lists[organisation].start = max(line.time, tonumber(ahead[i] or 0))
     end
   end
-  for i = 1, #of, 4 do
-    local behind = at + of[i + 3]
-    enter_run(line, of[i], of[i + 1], of[i + 2], records, at, behind)
-    at = behind
+  local i = 1
+  while of[i] do
+    local organisation = of[i]
+    local list = line.lists[organisation]
+    if list and list.messages > 0 then
+      -- All runs of it that follow each other go to its list.
+      local new, count, segments = list.new or {}, 0, 0
+      local n = #new
+      repeat
+        local octets = of[i + 3]
+        n, new[n + 1] = n + 1, sub(records, at, at + octets - 1)
+        count, segments, at, i = count + of[i + 1], segments + of[i + 2], at + octets, i + 4
+      until of[i] ~= organisation
+      list.new = new
+      count_waiting(line, list, count, segments)
+    else
+      local behind = at + of[i + 3]
+      enter_run(line, organisation, of[i + 1], of[i + 2], records, at, behind)
+      at, i = behind, i + 4
+    end
   end
 end
 
@@ -218,9 +228,11 @@ local function slice_of(line)
   return min(line.mark / TURNS_MIN, most, max(ROUND * moment / waiting, TURN))
 end
 
--- The most octets of a chunk that is written now.
-local function chunk_octets(line)
-  return slice_of(line) >= 8 and CHUNK or CHUNK_SMALL
+-- Whether so many octets more are to be in a small chunk that has `tail`. It is closed behind whole turns of TURN messages,
+-- as if all were of that size, so that its last turn is not a short one.
+local function fits(tail, octets)
+  if floor(tail / octets + 0.5) % TURN > 0 then return tail + octets <= CHUNK_SMALL_MOST end
+  return tail + TURN * octets <= CHUNK_SMALL
 end
 
 -- Note that the last chunk of a list is to be written: `runs` behind what is there. A list of one chunk is not read again
@@ -239,9 +251,9 @@ local function append_new(line, order)
   end
   if not lists[1] then return end
   -- Chunks in which there is room are read, while they are small: each message that comes alone writes its chunk anew.
-  local chunk_max, numbers = chunk_octets(line), {}
+  local long, numbers = slice_of(line) >= LONG, {}
   for i, list in ipairs(lists) do
-    if list.last >= list.first and list.tail + #list.new[1] <= CHUNK_SMALL then
+    if list.last >= list.first and fits(list.tail, #list.new[1]) then
       names[#names + 1] = chunk_name(list, list.last)
       numbers[i] = #names
     end
@@ -252,7 +264,7 @@ local function append_new(line, order)
     local new, from, chunk = list.new, 1, numbers[i] and (chunks[numbers[i]] or '')
     for at = 1, #new do
       local octets = #new[at]
-      if not chunk or list.tail + octets > chunk_max then
+      if not chunk or long and list.tail + octets > CHUNK or not long and not fits(list.tail, octets) then
         if chunk then put_chunk(fields, list, chunk, concat(new, '', from, at - 1)) end
         chunk, from, list.last, list.tail = '', at, list.last + 1, 0
       end
@@ -314,6 +326,7 @@ local function move_some(line, list, count, segments_max)
     if list.taken == #list.chunk then
       line.gone[#line.gone + 1] = chunk_name(list, list.first)
       list.chunk, list.taken, list.first = false, 0, list.first + 1
+      if line.short then break end
     end
   until moved == list.messages or moved == count or sum >= segments_max
   count_waiting(line, list, -moved, -sum)

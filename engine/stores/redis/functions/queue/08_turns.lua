@@ -6,9 +6,43 @@ local function turns_of(line)
   return {names = {}, kept = {}, chunks = {}, starts = {}, size = 0, fetched = 0, whole = true}
 end
 
+-- Put organisations on the page of which this step knows no list, and none of which has limits: what Redis gives is what
+-- the page has. Returns whether that could be done.
+local function fetch_new(line, page, flat)
+  local lists, names, starts, wanted, n, text, start = line.lists, {}, {}, {}, 0, nil, nil
+  for i = 1, #flat, 2 do
+    local name = flat[i]
+    if lists[name] then return false end
+    -- Many have the same start.
+    if flat[i + 1] ~= text then text, start = flat[i + 1], tonumber(flat[i + 1]) end
+    n = n + 1
+    names[n], starts[n] = name, start
+  end
+  local kepts = values_of(line.wait, names)
+  for i = 1, n do
+    local _, number = unpack_limit(kepts[i], 1, 1)
+    wanted[i] = names[i] .. (SUFFIXES[number] or suffix_of(number))
+  end
+  local chunks, size = values_of(line.wait, wanted), page.size
+  if size == 0 then
+    page.names, page.starts, page.kept, page.chunks, page.size = names, starts, kepts, chunks, n
+    return true
+  end
+  for i = 1, n do
+    size = size + 1
+    page.names[size], page.starts[size], page.kept[size], page.chunks[size] = names[i], starts[i], kepts[i], chunks[i]
+  end
+  page.size = size
+  return true
+end
+
 -- Look at `count` more organisations. What this step knows of their lists is not read.
 local function fetch(line, page, count)
   local flat = call('ZRANGE', line.turns, page.fetched, page.fetched + count - 1, 'WITHSCORES')
+  if line.limited == 0 and fetch_new(line, page, flat) then
+    page.fetched = #flat == 2 * count and page.fetched + count or nil
+    return
+  end
   local lists, names, starts, kepts, chunks = line.lists, page.names, page.starts, page.kept, page.chunks
   local n, unknown, text, start = page.size, {}, nil, nil
   for i = 1, #flat, 2 do
@@ -33,10 +67,10 @@ local function fetch(line, page, count)
       next = next + 1
       local kept = found[next]
       kepts[i] = kept
-      if limits[next] or #kept ~= KEPT_SIZE then
-        list = list_of(line, name, kept, limits[next] or false)
+      if limits[next] then
+        list = list_of(line, name, kept, limits[next])
       else
-        number = struct_unpack('>xxI4', kept)
+        number = select(2, unpack_limit(kept, 1, 1))
       end
     end
     if list then list.start, number = starts[i], not list.chunk and list.first end
@@ -87,46 +121,59 @@ end
 -- another. It stops where a turn is in two chunks or two bundles, or where one of `again` is first.
 -- Returns the place behind the last one, and how many messages are left to be moved.
 local function take_turns(line, page, i, left, slice, again, next)
-  local names, kepts, chunks, starts = page.names, page.kept, page.chunks, page.starts
+  local names, kepts, chunks, starts, size_all = page.names, page.kept, page.chunks, page.starts, page.size
   local fields, turned, gone, begins = line.fields, line.turned, line.gone, line.begins
   local records, open, octets, time, bundle_most = line.records, line.open, line.octets, line.time, line.bundle
-  local left_names = line.left
+  local left_names, four, pack = line.left, FOUR, struct_pack
+  local written, ended, started, waits = #fields, #gone, #turned, #again
   local moved_all, sum_all, soonest = 0, 0, again[next] and starts[again[next]] or math.huge
-  while i <= page.size and left > 0 do
-    local name, start, chunk = names[i], starts[i], chunks[i]
+  -- Where a bundle has many turns, one that has no room for a whole one is closed.
+  local open_most = bundle_most >= 8 * slice and bundle_most - slice or bundle_most - 1
+  while i <= size_all and left > 0 do
+    local start, chunk = starts[i], chunks[i]
     if not chunk or start > soonest then break end
-    if open >= bundle_most then records, open, octets = next_bundle(line, open, octets) end
-    local first, last, taken, tail, messages, segments, began, now, before = struct_unpack(KEPT_ALL, kepts[i])
+    if open > open_most then records, open, octets = next_bundle(line, open, octets) end
+    local _, first, last, taken, tail, messages, segments, began, now, before = unpack_limit(kepts[i], 9, 1)
     local most = bundle_most - open
     if most > left then most = left end
-    local at, moved, sum = #chunk + 1, messages, segments
+    local octets_all = #chunk
+    local at, moved, sum = octets_all + 1, messages, segments
     -- Most lists are short where very many wait: one turn takes all.
     if first < last or messages > most or segments > slice then
       at, moved, sum = walk(chunk, taken + 1, most, slice)
-      if sum < slice and moved < messages and moved < left then break end
+      if sum < slice and moved < messages and moved < left and (at <= octets_all or not line.short) then break end
     end
-    local size = at - taken - 1
+    local name, size = names[i], at - taken - 1
     if octets + size > BUNDLE_OCTETS then records, open, octets = next_bundle(line, open, octets) end
-    records[#records + 1] = size == #chunk and chunk or sub(chunk, taken + 1, at - 1)
+    records[#records + 1] = size == octets_all and chunk or sub(chunk, taken + 1, at - 1)
     open, octets = open + moved, octets + size
     if start > time then time = start end
     start, taken = start + sum, at - 1
-    if taken == #chunk then
-      gone[#gone + 1] = name .. suffix_of(first)
+    if taken == octets_all then
+      ended = ended + 1
+      gone[ended] = name .. (SUFFIXES[first] or suffix_of(first))
       first, taken, chunks[i] = first + 1, 0, false
     end
     if messages == moved then
-      gone[#gone + 1], left_names[#left_names + 1] = name, name
+      ended = ended + 1
+      gone[ended], left_names[#left_names + 1] = name, name
       if start > time then put(line.passed, start, name) end
       if line.put_off > 0 then line.ended[#line.ended + 1] = {name, moved_in(began, now, before, sum, begins)} end
     else
       if began == begins then now = now + sum else began, now, before = moved_in(began, now, before, sum, begins) end
-      local kept = pack_kept(first, last, taken, tail, messages - moved, segments - sum, began, now, before)
+      local kept = pack(
+        KEPT, 153, four + first, four + last, four + taken, four + tail, four + messages - moved, four + segments - sum,
+        four + began, four + now, four + before)
       kepts[i], starts[i] = kept, start
       if start < soonest then soonest = start end
-      put(fields, name, kept)
-      put(turned, start, name)
-      put_again(again, next, starts, i)
+      fields[written + 1], fields[written + 2], written = name, kept, written + 2
+      turned[started + 1], turned[started + 2], started = start, name, started + 2
+      if waits < next or starts[again[waits]] <= start then
+        again[waits + 1] = i
+      else
+        put_again(again, next, starts, i)
+      end
+      waits = waits + 1
     end
     left, moved_all, sum_all, i = left - moved, moved_all + moved, sum_all + sum, i + 1
   end
@@ -142,6 +189,7 @@ local function refill(line)
   count_in_hand(line)
   if room_of(line) <= 0 then return end
   local left, slice = min(line.room, MOVED_MAX), slice_of(line)
+  line.short = slice < LONG
   line.now = line.now or now_ms()
   local at_s = floor(line.now / 1000)
   line.begins = at_s - at_s % WINDOW
@@ -153,6 +201,7 @@ local function refill(line)
     while first > page.size and page.fetched do
       if left < all then each = (all - left) / page.size end
       fetch(line, page, min(left, math.ceil(left / each)))
+      starts = page.starts
     end
     -- Of several with the same start, one that had a turn comes last.
     local i, other = first, again[next]
