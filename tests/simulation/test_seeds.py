@@ -58,7 +58,7 @@ def test_who_holds_what_is_counted_anew_where_an_older_version_kept_the_sum_alon
             super().count_anew(keys)
             counted.extend(self.store.hash(keys[1]))
 
-    for seed in range(4):
+    for seed in range(8):
         assert run(seed, older_sums=True, functions=Counting).violation == "", seed
     assert len(counted) > 10
 

@@ -82,9 +82,9 @@ class Reads:
         self._aside_after_s = 0.0
         # Shards whose streams gave as many entries as they were asked for last.
         self._busy: list[int] = []
-        # Whether the main read waits for messages; and how long the last took that was answered and did not.
+        # Whether the main read waits for messages; and when it was begun, seconds of the loop.
         self._waits = False
-        self._main_s: float | None = None
+        self._began_s = 0.0
 
     def __bool__(self) -> bool:
         """Whether any is under way."""
@@ -114,14 +114,20 @@ class Reads:
 
     async def answer(self) -> Answer:
         """The first answer of the reads that are under way, one at least; the others go on."""
+        loop = asyncio.get_running_loop()
+        asked_s = loop.time()
         await asyncio.wait([*self._aside.tasks, *self._main.tasks], return_when=asyncio.FIRST_COMPLETED)
         # What comes where nobody waits is sent first.
         of_all = not self._aside.answered
         if not of_all:
-            self._aside_after_s = asyncio.get_running_loop().time() + _ASIDE_APART_S
+            self._aside_after_s = loop.time() + _ASIDE_APART_S
         streams = (self._main if of_all else self._aside).take()
         entries = [(self._shard_of_key[key], raw) for key, raw in streams or ()]
-        return Answer(entries, of_all, lost=streams is None, took_s=self._main_s if of_all else None)
+        took_s = None
+        if of_all and not self._waits:
+            # Until it was answered, and until this process has come to it, but not while nobody asked.
+            took_s = loop.time() - self._began_s - max(0.0, asked_s - self._main.answered_s)
+        return Answer(entries, of_all, lost=streams is None, took_s=took_s)
 
     def _read_aside(self, entries: int) -> None:
         """While a backlog is read, begin a read that waits for what comes where nobody waits.
@@ -171,13 +177,12 @@ class Reads:
             block = None if busy else min(block_ms, _APART_MS) if apart else block_ms
             self._busy, self._waits = self._backlog.waited(), block is not None
             link = self._links.reading if self._waits else self._links.commands
-            began_s = loop.time()
+            self._began_s = loop.time()
             replies = await link.batch(
                 [self._refill(shard) for shard in empty]
                 + [wire.read(self._queue, self._name, some, share, block) for some, share in asked],
                 timeout_s=self._timeout_s + (block or 0) / 1000,
             )
-            self._main_s = None if self._waits else loop.time() - began_s
             streams: list[Any] = []
             for (_, share), reply in zip(asked, replies[len(empty) :], strict=True):
                 if isinstance(reply, ReplyError):

@@ -21,6 +21,8 @@ class ReadUnderWay:
     def __init__(self) -> None:
         # What it asks.
         self.shards: frozenset[int] = frozenset()
+        # When the answer came that was taken last, seconds of the loop.
+        self.answered_s = 0.0
         self._task: asyncio.Task[tuple[list[Any], float]] | None = None
 
     def __bool__(self) -> bool:
@@ -51,8 +53,8 @@ class ReadUnderWay:
         task, self._task, self.shards = self._task, None, frozenset()
         if task is None:
             return []
-        streams, answered_s = task.result()
-        old = asyncio.get_running_loop().time() > answered_s + _KEPT_S
+        streams, self.answered_s = task.result()
+        old = asyncio.get_running_loop().time() > self.answered_s + _KEPT_S
         return None if old and streams else streams
 
     def cancel(self) -> None:
