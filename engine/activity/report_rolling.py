@@ -199,6 +199,9 @@ class ReportRounds:
         # Looks at the streams: when, microseconds, and before which time nothing waited, milliseconds. The
         # first is the last of those that are old enough, if any is.
         self._looks: list[tuple[int, int]] = []
+        # The time before which all was archived at the last look, though perhaps not there to be read,
+        # milliseconds.
+        self._archived_ms = 0
         # Zones that could not be filled: their pauses, and when each is tried again, microseconds.
         self._failed: dict[str, tuple[Backoff, int]] = {}
 
@@ -212,7 +215,8 @@ class ReportRounds:
         if settled_ms is None:
             return
         series = await self._periods.series()
-        used = [s for s in in_use(series, zones) if s.until_ms <= settled_ms + _BACK_MS]
+        # By now, and not by an older look: since that another process may have counted further.
+        used = [s for s in in_use(series, zones) if s.until_ms <= self._archived_ms + _BACK_MS]
         for each in series:
             if each not in used:
                 await self._periods.drop(each)
@@ -291,9 +295,10 @@ class ReportRounds:
         looks = [*(look for look in self._looks if look[0] <= now_us), (now_us, before_ms)]
         visible = [look for look in looks if look[0] <= now_us - self._visible_us]
         self._looks = looks[max(0, len(visible) - 1) :]
+        self._archived_ms = min(now_us // 1000 - MARGIN_MS, before_ms)
         if not visible:
             return None
-        return min(now_us // 1000 - MARGIN_MS, before_ms, visible[-1][1])
+        return min(self._archived_ms, visible[-1][1])
 
 
 def in_use(series: Sequence[Series], zones: Sequence[str]) -> list[Series]:

@@ -6,8 +6,8 @@ Which messages of a bundle are settled is noted beside it (`settle` in functions
 What happens when an answer does not come, or this process dies or freezes:
 
 read       The entries are pending under our name, but we have never seen them. The next
-           `read` looks through the pending list for entries that are not in hand; not while
-           another read is under way, because what that is given would count as lost.
+           `read` looks through the pending list for entries that are not in hand; not of shards
+           that another read asks, because what that is given would count as lost.
 settle     Nobody knows whether it counted. Sent again, it counts what was not counted.
 promote    Messages that came into the queue are there. What is left comes with the next call.
 take_over  As for `read`.
@@ -144,9 +144,12 @@ class QueueStreams:
         answer was lost.
         """
         try:
-            if self._lost and not self._reads:
-                self._lost = False
-                if found := await self._receive(await self._claim_own(0, count, self._shards)):
+            if self._lost:
+                # Before anything newer of their shards is read.
+                asked = self._reads.asked
+                free = [shard for shard in self._shards if shard not in asked]
+                self._lost = bool(asked)
+                if free and (found := await self._receive(await self._claim_own(0, count, free))):
                     return found
             aside = self.reads_aside and not self._lost
             entries = math.ceil(count / self._bundle)

@@ -91,6 +91,11 @@ class Reads:
         return bool(self._main or self._aside)
 
     @property
+    def asked(self) -> frozenset[int]:
+        """The shards that reads under way ask."""
+        return self._main.shards | self._aside.shards
+
+    @property
     def more(self) -> bool:
         """Whether more waits than was given, as far as is known."""
         return bool((self._main and not self._waits) or self._busy or self._backlog)

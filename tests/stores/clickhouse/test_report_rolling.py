@@ -226,6 +226,28 @@ async def test_what_left_the_streams_a_moment_ago_is_not_counted_yet(
     assert await rounds._settled_ms() is None
 
 
+async def test_an_archiver_whose_turn_comes_again_goes_on_where_another_has_counted(
+    world: World, archiver: Archiver
+) -> None:
+    mine, other = (
+        ReportRounds(archiver.periods, world.stream, lambda: True, lambda: archiver.now_ms * 1000)
+        for _ in range(2)
+    )
+    for rounds in (mine, mine, *[other] * 10):
+        archiver.now_ms += 60_000
+        await rounds.make()
+    [begun] = await archiver.periods.series()
+    archiver.now_ms += 60_000
+    await mine.make()
+    # When it looked last says nothing of how far the other has counted since, nor of the clock of Redis.
+    assert await archiver.periods.series() == [begun]
+    archiver.now_ms += 60_000
+    await mine.make()
+    [series] = await archiver.periods.series()
+    assert series.from_ms == begun.from_ms
+    assert series.until_ms == archiver.now_ms - MARGIN_MS
+
+
 @pytest.mark.parametrize("back_ms", [MARGIN_MS - 10_000, MARGIN_MS + 10_000])
 async def test_everything_is_counted_when_the_clock_is_set_back(
     world: World, archiver: Archiver, reader: ClickHouseReports, back_ms: int

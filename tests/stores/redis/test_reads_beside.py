@@ -111,6 +111,25 @@ async def test_an_answer_that_was_not_taken_for_long_is_looked_for_and_given_onc
     assert await kit.waiting() == await kit.pending() == 0
 
 
+async def test_what_was_in_a_lost_answer_is_not_overtaken_while_a_read_beside_waits(kit: QueueKit) -> None:
+    reader, found = await reading_a_backlog(kit, 200)
+    held = hold_up(kit, 0.3)
+    reading = asyncio.create_task(reader.read(4, 1000))
+    await asyncio.sleep(0.05)
+    await kit.put(_LIGHT, message("light"))
+    light = await reading
+    assert names(light) == ["light"]
+    await held
+    # As while the queue is paused: the read of the backlog is answered, and nobody takes it.
+    await asyncio.sleep(0.3)
+    async with asyncio.timeout(20):
+        while len(found) < 200:
+            found += await reader.read(4, 50)
+    assert names(found) == [f"heavy{n:04}" for n in range(200)]
+    await settle(reader, light + found)
+    assert await kit.pending() == 0
+
+
 async def test_while_a_lost_answer_is_looked_for_nothing_is_read_beside_and_each_message_is_given_once(
     kit: QueueKit,
 ) -> None:
