@@ -31,7 +31,7 @@ from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.admission import fence_command
 from engine.stores.redis.limits import limit
 from engine.stores.redis.link import RedisLink
-from engine.stores.redis.lua_libraries import libraries, versioned
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.settle_wire import settled
 from engine.stores.redis.usage import usage_entry
 from engine.stores.redis.wire import ReplyError
@@ -45,6 +45,7 @@ from tests.simulation.postgres_server import PostgresServer
 from tests.simulation.redis_server import RedisServer
 from tests.simulation.redis_store import format_id
 from tests.simulation.wires import Network, Weather
+from tests.simulation.without_chunks import without_chunks
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -435,15 +436,8 @@ def simulated_dump(server: RedisServer, side: Side) -> Any:
 
 @pytest.fixture
 async def database(redis_url: str) -> AsyncIterator[RedisLink]:
-    async with own_database(redis_url, 9) as link:
-        # The model has no chunks, so it does not know that a short turn ends with one.
-        for name, code in libraries():
-            whole = code.replace(b"\nlocal LONG = 8\n", b"\nlocal LONG = 0\n")
-            assert whole != code or name != versioned("smsengine")
-            await link.call("FUNCTION", "LOAD", "REPLACE", whole)
+    async with own_database(redis_url, 9) as link, without_chunks(link):
         yield link
-        for _, code in libraries():
-            await link.call("FUNCTION", "LOAD", "REPLACE", code)
 
 
 # Their sequences come to all states that are looked for at the end.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 # What an audit and a check found, a page of help, and the watch that has no end of its own.
 PROGRAM = """
 import sys, supervisor.cli as cli
