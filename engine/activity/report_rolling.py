@@ -29,8 +29,8 @@ One process does this, the archiver that has shard 0. What happens when it is st
   drop    its later part is gone, or both:    dropped once more
           reports do not use such a series
 
-  An insert of the archiver that was sent twice is answered when the store knows the first of the two, which
-  may not be there to be read yet. So what left the streams less than `VISIBLE_S` ago is not counted yet.
+  An insert of the archiver that was sent twice may be answered before the first of the two is there to be
+  read. So what left the streams less than `VISIBLE_S` ago is not counted yet.
 
   ClickHouse away   the next round goes on; reports read what is counted so far, and what came after it
   never answered    the next round looks how far all is counted
