@@ -1,4 +1,4 @@
-"""Short turns on the CPU, for a process whose every answer others wait for.
+"""Whose turn it is on the CPU: short turns for whom others wait for, and late ones for what can wait.
 
 Where more processes want to compute than there are cores, Linux gives a core to the one whose *slice* should
 end first (EEVDF), and takes a core away only for one whose slice ends sooner. A slice is some milliseconds
@@ -8,12 +8,18 @@ With a short slice of its own it has a core as soon as it wakes. In all it is gi
 Linux takes a slice from 6.12 on, from 0.1 ms to 100 ms, without any right. Older ones take the call and keep
 their own slice. Where there is no such call, nothing changes.
 
+What can wait (`give_way`) has a higher nice value. Where there are cores enough it makes no difference; where
+not, a thread with the nice value 10 has a tenth of the time of one with 0. Linux weighs nice values within a
+session where it groups processes by session (`kernel.sched_autogroup_enabled`), so what is weighed against
+each other belongs to one session.
+
 Documentation: sched_setattr(2); Linux, scheduler/sched-eevdf.rst, and `__setparam_fair` in
-kernel/sched/syscalls.c.
+kernel/sched/syscalls.c; sched(7), "The nice value and group scheduling".
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -21,6 +27,8 @@ import struct
 
 # The shortest that Linux takes, nanoseconds.
 SLICE_NS = 100_000
+# How much is added to the nice value of what can wait.
+LATER_NICE = 10
 # The number of the call, by machine (arch/x86/entry/syscalls/syscall_64.tbl,
 # include/uapi/asm-generic/unistd.h).
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
@@ -43,3 +51,14 @@ def take_short_turns() -> None:
     attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, _RESET_ON_FORK, nice, 0, SLICE_NS, 0, 0)
     # Refused in some containers: then it has the slices of all.
     _libc.syscall(ctypes.c_long(_SCHED_SETATTR), ctypes.c_int(0), attributes, ctypes.c_uint(0))
+
+
+def give_way(thread_id: int = 0) -> None:
+    """Let this thread, or that one of this process, compute after the others where cores are few.
+
+    Threads and processes that it starts from then on do so too, and it cannot be undone without a right.
+    A thread that has ended meanwhile is passed over.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        nice = os.getpriority(os.PRIO_PROCESS, thread_id) + LATER_NICE
+        os.setpriority(os.PRIO_PROCESS, thread_id, nice)

@@ -140,7 +140,7 @@ def spawn(
     text_in: str | None = None,
     short_turns: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, so that Ctrl-C in the terminal does not reach it.
+    """Start a program in a process group of its own, so that Ctrl-C in the terminal does not reach it.
 
     It gets `death_signal` when the thread that called this ends: call it from the main
     thread. With `environment` None it has the environment of this process. `output` is the
@@ -159,7 +159,8 @@ def spawn(
             stderr=output,
             cwd="/",
             env=environment,
-            start_new_session=True,
+            # Not in a session of its own: see `engine.hosts.cpu_turns`.
+            process_group=0,
             preexec_fn=_before_exec(
                 identity, death_signal, os.getpid(), cwd, pid_file, short_turns=short_turns
             ),

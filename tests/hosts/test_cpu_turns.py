@@ -4,10 +4,11 @@ import platform
 import struct
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from engine.hosts.cpu_turns import SLICE_NS
+from engine.hosts.cpu_turns import LATER_NICE, SLICE_NS, give_way
 
 _SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}.get(platform.machine())
 _ATTRIBUTES = struct.Struct("<IIQiIQQQ")
@@ -51,3 +52,24 @@ def test_a_process_keeps_its_short_slice_over_exec_and_what_it_starts_has_that_o
     taken, nice, after_exec, of_child = map(int, out)
     assert (taken, nice, after_exec) == (SLICE_NS, 5, SLICE_NS)
     assert of_child != SLICE_NS
+
+
+def test_a_thread_that_gives_way_leaves_the_others_of_its_process_as_they_are() -> None:
+    nice = []
+
+    def run() -> None:
+        nice.append(os.getpriority(os.PRIO_PROCESS, 0))
+        give_way()
+        nice.append(os.getpriority(os.PRIO_PROCESS, 0))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert nice == [own, min(19, own + LATER_NICE)]
+
+
+def test_to_let_a_thread_give_way_that_has_ended_does_nothing() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    give_way(ended.pid)

@@ -33,6 +33,7 @@ from typing import ParamSpec, TypeVar
 
 from aiohttp import BodyPartReader, web
 
+from engine.hosts.cpu_turns import give_way
 from supervisor.embedded.clickhouse.engine import Engine, Insert, Lease, Result, refuse_writes
 from supervisor.embedded.clickhouse.protocol import (
     AUTHENTICATION_FAILED,
@@ -74,7 +75,9 @@ class HttpFrontend:
     def __init__(self, engine: Engine, password: str) -> None:
         self._engine = engine
         self._password = password.encode()
-        self._threads = ThreadPoolExecutor(THREADS, "engine")
+        self._readers = ThreadPoolExecutor(THREADS, "reads")
+        # Somebody waits for what is read. Rows and tables can wait for those who send messages.
+        self._writers = ThreadPoolExecutor(THREADS, "writes", initializer=give_way)
         self._busy = 0
 
     @property
@@ -82,10 +85,12 @@ class HttpFrontend:
         """Whether no thread is inside the engine."""
         return self._busy == 0
 
-    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _run(
+        self, threads: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Run `work` on a thread. The wait is not cancelled, because what the thread uses must outlive it."""
         self._busy += 1
-        future = asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
+        future = asyncio.wrap_future(threads.submit(work, *args, **kwargs))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -135,14 +140,14 @@ class HttpFrontend:
         if statement.kind == "data":
             rows = head[statement.data_at :]
             written = await (
-                self._run(self._insert_whole, statement, asked, rows)
+                self._run(self._writers, self._insert_whole, statement, asked, rows)
                 if complete
                 else self._insert_parts(statement, asked, rows, body)
             )
             return web.Response(headers=self._headers(request, written))
         if statement.kind == "read":
             return await self._read(request, statement, asked)
-        written = await self._run(self._command, statement, asked)
+        written = await self._run(self._writers, self._command, statement, asked)
         return web.Response(headers=self._headers(request, written))
 
     def _authenticate(self, request: web.Request, arguments: dict[str, str]) -> None:
@@ -196,29 +201,29 @@ class HttpFrontend:
     async def _insert_parts(
         self, statement: Statement, asked: Call, rows: bytes, body: AsyncIterator[bytes]
     ) -> int:
-        lease = await self._run(self._engine.open, asked)
+        lease = await self._run(self._writers, self._engine.open, asked)
         insert: Insert | None = None
         try:
-            insert = await self._run(lease.insert, statement, asked)
+            insert = await self._run(self._writers, lease.insert, statement, asked)
             complete = False
             while not complete:
-                await self._run(insert.append, rows)
+                await self._run(self._writers, insert.append, rows)
                 rows, complete = await _gather(b"", body, PIECE_BYTES)
-            await self._run(insert.append, rows)
-            written, insert = await self._run(insert.finish), None
+            await self._run(self._writers, insert.append, rows)
+            written, insert = await self._run(self._writers, insert.finish), None
             return written
         finally:
             # Something went wrong, or the client went away: no row is kept.
             if insert is not None:
-                await self._run(insert.cancel)
-            await self._run(lease.close)
+                await self._run(self._writers, insert.cancel)
+            await self._run(self._writers, lease.close)
 
     async def _read(self, request: web.Request, statement: Statement, asked: Call) -> web.StreamResponse:
         tag = uuid.uuid4().hex[:16]
         headers = self._headers(request)
         headers["X-ClickHouse-Format"] = statement.format or asked.default_format
         headers["X-ClickHouse-Exception-Tag"] = tag
-        lease, result, first, second = await self._run(self._begin_read, statement, asked)
+        lease, result, first, second = await self._run(self._readers, self._begin_read, statement, asked)
         if second is None:
             return web.Response(body=first or b"", headers=headers)
         try:
@@ -229,9 +234,9 @@ class HttpFrontend:
                 await self._write_rest(response, result, second, tag)
                 return response
             finally:
-                await self._run(result.cancel)
+                await self._run(self._readers, result.cancel)
         finally:
-            await self._run(lease.close)
+            await self._run(self._readers, lease.close)
 
     def _begin_read(
         self, statement: Statement, asked: Call
@@ -258,7 +263,7 @@ class HttpFrontend:
         try:
             while part is not None:
                 await response.write(part)
-                part = await self._run(result.part)
+                part = await self._run(self._readers, result.part)
         except Failed as e:
             text = e.text.encode()
             closing = b"\n%d %s\r\n__exception__\r\n" % (len(text) + 1, tag.encode())

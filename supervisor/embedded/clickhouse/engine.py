@@ -18,8 +18,10 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from engine.hosts.cpu_turns import give_way
 from supervisor.embedded.clickhouse.protocol import (
     QUERY_IS_TOO_LARGE,
     READONLY,
@@ -34,15 +36,16 @@ from supervisor.embedded.clickhouse.protocol import (
     failed,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 SESSIONS_MAX = 500
 # Most bytes of the rows of one insert: they are held in memory until the engine has read them.
 INSERT_BYTES_MAX = 1 << 29
 # Connections that are kept for the next request with the same database and settings.
 IDLE_MAX = 8
 
+# The name of its threads that merge and mutate parts.
+_MERGING = "MergeMutate"
+# They have it after this long at the latest, seconds.
+_NAMED_S = 1.0
 # The engine's caches of what it has read from the disk.
 _CACHES = ("mark_cache_size", "primary_index_cache_size", "index_mark_cache_size")
 
@@ -74,6 +77,7 @@ class Engine:
         self._path = f"{path}?{'&'.join(f'{name}={value}' for name, value in limits.items())}"
         # The engine ends with its last connection; this one keeps it alive.
         self._root = connect(self._path)
+        self._merge_later()
         self._lock = threading.Lock()
         self._sessions: dict[str, _Session] = {}
         # Connections of reads that have ended, by database and settings; the oldest first.
@@ -85,6 +89,22 @@ class Engine:
             .strip()
             .split("\t")
         )
+
+    def _merge_later(self) -> None:
+        """Let the threads that merge parts compute after the others: nobody waits for them."""
+        connection = self._connect(self._path)
+        try:
+            # They begin with the first table of this kind.
+            connection.query(
+                "CREATE TEMPORARY TABLE t (n UInt8) ENGINE = MergeTree ORDER BY n", "TabSeparated"
+            )
+        finally:
+            connection.close()
+        until = time.monotonic() + _NAMED_S
+        while not (merging := _threads_named(_MERGING)) and time.monotonic() < until:
+            time.sleep(0.005)
+        for thread_id in merging:
+            give_way(thread_id)
 
     def open(self, call: Call) -> Lease:
         """A connection with the database, settings and parameters of this request. Raises Failed."""
@@ -300,6 +320,17 @@ class Insert:
         if self._rows >= 0:
             os.close(self._rows)
             self._rows = -1
+
+
+def _threads_named(name: str) -> list[int]:
+    """The threads of this process that have this name."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        # One that ends meanwhile has no name any more.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if (task / "comm").read_text().strip() == name:
+                found.append(int(task.name))
+    return found
 
 
 def refuse_writes(statement: Statement) -> None:

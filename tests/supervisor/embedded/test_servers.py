@@ -28,6 +28,7 @@ import pytest
 import redis
 
 from engine.errors import ConfigError
+from engine.hosts.cpu_turns import LATER_NICE
 from supervisor.embedded import process, server_dir
 from supervisor.embedded.recipes import package
 from supervisor.embedded.servers import Server, start_all, start_clickhouse, start_redis
@@ -267,7 +268,39 @@ def test_valkey_keeps_every_write_and_evicts_nothing(tmp_path: Path, running: li
 
 def test_a_server_is_out_of_reach_of_the_terminal(tmp_path: Path, running: list[Server]) -> None:
     server = kept(running, start_redis(tmp_path))
-    assert os.getsid(server.pid) == server.pid != os.getsid(0)
+    assert os.getpgid(server.pid) == server.pid != os.getpgrp()
+
+
+def test_servers_share_the_session_within_which_linux_weighs_who_computes_first(
+    tmp_path: Path, running: list[Server]
+) -> None:
+    server = kept(running, start_redis(tmp_path))
+    assert os.getsid(server.pid) == os.getsid(0)
+
+
+def test_clickhouse_merges_and_inserts_after_those_that_messages_wait_for_but_reads_with_them(
+    tmp_path: Path, running: list[Server]
+) -> None:
+    server = kept(running, start_clickhouse(tmp_path))
+    client = clickhouse_connect.get_client(dsn=server.url)
+    client.command("CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n")
+    client.insert("t", [[1]], column_names=["n"])
+    assert client.query("SELECT n FROM t").result_rows == [(1,)]
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    later = {min(19, own + LATER_NICE)}
+    nice = nice_of_threads(server.pid)
+    assert nice["MergeMutate"] == later
+    # Threads of Python that have called the engine.
+    assert nice["python"] | nice.get("Unknown", set()) == {own} | later
+
+
+def nice_of_threads(pid: int) -> dict[str, set[int]]:
+    """{name: the nice values of the threads of a process with that name}."""
+    found: dict[str, set[int]] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        found.setdefault(name, set()).add(os.getpriority(os.PRIO_PROCESS, int(task.name)))
+    return found
 
 
 def test_a_frozen_server_is_killed_at_the_deadline(tmp_path: Path, running: list[Server]) -> None:
@@ -310,6 +343,7 @@ def test_clickhouse_stops_in_order_while_a_query_is_under_way(tmp_path: Path) ->
 OWNER = """
 import sys, signal
 from pathlib import Path
+from engine.hosts.cpu_turns import LATER_NICE
 from supervisor.embedded.servers import start_all
 servers = start_all(Path(sys.argv[1]), set(sys.argv[2].split(",")))
 print(*(s.pid for s in servers.values()), flush=True)
