@@ -40,17 +40,18 @@ local MARK = 128
 local CHUNK = 4000
 local CHUNK_SMALL = 1250
 local CHUNK_SMALL_MOST = 1500
--- The turns of all that wait come to so many moments, segments, about a tenth of a second of what is sent, or to TURN
+-- The turns of all that wait come to so many moments, segments, about a tenth of a second of what is sent, or to LONG
 -- segments each, whichever is more. So a step touches few lists. But a turn is no more than weight 1 is served in
 -- STRETCH moments, which is a sixteenth of ten seconds, nor than a part TURNS_MIN of the mark. It has a message at least.
 -- Where a moment has MUCH messages, it is twice as many moments: to touch a list for each message is what costs the most.
 local ROUND = 4
 local STRETCH = 32
 local MUCH = 256
-local TURN = 4
-local TURNS_MIN = 4
--- A turn of fewer segments ends with its chunk, so that it reads one; the next one of its organisation goes on.
 local LONG = 8
+local TURNS_MIN = 4
+-- A turn of fewer segments than LONG ends with its chunk, so that it reads one; the next one of its organisation goes on.
+-- Small chunks have whole turns of TURN messages.
+local TURN = 4
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256
 -- What is moved is counted in windows of so many seconds.

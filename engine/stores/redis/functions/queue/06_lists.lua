@@ -225,7 +225,7 @@ local function slice_of(line)
   local waiting, moment = waiting_of(line), line.moment or line.mark
   local stretch = moment < MUCH and STRETCH or 2 * STRETCH
   local most = max(1, floor(stretch * moment / (waiting + line.extra)))
-  return min(line.mark / TURNS_MIN, most, max(ROUND * moment / waiting, TURN))
+  return min(line.mark / TURNS_MIN, most, max(ROUND * moment / waiting, LONG))
 end
 
 -- Whether so many octets more are to be in a small chunk that has `tail`. It is closed behind whole turns of TURN messages,
