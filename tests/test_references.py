@@ -1,4 +1,4 @@
-"""What docstrings, comments and pages name of the project is there."""
+"""What docstrings, comments and pages name of the project is there, and so is what pages link to."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ _PATH = re.compile(r"(?<![\w./{}-])[\w-]+(?:/[\w-]+)*/[\w-]+\.(?:py|pyx|pyi|lua)
 _NAME = re.compile(r"`((?:engine|supervisor|benchmarks|tests)(?:\.\w+)+)`")
 # Names as they were before rooms were folders.
 _FLAT = re.compile(r"`((?:smpp|http|simulator|cli|credit|receipt)_[a-z]+)(?:\.\w+)*`")
+# A link to a heading of a page; an empty page is the one that has the link.
+_LINK = re.compile(r"\]\(([\w./-]*)#([\w-]+)\)")
+_BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
 def texts() -> Iterator[tuple[Path, str]]:
@@ -76,5 +79,27 @@ def test_no_module_is_named_as_it_was_before_it_moved() -> None:
     code = {word for path, text in texts() if path.suffix == ".py" for word in outside.findall(text)}
     wrong = [
         f"{where} names {name}" for where, line in lines() for name in _FLAT.findall(line) if name not in code
+    ]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page ends in, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.*)$", _BLOCK.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_a_heading_that_a_page_links_to_is_there() -> None:
+    pages = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+    links = [
+        (page, (page.parent / name).resolve() if name else page, anchor)
+        for page in pages
+        for name, anchor in _LINK.findall(page.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 50
+    wrong = [
+        f"{page.relative_to(ROOT)} links to #{anchor} of {target.name}"
+        for page, target, anchor in links
+        if not target.exists() or anchor not in anchors(target)
     ]
     assert not wrong, "\n" + "\n".join(wrong)

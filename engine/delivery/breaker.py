@@ -9,7 +9,7 @@
 
 The verdicts `temporary` and `unknown` are failures. `accepted` and `permanent` are not: the
 provider answers, and judges the message. `throttled` counts as neither, because the cause is our own
-haste. A probe that is throttled proves nothing, and the next message is the probe.
+haste. A probe that is throttled proves nothing, so the next message is the probe.
 
 Only the verdict of the probe moves a half-open circuit. When a provider hangs, verdicts of messages
 that were begun long before the circuit opened still come in one by one, and they would open

@@ -1,7 +1,7 @@
 """Rule: what a dead letter is to an operator, and what becomes of it.
 
-A dead letter is a message that several workers in a row died with. It lies apart with its units held until
-an operator decides:
+A dead letter is a message with which several workers in a row died. It is set aside, with its units held,
+until an operator decides:
 
     replay   it is due in its queue at once, as if nobody had tried it: its sends of unknown outcome and the
              workers that it outlived count no more. Its attempts count on. The recipient may get it twice

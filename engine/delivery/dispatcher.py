@@ -5,7 +5,7 @@ throttles or is paused does not hold up the messages of others. A message that a
 to the message's next provider or, through the settler, back to Redis until later.
 
 One loop acts on verdicts and on time: it takes the verdicts that providers have called back, submits
-what may be sent, and looks after providers whose answers do not come (`engine.delivery.verdict_actions`). It
+what may be sent, and deals with providers whose answers do not come (`engine.delivery.verdict_actions`). It
 takes what came meanwhile as a whole. Another loop asks Redis for the slots of providers with a throughput
 (`engine.delivery.slot_supply`); nothing else waits for it.
 

@@ -8,7 +8,7 @@ patience, has *stalled*. A single message that waits longer than the patience is
 What was in flight when the provider last stalled is no longer *expected*: it gets its verdict some
 time, but it does not count as work.
 
-Each send ends once, with the first verdict for its token. Later verdicts for it are passed over.
+Each send ends once, with the first verdict for its token. Later verdicts for it are ignored.
 
 Times are monotonic seconds.
 """

@@ -1,6 +1,6 @@
 """Rule: the ordinary end of messages. One provider has accepted them, and nothing else is to be done.
 
-It comes to what `engine.delivery.settlement.after_verdict` makes of the verdict `accepted`, for many messages
+The result is that of `engine.delivery.settlement.after_verdict` for the verdict `accepted`, for many messages
 at a time and without an object for each. Their rows are packed at once, field by field in the order of
 `ActivityRow` (`_rows.pyx`); a test compares them with those of `after_verdict`.
 """

@@ -1,4 +1,4 @@
-"""Rule: what follows for a message from a provider's verdict, or from there being none to wait for.
+"""Rule: what becomes of a message by its provider's verdict, or when there is none to wait for.
 
     verdict                             event       the message
     accepted                            sent        is done

@@ -1,7 +1,7 @@
-"""Rule: what is done about the verdicts of providers, and about those that do not come.
+"""Rule: what is done when a provider gives its verdict, and when it gives none.
 
-Messages that a provider accepted are accounted for together, as long as nothing about them is out of the
-ordinary, and one by one else.
+Messages that a provider accepted are settled together when nothing about them is out of the ordinary, and one
+by one otherwise.
 """
 
 from __future__ import annotations

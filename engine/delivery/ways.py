@@ -1,9 +1,9 @@
 """Rule: what a message that is put off waits for, and how much of what is put off is recalled.
 
-A message that its provider cannot take soon is put off: it leaves its worker, so that it is in nobody's way,
-and waits in Redis in a list of its organisation. Its *way* says what it waits for: the providers that may
-carry it, the one that it would go to first, and the routing plan that says so. Messages of one way wait for
-the same, and their organisations share it by turns (`functions/queue/07_put_off.lua`).
+A message that its provider cannot take soon is put off: it leaves its worker, so that it holds up no other
+message, and waits in Redis in a list of its organisation. Its *way* says what it waits for: the providers
+that may carry it, the one that it would go to first, and the routing plan that says so. Messages of one way
+wait for the same, and their organisations share it by turns (`functions/queue/07_put_off.lua`).
 
 A worker recalls what it has room for, whoever put it off. So nothing is put off until a time, and a provider
 has work as long as anything waits for it, whatever is canceled or expires before that:
@@ -17,8 +17,8 @@ has work as long as anything waits for it, whatever is canceled or expires befor
                                    may not be configured anywhere any more
 
 Recalled messages come by the ready stream, so any worker may be given them. One that has no room for its part
-puts it off again, to the front of its list. While anything is put off for a lane, what comes to it otherwise
-goes behind that, so it is not overtaken.
+puts it off again, to the front of its list. While anything is put off for a lane, new messages for it are
+put off too, behind that, so nothing is overtaken.
 
 Times are monotonic seconds.
 """

@@ -1,9 +1,10 @@
-"""Which shards had messages behind their ready stream, by what Redis said last, and how much is read of each.
+"""Which shards have messages behind their ready stream, as Redis said last, and how much is read of each.
 
 The shards that have more than was asked for share a read by the weight that waits in each. What they were
-given is counted in segments, as in the turns of a line, and held against the share of each of what all were
-given: one that is ahead is asked for less the next time, and one that is behind for more, also where its
-stream had no more. So organisations share a queue by their weights also when they belong to different shards.
+given is counted in segments, as in the turns of a line, and compared with the share that each should have of
+the sum. A shard that is ahead is asked for less the next time, and one that is behind for more, also where
+its stream had no more. So organisations share a queue by their weights also when they belong to different
+shards.
 """
 
 from __future__ import annotations

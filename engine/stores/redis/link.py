@@ -7,7 +7,7 @@ batches. Wire format: RESP2, https://redis.io/docs/latest/develop/reference/prot
 Under failure. A connection that breaks, times out or answers out of order is dropped
 as a whole, and every batch in flight on it raises `Unavailable`. The outcome of such a batch
 is unknown: some or all of its commands may have been applied. So every command sent here must be
-safe to send again; the functions in `functions/queue` are. The next call connects anew.
+safe to send again; the functions in `functions/queue` are. The next call connects again.
 
 Every call ends within its own time, `timeout_s`. Waiting for a connection, for room in the
 write buffer and for the answer are all part of it. A connection may die at any moment:
@@ -21,10 +21,10 @@ Nothing is written to a connection that is known to be dead.
 With sentinels (see `sentinel`), every connect asks them which server is the master, and asks that server
 whether it is. A server that is a replica now, that loads its data or has lost its master says so in its
 replies (`wire._PASSING`), and then the connection is dropped and the sentinels are asked again. So a
-failover needs nobody.
+failover needs no operator.
 
 Two answers are dealt with here, so that no caller needs to know them. "Function not found":
-Redis was started anew without its file. The functions are loaded, and the call raises
+Redis was started again without its file. The functions are loaded, and the call raises
 `Unavailable`, so that the caller tries again. "OOM": Redis is at `maxmemory` and refuses a
 command. The call raises `OutOfMemory`, and the connection stays.
 """

@@ -1,4 +1,4 @@
-"""Which processes of a kind live, by a sorted set in Redis: their names, by the time until which they do."""
+"""Which processes of a kind live: a sorted set in Redis with their names, by the time until which they do."""
 
 from __future__ import annotations
 

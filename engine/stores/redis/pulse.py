@@ -1,9 +1,8 @@
-"""What a process does beside each heartbeat, in the same round trip: it looks at the clock and at the others.
+"""What a process does with each heartbeat, in the same round trip: it looks at the clock and at the others.
 
 It measures Redis' clock (`engine.clocks.store_clock`), notes which formats it reads, and reads what the
 others have noted (`engine.formats`). All of it is for information, so an answer that does not come, and a
-Redis that refuses a note, change nothing but that the last ones go on to count; refused notes count as 0,
-the oldest.
+Redis that refuses a note, change nothing: the last ones go on counting. Refused notes count as 0, the oldest.
 """
 
 from __future__ import annotations

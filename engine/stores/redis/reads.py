@@ -2,8 +2,8 @@
 and beside the reading of a backlog one that waits for what comes where nobody waits.
 
 A shard is asked by one read at a time. So what is given of it arrives in order, although each read has a
-connection of its own. An answer may come while nobody asks for it. After a moment it counts as lost, because
-whoever takes it counts from then how long it has had it.
+connection of its own. An answer may come while nobody asks for it. If it is not taken within a moment, it
+counts as lost, because the worker counts how long it has had the entries from when it takes them.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-# An answer that nobody has taken for so long counts as lost, seconds: whoever takes it counts from then how
-# long it has had it.
+# An answer that nobody has taken for so long counts as lost, seconds: the worker counts how long it has
+# had the entries from when it takes them.
 _KEPT_S = 0.1
 
 

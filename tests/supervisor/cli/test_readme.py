@@ -53,7 +53,7 @@ def test_its_commands_and_options_exist() -> None:
             simulator_options(rest)
             continue
         command = commands[first]
-        if first == "org":
+        if hasattr(command, "commands"):
             command = command.commands[rest[0]]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in rest if word.startswith("--")} <= known

@@ -2,13 +2,14 @@
 -- The atomic steps of the credit and queue protocol (Redis 7.0 functions).
 --
 -- Each function touches the keys of one shard only (`due_in`, `unread_in` and `pending_in` read those of all),
--- and every one of them is named in its call, so that Redis refuses a call as a whole when one of them is not to
--- be had: a key that an ACL denies, or a slot of a cluster that moves. Its answer arrives as a whole or not at all.
+-- and every one of them is named in its call, so that Redis refuses a call as a whole when one of them is not
+-- available: a key that an ACL denies, or a slot of a cluster that moves. Its answer arrives as a whole or not at all.
 -- `VERSION` is made by lua_libraries.py: it ends the name of every function.
 -- A caller that lost the answer may call it again; the notes say what the second call does.
 -- Redis runs one function at a time. It does not undo a function that fails half way.
 
--- What is called often, as locals: Redis keeps globals behind a metatable, so to look one up is as dear as a short call.
+-- What is called often, as locals: Redis keeps globals behind a metatable, so looking one up costs as much as a short
+-- call.
 -- While Redis loads this file there are none, so the first step that runs sets them (`offer`).
 local call, sub, byte, format, match, concat, struct_pack, struct_unpack, unpack_limit
 local max, min, floor, ipairs, tonumber, unpack, select

@@ -1,12 +1,12 @@
 -- The line of a queue of one shard: the ready stream, which workers read, and behind it a backlog for each
 -- organisation. docs/queue.md has the rule, its source, and what follows from it.
 --
--- An entry goes to the ready stream as long as nobody waits behind that and it holds less than its mark of
--- messages that no worker has been given. Otherwise the organisation's messages wait in a list of its own,
+-- An entry goes to the ready stream as long as nobody waits behind it and it holds fewer messages that no worker
+-- has been given than its mark. Otherwise the organisation's messages wait in a list of its own,
 -- and it takes its turn at a virtual start time (start-time fair queueing): the time of the turn before,
 -- plus the segments that it was served since divided by its weight, and no earlier than the virtual time now.
 -- The messages of an organisation that is paused wait in its list, and it has no turn.
--- What workers put off waits beside all this: see 07_put_off.lua.
+-- Messages that workers put off wait in lists of their own: see 07_put_off.lua.
 --   sms    the ready stream. An entry has one message or a bundle of several, in the field `m`. When its message
 --          was given to a worker in a bundle before, the field `d` says how often, and `i` has the id of that.
 --          Of messages that were put off before, `d` is 0, `i` is empty, and the field `w` has their way.
@@ -33,7 +33,7 @@
 --   ahead  sorted set: each organisation without a list that was served ahead of the virtual time, by the
 --          start time of its next message
 -- A *busy period* begins when the ready stream is full. It ends when nobody waits and the stream has room.
--- Nothing of the times is remembered after it.
+-- The virtual times are forgotten then.
 local MARK = 128
 -- A chunk is closed when it has so many bytes: the second, when turns take few messages of a list. The larger, the
 -- less memory a message takes; the smaller, the less is read for a turn. See `fits`.
@@ -43,7 +43,7 @@ local CHUNK_SMALL_MOST = 1500
 -- The turns of all that wait come to so many moments, segments, about a tenth of a second of what is sent, or to LONG
 -- segments each, whichever is more. So a step touches few lists. But a turn is no more than weight 1 is served in
 -- STRETCH moments, which is a sixteenth of ten seconds, nor than a part TURNS_MIN of the mark. It has a message at least.
--- Where a moment has MUCH messages, it is twice as many moments: to touch a list for each message is what costs the most.
+-- Where a moment has MUCH messages, it is twice as many moments, because it costs most to find a list for each message.
 local ROUND = 4
 local STRETCH = 32
 local MUCH = 256
@@ -199,8 +199,8 @@ local function group_of(sms)
   end
 end
 
--- How many messages of the ready stream no worker has been given, those that are about to be written included.
--- The last entry that a worker was given says it, because its id ends in the number of its last message.
+-- How many messages of the ready stream no worker has been given, with those that are about to be written.
+-- The id of the last entry that a worker was given shows it, because it ends in the number of its last message.
 -- Where an older version wrote that entry, bundles in hand count as if they were not. Where messages were
 -- ended unread, or an older version wrote unread entries, it is at least the entries, and at most all messages
 -- but one for each entry in hand.

@@ -87,19 +87,19 @@ local function next_start(line, organisation)
   return max(line.time, tonumber(call('ZSCORE', line.ahead, organisation) or 0))
 end
 
--- Whether a message goes to the ready stream at once, whoever it belongs to. (Who is paused is not looked at.)
+-- Whether a message of any organisation goes to the ready stream at once. (It does not check who is paused.)
 local function is_open(line)
   return line.messages == 0 and has_room(line)
 end
 
--- Whether who a message belongs to does not matter.
+-- Whether messages enter the line in the same way whatever organisation they belong to.
 local function is_open_to_all(line)
   return line.paused == 0 and is_open(line)
 end
 
 -- Let a message into the line, as a record. `finish` has to follow.
 -- An organisation without a list whose turn is now is served at once, although the ready stream is full:
--- it would be the next one anyway. So it waits for others no longer than the ready stream is.
+-- it would be the next one anyway. So it waits only for what is in the ready stream.
 local function enter(line, organisation, segments, record)
   local list = line.lists[organisation]
   local paused = false

@@ -2,7 +2,7 @@
 -- own, beside those behind the ready stream: one for each organisation and *way*. A way is what a message waits for:
 -- a text that only workers read, the same for all messages that the same providers may carry. The lists of a way share
 -- what its providers take by the rule of the turns: start-time fair queueing, a message a turn. A worker whose provider
--- has room moves messages from the front to the ready stream (`recall`), so nothing here has a time at which it comes
+-- has room moves messages from the front to the ready stream (`recall`). So no time is set at which a message comes
 -- back. In the hash of the line:
 --   put_off      how many messages wait so
 --   plan         the version of the routing plan that workers recalled by when they last recalled what waits by another one

@@ -308,7 +308,7 @@ local function finish(line)
   local before = line.known
   local fields, left = line.fields or {}, line.left or {}
   -- Where most of those in front have nothing left, all are taken out of the turns at once, and who still waits is written
-  -- anew: that costs less than to find each.
+  -- again: that costs less than finding each of them.
   local at_once = line.turns_taken and 2 * #left > line.turns_taken
   if at_once then left = {} end
   count_served(line, fields)

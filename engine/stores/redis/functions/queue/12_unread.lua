@@ -74,7 +74,7 @@ end
 local function pending_in(keys, args)
   return of_each(keys, 2, function(first)
     local consumers = redis.pcall('XINFO', 'CONSUMERS', keys[first], GROUP)
-    -- Whoever acts on it is told why.
+    -- The functions that are called then say why.
     if consumers.err then return 3 end
     local own, others = 0, 0
     for _, info in ipairs(consumers) do

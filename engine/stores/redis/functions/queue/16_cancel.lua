@@ -156,9 +156,9 @@ end
 --   list    and `place` is the last of `count` chunks of the organisation's list; with the number of a way behind it,
 --           of what is put off
 --   ready   all of the ready stream
--- The place to go on from is empty at the end of `where`. Who goes through these in this order, and each from behind,
--- comes upon every message that waited before: what moves on meanwhile goes from `due` to the end of the list, from its
--- front to the ready stream, and from there to a worker, or is put off to the end of another list.
+-- The place to go on from is empty at the end of `where`. A caller that goes through these in this order, and through
+-- each from behind, meets every message that waited before: what moves on meanwhile goes from `due` to the end of the
+-- list, from its front to the ready stream, and from there to a worker, or is put off to the end of another list.
 local function cancel_campaign(keys, args)
   local organisation, line = args[2], line_of(keys, 1, args[5])
   local wanted, count = wanted_in(tonumber(organisation), args[3]), tonumber(args[7])

@@ -19,8 +19,8 @@ end
 -- until the ones taken are settled.
 --
 -- A bundle is taken apart instead: each message that is not settled goes to the end of the ready stream, in an
--- entry of its own that says how often the message was delivered, and in which entry. So one message that kills workers takes no
--- others along. At most MOVED_MAX messages, and those of one bundle, are moved in a step.
+-- entry of its own that says how often the message was delivered, and in which entry. So a message that kills workers
+-- does not take others with it. At most MOVED_MAX messages, and those of one bundle, are moved in a step.
 local function take_over(keys, args)
   local name, limit, suspects = args[1], tonumber(args[3]), tonumber(args[4])
   -- A worker of an older version does not send `deliveries_max`.
