@@ -22,11 +22,11 @@ from supervisor.cli.sending import Totals
 from supervisor.cli.show_nodes import nodes_of, scarce_disks
 
 # All commands find these here.
+from supervisor.cli.tables import listing as listing
+from supervisor.cli.tables import table as table
 from supervisor.cli.text import counted as counted
-from supervisor.cli.text import listing as listing
 from supervisor.cli.text import number as number
 from supervisor.cli.text import span as span
-from supervisor.cli.text import table as table
 
 # So many endpoints that fail are named.
 _FAILING_NAMED = 3

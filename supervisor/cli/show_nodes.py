@@ -9,7 +9,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from supervisor.cli.answers import Node, NodeProcess, Process, Status
-from supervisor.cli.text import number, span, table
+from supervisor.cli.tables import table
+from supervisor.cli.text import number, span
 
 
 class NodeRows(NamedTuple):
