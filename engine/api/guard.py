@@ -23,6 +23,7 @@ from engine.api.problems import refused, unavailable
 from engine.api.response import Response
 from engine.clocks.expiry import Expiry
 from engine.errors import Broken, Closed, Misfit, Refusal, Unavailable, Undecided
+from engine.written_numbers import plural
 
 Action = Callable[[web.Request], Awaitable[Response]]
 Handler = Callable[[web.Request], Awaitable[Response]]
@@ -214,7 +215,7 @@ class Exchanges:
 
     async def _late(self, request: web.Request, request_id: str, timeout_s: float) -> Response:
         if not request.content.is_eof():
-            detail = f"The body must arrive within {timeout_s:g} seconds."
+            detail = f"The body must arrive within {timeout_s:g} {plural('second', timeout_s)}."
             response = refused(Refusal("body_timeout", 408, detail), request_id)
             response.force_close()
             return response
@@ -249,7 +250,8 @@ async def late(
     away = [_STORES[name] for name, state in (await ready()).items() if state != "ok"]
     does = "does" if len(away) == 1 else "do"
     the = f"{' and '.join(away)} {does} not answer, so the" if away else "The"
-    detail = f"{the} request was not answered within {timeout_s:g} seconds{_advice(method, has_key)}"
+    time = f"{timeout_s:g} {plural('second', timeout_s)}"
+    detail = f"{the} request was not answered within {time}{_advice(method, has_key)}"
     return unavailable(Unavailable(detail), request_id, "timeout")
 
 

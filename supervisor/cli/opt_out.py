@@ -115,7 +115,8 @@ def import_file(
     for sentence in bad[:_NAMED_MAX]:
         print(sentence, file=sys.stderr)
     if bad and not skip_bad:
-        more = f"{len(bad)} lines of {file} have no phone number; nothing was added"
+        have = "has" if len(bad) == 1 else "have"
+        more = f"{show.counted(len(bad), 'line')} of {file} {have} no phone number; nothing was added"
         raise ConfigError(f"{more}. Correct them, or pass over them with --skip-bad.")
     if not numbers:
         raise ConfigError(f"{file} has no phone numbers.")
@@ -124,7 +125,7 @@ def import_file(
         try:
             added += _add(organisation, numbers[start : start + _BATCH], engine)
         except Unavailable as e:
-            done = f"the first {show.number(start)} of {show.number(len(numbers))} numbers are opted out"
+            done = f"the first {show.number(start)} of {show.counted(len(numbers), 'number')} are opted out"
             raise Unavailable(f"{e.detail.rstrip('.')}; {done}, and the same command adds the rest.") from e
     _print(added, len(numbers), engine, len(bad))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from engine.written_numbers import plural
+
 # A line of an explanation that is longer was broken because it was full.
 _FULL = 60
 # What begins an entry of a list: a word, and what it means after some spaces.
@@ -55,7 +57,7 @@ def number(count: int) -> str:
 
 def counted(count: int, noun: str) -> str:
     """ "1 unit", "1,200 units"."""
-    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+    return f"{number(count)} {plural(noun, count)}"
 
 
 def span(ms: int) -> str:
