@@ -11,6 +11,15 @@ from __future__ import annotations
 _DIGITS_MAX = 18
 
 
+def plural(noun: str, count: float) -> str:
+    """The noun as it stands behind the number `count`: "unit" behind 1, "units" behind 0 and 1.5."""
+    if abs(count) == 1:
+        return noun
+    if noun.endswith(("s", "x", "ch")):
+        return f"{noun}es"
+    return f"{noun[:-1]}ies" if noun[-1] == "y" and noun[-2] not in "aeiou" else f"{noun}s"
+
+
 def is_whole(text: str) -> bool:
     """Whether the text is a whole number from 0: up to 18 ASCII digits and nothing else."""
     return text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX

@@ -25,7 +25,7 @@ from engine.api.auth import PRESENTED, AdminKeys
 from engine.api.client_address import LOOPBACK, TrustedProxies, check_network, is_unix
 from engine.api.decoding import read_body
 from engine.api.description import like
-from engine.api.guard import LET_IN, REQUEST_ID, Action, fingerprint, idempotency_key
+from engine.api.guard import LET_IN, REQUEST_ID, Action, check_query, fingerprint, idempotency_key
 from engine.api.last_uses import LastUses
 from engine.api.paging import NUMBER
 from engine.api.ports import AdminServices
@@ -72,6 +72,7 @@ class AdminCalls:
 
         async def action(request: web.Request) -> Response:
             request[_CALLER] = await self.caller(request, route.scope)
+            check_query(request)
             return await (answer(request) if repeats is None else repeats.once(request, None, answer))
 
         return like(route.action, action)

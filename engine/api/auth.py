@@ -14,7 +14,7 @@ from aiohttp import web
 from engine import api_keys
 from engine.admin_keys import AdminCredential
 from engine.api.client_address import NO_PROXIES, TrustedProxies, check_network
-from engine.api.guard import LET_IN
+from engine.api.guard import LET_IN, check_query
 from engine.api.key_cache import API_KEY_WANTED, KeyCache, Presented, PresentedBefore, unauthorised
 from engine.api.key_ports import AdminKeyBook
 from engine.api.ports import Directory
@@ -47,22 +47,30 @@ class Keys:
 
     async def organisation(self, authorization: str | None, request: web.Request) -> int:
         """The organisation whose key `authorization` carries, for one that looks. Of the request only the
-        address counts. Raises Refusal 401, 403, Unavailable."""
-        return _reader(await self.credential(authorization, request))
+        address and the names in its query count. Raises Refusal 401, 403, 422, Unavailable."""
+        organisation_id = _reader(await self.credential(authorization, request))
+        check_query(request)
+        return organisation_id
 
     async def sender(self, authorization: str | None, request: web.Request) -> int:
-        """The same for one that wants to send. Raises Refusal 401, 403, Unavailable."""
-        return _sender(await self.credential(authorization, request))
+        """The same for one that wants to send. Raises Refusal 401, 403, 422, Unavailable."""
+        organisation_id = _sender(await self.credential(authorization, request))
+        check_query(request)
+        return organisation_id
 
     async def owner(self, authorization: str | None, request: web.Request) -> int:
         """The same for one that takes back what it has sent: also while the organisation is suspended. Raises
-        Refusal 401, 403, Unavailable."""
-        return _owner(await self.credential(authorization, request))
+        Refusal 401, 403, 422, Unavailable."""
+        organisation_id = _owner(await self.credential(authorization, request))
+        check_query(request)
+        return organisation_id
 
     async def manager(self, authorization: str | None, request: web.Request, *scopes: ApiScope) -> int:
         """The same for one that looks after the organisation, also while that is suspended: its key has the
-        scope `admin`, or all of `scopes` where there are any. Raises Refusal 401, 403, Unavailable."""
-        return _manager(await self.credential(authorization, request), scopes)
+        scope `admin`, or all of `scopes` where there are any. Raises Refusal 401, 403, 422, Unavailable."""
+        organisation_id = _manager(await self.credential(authorization, request), scopes)
+        check_query(request)
+        return organisation_id
 
     def sender_at_once(self, presented: Presented, source: Source) -> int | None:
         """The same for a key that need not be looked up; None for one that must be.

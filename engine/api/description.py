@@ -91,8 +91,8 @@ class Description(NamedTuple):
     codes: tuple[str, ...]
     # Whether it honours an Idempotency-Key.
     once: bool
-    # Whether its query may have anything: that of a call whose address others make, such as a provider, or a
-    # load balancer.
+    # Whether its query may have anything: that of a call that needs no key, whose address others make, such
+    # as a provider, a load balancer, or whoever links to a page.
     any_query: bool
 
 

@@ -23,6 +23,7 @@ from engine.api.problems import refused, unavailable
 from engine.api.response import Response
 from engine.clocks.expiry import Expiry
 from engine.errors import Broken, Closed, Misfit, Refusal, Unavailable, Undecided
+from engine.written_numbers import plural
 
 Action = Callable[[web.Request], Awaitable[Response]]
 Handler = Callable[[web.Request], Awaitable[Response]]
@@ -33,6 +34,8 @@ ENDS_WITH_CALLER = web.RequestKey("ends_with_caller", asyncio.Task[object])
 WAITED_S = web.RequestKey("waited_s", float)
 # Whether the key of a request was found good; absent: it was not, or none was wanted.
 LET_IN = web.RequestKey("let_in", bool)
+# What is wrong with the query of a request, for whoever finds its key good; absent: nothing.
+_WRONG_QUERY = web.RequestKey("wrong_query", Refusal)
 # The path of the API that a request is for, where the console has it under another; absent: its own.
 CALLED_PATH = web.RequestKey("called_path", str)
 # The id that the answer of a request will have.
@@ -73,7 +76,9 @@ def asked_as_described(action: Action, parameters: Collection[str]) -> Action:
     """The action, for requests whose query has only these `parameters`, each of them once.
 
     Others are refused with 422: to take one of two values would be a guess, and without a filter whose name
-    is misspelt the answer would be of other things than was asked for."""
+    is misspelt the answer would be of other things than was asked for. It is `check_query` that refuses
+    them, which the action calls when the key of the request is good for the call: who may not make a call
+    learns nothing of its parameters."""
     there_are = f"there are {', '.join(parameters)}" if parameters else "it has none"
 
     async def answer(request: web.Request) -> Response:
@@ -81,13 +86,22 @@ def asked_as_described(action: Action, parameters: Collection[str]) -> Action:
         for name in query:
             if name not in parameters:
                 detail = f"`{name[:40]}` is no parameter of this call; {there_are}."
-                raise Refusal("invalid_field", 422, detail, name[:40])
+                request[_WRONG_QUERY] = Refusal("invalid_field", 422, detail, name[:40])
+                return await action(request)
         if len(query) != len(set(query)):
             name = next(name for name in query if len(query.getall(name)) > 1)[:40]
-            raise Refusal("invalid_field", 422, f"`{name}` must be given once.", name)
+            request[_WRONG_QUERY] = Refusal("invalid_field", 422, f"`{name}` must be given once.", name)
         return await action(request)
 
     return answer
+
+
+def check_query(request: web.Request) -> None:
+    """Call this when the key of a request was found good for its call. Raises Refusal 422 when its query is
+    not as `asked_as_described` wants it."""
+    wrong = request.get(_WRONG_QUERY)
+    if wrong is not None:
+        raise wrong
 
 
 def fingerprint(request: web.Request, body: bytes) -> bytes:
@@ -201,7 +215,7 @@ class Exchanges:
 
     async def _late(self, request: web.Request, request_id: str, timeout_s: float) -> Response:
         if not request.content.is_eof():
-            detail = f"The body must arrive within {timeout_s:g} seconds."
+            detail = f"The body must arrive within {timeout_s:g} {plural('second', timeout_s)}."
             response = refused(Refusal("body_timeout", 408, detail), request_id)
             response.force_close()
             return response
@@ -236,7 +250,8 @@ async def late(
     away = [_STORES[name] for name, state in (await ready()).items() if state != "ok"]
     does = "does" if len(away) == 1 else "do"
     the = f"{' and '.join(away)} {does} not answer, so the" if away else "The"
-    detail = f"{the} request was not answered within {timeout_s:g} seconds{_advice(method, has_key)}"
+    time = f"{timeout_s:g} {plural('second', timeout_s)}"
+    detail = f"{the} request was not answered within {time}{_advice(method, has_key)}"
     return unavailable(Unavailable(detail), request_id, "timeout")
 
 

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from engine import api_keys
 from engine.api.admin_call import AdminCalls
 from engine.api.description import Answer, described
+from engine.api.guard import check_query
 from engine.api.ports import AdminServices
 from engine.api.response import Response
 
@@ -34,11 +35,12 @@ class Metrics:
     async def show(self, request: web.Request) -> Response:
         """`GET /metrics`: 200 with the text format of Prometheus, or with OpenMetrics when `Accept` has it.
 
-        Raises Refusal 401, 403, Unavailable.
+        Raises Refusal 401, 403, 422, Unavailable.
         """
         authorization = request.headers.get(hdrs.AUTHORIZATION)
         token = api_keys.bearer(authorization or "") or ""
         if not token or not hmac.compare_digest(api_keys.digest(token), self._key_sha256):
             await self._calls.caller(request, "read")
+        check_query(request)
         body, content_type = await self._scrape(request.headers.get(hdrs.ACCEPT, ""))
         return Response(200, body, content_type=content_type)

@@ -133,7 +133,7 @@ class OptOuts:
 
     @described(
         "add_opt_outs",
-        "Send no messages to some numbers any more; all of them or none.",
+        "Send no messages to some numbers any more.",
         scope="send|admin",
         body=_NUMBERS,
         limits={"numbers": {"minItems": 1, "maxItems": NUMBERS_MAX}},
@@ -142,7 +142,7 @@ class OptOuts:
         codes=("batch_too_large", "invalid_number"),
     )
     async def _add(self, request: web.Request, organisation_id: int, source: OptOutSource) -> Response:
-        """`POST`: 200 with how many were new; all of them or none. Safe to repeat.
+        """`POST`: 200 with how many were new. Safe to repeat; one that is refused has added none.
 
         Raises Refusal 400, 401, 404, 413, 422, Unavailable.
         """
@@ -151,7 +151,7 @@ class OptOuts:
 
     @described(
         "remove_opt_outs",
-        "Let some numbers get messages again; all of them or none.",
+        "Let some numbers get messages again.",
         scope="send|admin",
         body=_NUMBERS,
         limits={"numbers": {"minItems": 1, "maxItems": NUMBERS_MAX}},
@@ -160,7 +160,8 @@ class OptOuts:
         codes=("batch_too_large", "invalid_number"),
     )
     async def _remove(self, request: web.Request, organisation_id: int, source: OptOutSource) -> Response:
-        """`POST .../remove`: 200 with how many had opted out; all of them or none. Safe to repeat.
+        """`POST .../remove`: 200 with how many had opted out. Safe to repeat; one that is refused
+        removed none.
 
         Raises Refusal 400, 401, 404, 413, 422, Unavailable.
         """

@@ -39,6 +39,7 @@ class Pages:
         "get_openapi",
         "Show this document.",
         answers={200: Answer(dict), 304: Answer(None, "It is that of the caller's If-None-Match still.")},
+        any_query=True,
     )
     async def openapi(self, request: web.Request) -> Response:
         """`GET /openapi.json`: 200 with the OpenAPI document, 304 when the caller has it already."""
@@ -51,6 +52,7 @@ class Pages:
             200: Answer(str, content_type="text/html"),
             304: Answer(None, "It is that of the caller's If-None-Match still."),
         },
+        any_query=True,
     )
     async def docs(self, request: web.Request) -> Response:
         """`GET /docs`: 200 with a page for people, 304 when the caller has it already."""

@@ -23,10 +23,10 @@ class OptOutBook(Protocol):
         """That of a number in E.164; Refusal 404 when it has not opted out."""
 
     async def add(self, organisation_id: int, numbers: Sequence[str], source: OptOutSource) -> int:
-        """Opt numbers in E.164 out; how many had not opted out before."""
+        """Opt numbers in E.164 out; how many had not opted out before. After Unavailable some may have."""
 
     async def remove(self, organisation_id: int, numbers: Sequence[str], source: OptOutSource) -> int:
-        """Let numbers have messages again; how many had opted out."""
+        """Let numbers have messages again; how many had opted out. After Unavailable some may already."""
 
 
 class SenderBook(Protocol):

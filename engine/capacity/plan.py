@@ -18,6 +18,7 @@ from engine.capacity.bottlenecks import Loads
 from engine.capacity.simulation import Arrivals, Latencies, Shape, System, simulate
 from engine.capacity.targets import Target
 from engine.records import Queue
+from engine.written_numbers import plural
 
 # What `[roles]` and `[queues]` allow.
 PROCESSES_MAX, CONCURRENCY_MAX = 256, 10_000
@@ -268,8 +269,9 @@ class Planner:
     def _why(self, found: QueuePlan) -> str:
         missed = next(t for t in found.targets if found.latencies.quantile_s(t.part) > t.latency_s)
         seen = durations.show(found.latencies.quantile_s(missed.part))
+        most = self._bounds.processes_max
         return (
-            f"{missed} cannot be met with at most {self._bounds.processes_max} processes and a concurrency "
+            f"{missed} cannot be met with at most {most} {plural('process', most)} and a concurrency "
             f"of {self._bounds.concurrency_max:,}: {seen} is the best, and {found.loads.bottleneck} binds."
         )
 

@@ -213,7 +213,7 @@ def _place(death: Death, chosen: Sequence[Shape]) -> int:
     """Of a process that dies, among those of both queues."""
     of = QUEUES.index(death.queue)
     if not 0 <= death.process < chosen[of].processes:
-        raise ValueError(f"{death.queue} has {chosen[of].processes} processes, and not one {death.process}")
+        raise ValueError(f"{death.queue} has no process {death.process}, but {chosen[of].processes}")
     return death.process + sum(shape.processes for shape in chosen[:of])
 
 

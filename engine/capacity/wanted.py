@@ -29,6 +29,7 @@ from engine.capacity.simulation import Shape, System
 from engine.histogram import ANSWER_S
 from engine.nodes.flow import quantile_ms
 from engine.records import QUEUES, Queue
+from engine.written_numbers import plural
 
 # What is planned for, in parts of what is measured: the next second may bring more.
 HEADROOM = 1.25
@@ -152,7 +153,11 @@ class Wanted:
 
     def facts(self, seen: Measured) -> str:
         """What a plan is made for, in words."""
-        facts = f"{seen.arrivals_per_s:,.0f} messages/s arrive, {seen.unread:,.0f} wait"
+        arrivals, unread = round(seen.arrivals_per_s), round(seen.unread)
+        facts = (
+            f"{arrivals:,} {plural('message', arrivals)}/s {'arrives' if arrivals == 1 else 'arrive'},"
+            f" {unread:,} {'waits' if unread == 1 else 'wait'}"
+        )
         if not self._answers:
             return facts
         p50, p99 = (durations.show(max(self._time_s(part), _TIME_MIN_S)) for part in (0.5, 0.99))

@@ -18,6 +18,7 @@ from engine.capacity.response_times import ResponseTimes
 from engine.capacity.simulation import System
 from engine.capacity.traffic import BusyMinute
 from engine.records import Queue
+from engine.written_numbers import plural
 
 PEAKS_MAX, TARGETS_MAX, QUESTIONS_MAX = 1_000, 16, 8
 
@@ -117,7 +118,8 @@ def _system(request: PlanRequest) -> System:
     if not peaks:
         peaks = traffic.peaks_of(minutes)
     if not peaks:
-        detail = f"No message was accepted in {wish.days} days, so `peaks` must say what arrives."
+        days = f"{wish.days} {plural('day', wish.days)}"
+        detail = f"No message was accepted in {days}, so `peaks` must say what arrives."
         raise _Wrong("peaks", detail)
     recorded = {minute.queue: traffic.response_times_of(minute) for minute in minutes}
     known = {queue: times for queue, times in recorded.items() if times is not None}

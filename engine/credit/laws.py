@@ -30,6 +30,7 @@ import msgspec
 from engine.credit.law_texts import LAWS, Law
 from engine.credit.ledger_records import UsageEntry
 from engine.lifecycle import MessageEvent, events_that
+from engine.written_numbers import plural
 
 Verdict = Literal["clean", "not_clean", "not_checked"]
 
@@ -181,6 +182,10 @@ class _Tally:
         )  # fmt: skip
 
 
+def _units(difference: int) -> str:
+    return f"{difference:+d} {plural('unit', difference)}"
+
+
 class Laws:
     """Judges a cut that comes in pieces: of each shard the accounts, in any number of pieces, and then
     its instant in Redis.
@@ -251,7 +256,7 @@ class Laws:
             self._held[shard] = self._held.get(shard, 0) + u.held - u.captured - u.released
             self._broken_in.add(shard)
             self._of["unbooked"].breach(
-                f"organisation {organisation_id} by {u.held} units held,"
+                f"organisation {organisation_id} by {u.held} {plural('unit', u.held)} held,"
                 f" {u.captured} captured and {u.released} released"
             )
 
@@ -267,7 +272,7 @@ class Laws:
             )
             self._of["held"].checked += 1
             if expected != cut.held:
-                self._of["held"].breach(f"shard {shard} by {expected - cut.held:+d} units")
+                self._of["held"].breach(f"shard {shard} by {_units(expected - cut.held)}")
                 self._broken_in.add(shard)
         if cut.recount is not None:
             self.queues(shard, cut.held, cut.recount)
@@ -276,7 +281,7 @@ class Laws:
         """Judge law 5 at one instant: what Redis says that the messages of a shard hold, and their units."""
         self._of["queues"].checked += 1
         if held != units:
-            self._of["queues"].breach(f"shard {shard} by {held - units:+d} units")
+            self._of["queues"].breach(f"shard {shard} by {_units(held - units)}")
 
     def checkpoint(self, shard: int, sound: bool) -> None:
         """Judge law 7 for a shard that has a checkpoint: `sound` says whether it is as it was written."""
@@ -306,12 +311,12 @@ class Laws:
     def _books(self, a: Account) -> None:
         total = a.available + a.granted + a.held + a.captured
         if a.topped_up != total or min(a.available, a.granted, a.held, a.captured) < 0:
-            self._breach("conservation", a, f"by {a.topped_up - total:+d} units")
+            self._breach("conservation", a, f"by {_units(a.topped_up - total)}")
         if a.granted != a.quotas:
-            self._breach("quotas", a, f"by {a.granted - a.quotas:+d} units")
+            self._breach("quotas", a, f"by {_units(a.granted - a.quotas)}")
         if a.journal[:5] != (a.topped_up, a.available, a.granted, a.held, a.captured) or a.strays:
             last = f"; its last row is {a.last_movement}" if a.last_movement else ""
-            stray = f"; {a.strays} rows came from another shard" if a.strays else ""
+            stray = f"; {a.strays} {plural('row', a.strays)} came from another shard" if a.strays else ""
             off = [
                 f"{name} by {getattr(a, name) - getattr(a.journal, name):+d}"
                 for name in ("topped_up", "available", "granted", "held", "captured")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from engine.credit.ledger_records import MOVEMENTS, Account, Books, MovementKind, UnbookedUsage, UsageEntry
 from engine.errors import Broken
+from engine.written_numbers import plural
 
 
 def account_of(books: Books, organisation_id: int) -> Account:
@@ -34,7 +35,8 @@ def change_quota(books: Books, organisation_id: int, holder: str, units: int) ->
     left = by_holder.get(holder, 0) + units
     if left < 0:
         raise Broken(
-            f"Holder {holder} used {-left} units more of organisation {organisation_id} than granted."
+            f"Holder {holder} used {-left} {plural('unit', -left)} more of organisation {organisation_id}"
+            " than granted."
         )
     by_holder[holder] = left
     books.changed.add((organisation_id, holder))
@@ -48,7 +50,8 @@ def move(books: Books, shard: int, organisation_id: int, kind: MovementKind, uni
     debit, credit = MOVEMENTS[kind]
     left = getattr(account, debit) - units
     if left < 0:
-        raise Broken(f"Organisation {organisation_id} has {-left} units too few in {debit} for a {kind}.")
+        lacking = f"{-left} {plural('unit', -left)}"
+        raise Broken(f"Organisation {organisation_id} has {lacking} too few in {debit} for a {kind}.")
     setattr(account, debit, left)
     setattr(account, credit, getattr(account, credit) + units)
     key = (shard, organisation_id, kind)

@@ -11,6 +11,9 @@ waiting look there (`engine.credit.quota`) and answer 503.
                               none of those that were can reach PostgreSQL
     another ledger leads      its own notes of the books end those of this one, also later ones
     Redis does not answer     holders notice that themselves
+
+Under load shards wait for a moment again and again. The log says when that begins, and that it is over once
+no shard has waited for `CALM_S`.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ log = structlog.get_logger("ledger")
 
 # So long may a shard wait before it is noted, seconds, and so often it is looked at.
 LATE_S, _LOOK_S = 0.75, 0.25
+# So long after the last note it is over, as the log has it, seconds.
+CALM_S = 10.0
 # How long a note counts, milliseconds by Redis' clock.
 NOTED_MS = 2_000
 # A ledger that has not said for so long that it leads does not, milliseconds: by then another one leads, if
@@ -53,7 +58,10 @@ class Standstill:
         self._looked_s = -math.inf
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._refusing = False
+        # When shards were first noted and when they were last, since the log said that it is over; None: it
+        # is over. And what will say so.
+        self._refused_s: tuple[float, float] | None = None
+        self._calming: asyncio.TimerHandle | None = None
 
     def leads(self, term: int, shards: Iterable[int]) -> None:
         """The ledger leads in this term. Only `moves` says that it can write the books."""
@@ -65,12 +73,16 @@ class Standstill:
         """The ledger goes on with all shards but `held_up`."""
         self._moved_s = now_s = self._clock_s()
         self._held_up = {shard: self._held_up.get(shard, now_s) for shard in held_up}
-        self._refusing = self._refusing and bool(held_up)
         self._look_later()
 
     def ends(self) -> None:
         """The ledger leaves the lead to others."""
         self._moved_s = None
+        # What becomes of the shards is for the other to say.
+        self._refused_s = None
+        if self._calming is not None:
+            self._calming.cancel()
+            self._calming = None
         self._look_later()
 
     def waiting(self) -> list[int]:
@@ -107,9 +119,26 @@ class Standstill:
 
     async def _look(self) -> None:
         shards = self.waiting()
-        if shards and not self._refusing:
-            log.warning("organisations without quota are refused for now", shards=shards)
-        self._refusing = bool(shards)
+        if shards:
+            self._note_refused(shards)
         # It is for information. When it fails, the next look says it again.
         with contextlib.suppress(Unavailable, Broken):
             await self._usage.note_waits(shards, self._term)
+
+    def _note_refused(self, shards: Collection[int]) -> None:
+        now_s = self._clock_s()
+        if self._refused_s is None:
+            log.warning("organisations without quota are refused for now", shards=shards)
+            self._refused_s = now_s, now_s
+        self._refused_s = self._refused_s[0], now_s
+        if self._calming is not None:
+            self._calming.cancel()
+        self._calming = asyncio.get_running_loop().call_later(CALM_S, self._note_calm)
+
+    def _note_calm(self) -> None:
+        self._calming = None
+        if self._refused_s is not None:
+            first_s, last_s = self._refused_s
+            lasted_s = round(last_s - first_s, 1)
+            log.info("no organisation is refused for want of quota any more", lasted_s=lasted_s)
+            self._refused_s = None

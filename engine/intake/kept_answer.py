@@ -110,7 +110,7 @@ def _outcomes(packed: tuple[bytes, list[list[Any]], list[int]], count: int) -> l
     first, shapes, runs = packed
     # Before anything is repeated as often as a damaged number says.
     if sum(runs[::2]) != count:
-        raise Unreadable(f"it does not have {count} outcomes")
+        raise Unreadable(f"how many outcomes it has is not {count}")
     number = int.from_bytes(first)
     known = [msgspec.convert(shape, _SHAPES.get(len(shape), _SHAPES[5])) for shape in shapes]
     outcomes: list[Outcome] = []

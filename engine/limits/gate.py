@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from engine.errors import TooMany
 from engine.limits.records import DRAIN_S, Backlog, RateLevel
 from engine.organisations import Limits
+from engine.written_numbers import plural
 
 # What waits is not believed any more after so long without a look, seconds.
 _STALE_S = 5.0
@@ -114,8 +115,8 @@ class Gate:
         paused = " and is paused" if watched.backlog.paused else ""
         raise TooMany(
             "backlog_full",
-            f"The organisation has {waiting} messages waiting{paused}, and its limit `backlog_max` is {most};"
-            " send the request again later.",
+            f"The organisation has {waiting} {plural('message', waiting)} waiting{paused}, and its limit"
+            f" `backlog_max` is {most}; send the request again later.",
             "backlog_max",
             quota=most,
             window_s=0,
@@ -155,8 +156,8 @@ class _Bucket:
         if tokens < needed:
             raise TooMany(
                 "rate_limited",
-                f"The organisation's limit `rate_max` is {rate:g} messages a second; send the request again"
-                " later.",
+                f"The organisation's limit `rate_max` is {rate:g} {plural('message', rate)} a second;"
+                " send the request again later.",
                 "rate_max",
                 quota=most,
                 window_s=max(1, round(most / rate)),

@@ -21,6 +21,7 @@ from engine.clocks.backoff import Backoff
 from engine.errors import ConfigError, Unavailable
 from engine.webhooks.ports import DeliveryBook
 from engine.webhooks.records import Delivery
+from engine.webhooks.recoveries import Origin
 
 log = structlog.get_logger("notifier")
 
@@ -45,6 +46,7 @@ class Keeper:
         # (delivery, seconds until it is due, None: it has failed)
         self._kept: list[tuple[Delivery, float | None]] = []
         self._forgotten: list[int] = []
+        self._takes: dict[Origin, bool] = {}
         self._writing = 0
         self._stirred = asyncio.Event()
         self._written = asyncio.Event()
@@ -52,8 +54,8 @@ class Keeper:
 
     @property
     def pending(self) -> int:
-        """Deliveries that are not written yet."""
-        return len(self._kept) + len(self._forgotten) + self._writing
+        """What is not written yet: deliveries, and changes of origins."""
+        return len(self._kept) + len(self._forgotten) + len(self._takes) + self._writing
 
     def keep(self, delivery: Delivery, due_in_s: float) -> None:
         """Keep it until it is due again."""
@@ -70,6 +72,11 @@ class Keeper:
     def forget(self, row_id: int) -> None:
         """The delivery of this row was made."""
         self._forgotten.append(row_id)
+        self._stirred.set()
+
+    def note_recovery(self, origin: Origin, takes: bool) -> None:
+        """The origin took the last delivery, or it failed there."""
+        self._takes[origin] = takes
         self._stirred.set()
 
     async def run(self) -> None:
@@ -100,7 +107,8 @@ class Keeper:
         """Write a batch of each kind. Raises Unavailable; then both are pending again."""
         kept, self._kept = self._kept[:_BATCH_MAX], self._kept[_BATCH_MAX:]
         forgotten, self._forgotten = self._forgotten[:_BATCH_MAX], self._forgotten[_BATCH_MAX:]
-        self._writing = len(kept) + len(forgotten)
+        takes, self._takes = self._takes, {}
+        self._writing = len(kept) + len(forgotten) + len(takes)
         try:
             if kept:
                 await self._book.keep(kept)
@@ -111,11 +119,16 @@ class Keeper:
             if forgotten:
                 await self._book.forget(forgotten)
                 forgotten = []
+            if takes:
+                await self._book.note_recoveries(takes)
+                takes = {}
         finally:
             self._kept = kept + self._kept
             self._forgotten = forgotten + self._forgotten
+            # What was noted meanwhile is newer.
+            self._takes = takes | self._takes
             self._writing = 0
-        if not self._kept and not self._forgotten:
+        if not self._kept and not self._forgotten and not self._takes:
             self._stirred.clear()
         self._written.set()
 

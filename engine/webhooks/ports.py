@@ -13,6 +13,7 @@ import msgspec
 from engine.hosts.webhook_urls import Target
 from engine.stream_id import StreamId
 from engine.webhooks.records import Delivery, Endpoint, MadeDelivery
+from engine.webhooks.recoveries import Origin
 
 # Called once for each request: the HTTP status, 0 when no whole answer came, and a word for why not.
 Posted = Callable[[int, str], None]
@@ -113,6 +114,9 @@ class DeliveryBook(Protocol):
 
     async def forget(self, row_ids: Sequence[int]) -> None:
         """These were delivered."""
+
+    async def note_recoveries(self, takes: Mapping[Origin, bool]) -> None:
+        """Whether each of these origins took the last delivery that was made to it."""
 
     async def due_targets(self, shards: Sequence[int]) -> list[DueTarget]:
         """Who has deliveries that wait in these shards."""

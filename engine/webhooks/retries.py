@@ -15,6 +15,7 @@ import structlog
 from engine.clocks.waits import next_tick
 from engine.errors import ConfigError, Unavailable
 from engine.webhooks.ports import DeliveryBook, DueTarget
+from engine.webhooks.recoveries import Origin
 from engine.webhooks.sender import Sender
 from engine.webhooks.shares import Shares
 
@@ -76,7 +77,9 @@ class Retries:
         if not shards or not self._has_room():
             return False
         wanted: list[tuple[DueTarget, int]] = []
-        for target in await self._book.due_targets(shards):
+        targets = await self._book.due_targets(shards)
+        self._sender.recoveries.waits_at(Origin(t.shard, t.organisation_id, t.origin) for t in targets)
+        for target in targets:
             if target.due_in_s <= 0 and (room := self._sender.room(target.organisation_id, target.origin)):
                 wanted.append((target, room))
         for delivery in await self._book.claim(wanted[:_TARGETS_MAX], CLAIM_S) if wanted else []:

@@ -37,6 +37,7 @@ from engine.webhooks.keeper import Keeper, settle
 from engine.webhooks.made import MadeDeliveries
 from engine.webhooks.ports import Poster
 from engine.webhooks.records import Delivery
+from engine.webhooks.recoveries import Origin, Recoveries
 from engine.webhooks.schedule import Verdict, has_failed, pause_s, verdict_of
 from engine.webhooks.turns import CLAIM_MIN, OriginQueue, Turns
 
@@ -80,6 +81,7 @@ class Sender:
         self._table = table
         self._keeper = keeper
         self._made = made
+        self.recoveries = Recoveries(keeper.note_recovery)
         self._now_us = now_us
         self._clock_s = clock_s
         self._rng = rng
@@ -195,7 +197,11 @@ class Sender:
         queue.breaker.ended(_VERDICTS[verdict], now_s, began_s)
         queue.failing, queue.stalled = verdict == "again", False
         delivery.status, delivery.reason = status, reason
+        origin = Origin(delivery.shard, delivery.organisation_id, delivery.target.origin)
+        if verdict == "again":
+            self.recoveries.failed(origin)
         if verdict == "delivered":
+            self.recoveries.took(origin)
             self.counts.delivered += 1
             self._made.note(delivery, now_s - began_s)
             if delivery.row_id:

@@ -23,6 +23,7 @@ from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, T
 
 from engine.errors import ConfigError
 from supervisor.cli import options
+from supervisor.cli.text import counted
 from supervisor.cli.times import time_of, whole
 from supervisor.output import Output
 
@@ -95,7 +96,7 @@ def export(
     with _progress(shown=not engine.as_json) as note, _whole_file(output) as file:
         octets = _write(parts, file, note)
     if not engine.print_json({"file": str(output), "bytes": octets}):
-        print(f"{output}: {octets:,} bytes")
+        print(f"{output}: {counted(octets, 'byte')}")
 
 
 def _form_of(output: Path | None) -> _Format:

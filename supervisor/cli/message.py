@@ -172,7 +172,8 @@ def _print_estimate(found: _Estimate) -> None:
     units = "" if found.units is None else f", {show.counted(found.units, 'unit')}"
     print(f"{_sized(found)}{units}; {show.counted(found.available, 'unit')} available")
     if found.forced_by is not None:
-        print(f"UCS-2 because of {found.forced_by.name}, after {found.forced_by.at} characters")
+        before = show.counted(found.forced_by.at, "character")
+        print(f"UCS-2 because of {found.forced_by.name}, after {before}")
     if found.smart_encoding is not None:
         print(f"with --smart-encoding: {_sized(found.smart_encoding)}")
     if found.replaced:

@@ -26,6 +26,7 @@ from engine.errors import ConfigError
 from engine.records import DRAFT_FIELDS, MessageDraft
 from engine.text_file import HEAD_BYTES, encoding_of
 from supervisor.cli.csv_records import Records, column_name, delimiter_of
+from supervisor.cli.text import counted
 
 FileFormat = Literal["csv", "jsonl"]
 _SUFFIXES: dict[str, FileFormat] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -133,7 +134,7 @@ class MessageFile:
             if record.reason:
                 yield Line(number=number, draft=None, reason=record.reason, position=position)
             elif len(record.cells) > len(header) and any(map(str.strip, record.cells[len(header) :])):
-                reason = f"{len(record.cells)} fields where the header names {len(header)}"
+                reason = f"{counted(len(record.cells), 'field')} where the header names {len(header)}"
                 yield Line(number=number, draft=None, reason=reason, position=position)
             elif any(map(str.strip, record.cells)):
                 yield self._line(number, _given(header, record.cells), position, strict=False)

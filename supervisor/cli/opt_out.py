@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +13,15 @@ import typer
 from rich.console import Console
 
 from engine import text_file
+from engine.clocks.backoff import Backoff
 from engine.errors import ConfigError, Refusal, Unavailable
 from engine.intake.phone_numbers import e164_in
 from engine.intake.records import OptOut
 from supervisor.cli import options, show
+from supervisor.cli.client import Client
 from supervisor.cli.csv_records import Records, column_name, delimiter_of
 from supervisor.cli.org_limits import Id
+from supervisor.cli.waiting import counting
 
 app = typer.Typer(
     help="Opt-outs of an organisation: list, add, import, remove. In force within a second.",
@@ -25,8 +29,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _PAGE = 1_000
-# So many numbers are sent at once; a repetition changes nothing.
-_BATCH = 10_000
+# So many numbers are sent at once, and at least so many where that takes an engine too long. A repetition
+# changes nothing.
+_BATCH, _BATCH_MIN = 2_000, 125
+# The pauses before a call that had no answer, or 503, is made again: the first, the longest, seconds; and for
+# how long an import goes on when none succeeds.
+_PAUSE_S, _PAUSE_S_MAX, _PATIENCE_S = 0.2, 10.0, 120.0
 _COLUMNS = ("number", "phone", "phone_number", "to", "msisdn", "recipient", "mobile")
 # So many lines that cannot be read are named.
 _NAMED_MAX = 10
@@ -85,7 +93,8 @@ def add(organisation: Id, numbers: Numbers, *, engine: options.EngineOptions) ->
 
     [cyan]smsengine opt-out add 7 +4915112345678[/cyan]
     """
-    _print(_add(organisation, [_number(number) for number in numbers], engine), len(numbers), engine)
+    wanted = [_number(number) for number in numbers]
+    _print(_add(organisation, wanted, engine.admin()), len(numbers), engine)
 
 
 @app.command("import")
@@ -101,7 +110,10 @@ def import_file(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Add all numbers of a file. Repeating it changes nothing, also after an interruption.
+    """Add all numbers of a file, of any size. Repeating it changes nothing, also after an interruption.
+
+    They are added some at a time, and are in force as they are added. Where the engine is
+    busy or a store is away, it goes on when it can, and gives up after two minutes in vain.
 
     The column is called number, phone, to, msisdn, recipient or mobile; without
     a header it is the first. A line without a phone number is named, and nothing
@@ -115,18 +127,13 @@ def import_file(
     for sentence in bad[:_NAMED_MAX]:
         print(sentence, file=sys.stderr)
     if bad and not skip_bad:
-        more = f"{len(bad)} lines of {file} have no phone number; nothing was added"
+        have = "has" if len(bad) == 1 else "have"
+        more = f"{show.counted(len(bad), 'line')} of {file} {have} no phone number; nothing was added"
         raise ConfigError(f"{more}. Correct them, or pass over them with --skip-bad.")
     if not numbers:
         raise ConfigError(f"{file} has no phone numbers.")
-    added = 0
-    for start in range(0, len(numbers), _BATCH):
-        try:
-            added += _add(organisation, numbers[start : start + _BATCH], engine)
-        except Unavailable as e:
-            done = f"the first {show.number(start)} of {show.number(len(numbers))} numbers are opted out"
-            raise Unavailable(f"{e.detail.rstrip('.')}; {done}, and the same command adds the rest.") from e
-    _print(added, len(numbers), engine, len(bad))
+    added, is_exact = _add_all(organisation, numbers, engine)
+    _print(added, len(numbers), engine, len(bad), is_exact=is_exact)
 
 
 @app.command()
@@ -148,14 +155,58 @@ def _path(organisation: int) -> str:
     return f"/v1/admin/organisations/{organisation}/opt-outs"
 
 
-def _add(organisation: int, numbers: Sequence[str], engine: options.EngineOptions) -> int:
-    return engine.admin().post(_path(organisation), _Numbers(numbers=numbers), _Added).added
+def _add(organisation: int, numbers: Sequence[str], client: Client) -> int:
+    return client.post(_path(organisation), _Numbers(numbers=numbers), _Added).added
 
 
-def _print(added: int, given: int, engine: options.EngineOptions, bad: int = 0) -> None:
-    if not engine.print_json({"added": added, "numbers": given, "bad_lines": bad}):
-        known = f"; {show.number(given - added)} had opted out before" if given > added else ""
-        print(f"{show.counted(added, 'number')} opted out{known}")
+def _add_all(organisation: int, numbers: Sequence[str], engine: options.EngineOptions) -> tuple[int, bool]:
+    """(how many had not opted out before, whether that is exact and not some more). Raises Refusal,
+    Unavailable."""
+    client, pauses = engine.admin(), Backoff(_PAUSE_S, _PAUSE_S_MAX)
+    added, start, size, is_exact = 0, 0, _BATCH, True
+    until_s = time.monotonic() + _PATIENCE_S
+    with counting("opting out", len(numbers), shown=not engine.as_json) as note:
+        while start < len(numbers):
+            some = numbers[start : start + size]
+            try:
+                added += _add(organisation, some, client)
+            except Unavailable as e:
+                pause_s = min(_PAUSE_S_MAX, max(e.retry_after, pauses.next()))
+                if time.monotonic() + pause_s > until_s or (not start and _is_nowhere(e)):
+                    raise _broken_off(e, start, len(numbers)) from e
+                time.sleep(pause_s)
+                # An attempt without an answer may have added some.
+                size, is_exact = max(_BATCH_MIN, size // 2), False
+                continue
+            start += len(some)
+            note(len(some))
+            size = min(_BATCH, 2 * size)
+            pauses.reset()
+            until_s = time.monotonic() + _PATIENCE_S
+    return added, is_exact
+
+
+def _is_nowhere(e: Unavailable) -> bool:
+    """Whether there is no engine to ask, so that it is of no use to ask again."""
+    return isinstance(e.__cause__, OSError) and not isinstance(e.__cause__, TimeoutError)
+
+
+def _broken_off(e: Unavailable, done: int, wanted: int) -> Unavailable:
+    of = f"the first {show.number(done)} of {show.counted(wanted, 'number')} are opted out"
+    return Unavailable(f"{e.detail.rstrip('.')}; {of}, and the same command adds the rest.")
+
+
+def _print(
+    added: int, given: int, engine: options.EngineOptions, bad: int = 0, *, is_exact: bool = True
+) -> None:
+    if engine.print_json({"added": added, "numbers": given, "bad_lines": bad}):
+        return
+    if not is_exact:
+        new = f"{show.number(added)} of them at least had not before"
+        print(f"{show.counted(given, 'number')} opted out; {new}")
+        return
+    known = f"; {show.number(given - added)} had opted out before" if given > added else ""
+    print(f"{show.counted(added, 'number')} opted out{known}")
 
 
 def _number(text: str) -> str:

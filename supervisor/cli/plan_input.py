@@ -22,6 +22,7 @@ from engine.errors import ConfigError
 from engine.records import QUEUES, Queue
 from engine.text_file import NotUtf8
 from supervisor.cli.options import EngineOptions
+from supervisor.cli.text import counted
 from supervisor.datadir import DEFAULT
 
 
@@ -91,7 +92,8 @@ def recorded(from_activity: str, peaks_file: Path | None, engine: EngineOptions)
         raise ConfigError("--from-activity must be a number of days from 1 to 3660, such as 30d.")
     minutes = engine.admin(90.0).get(f"/v1/admin/traffic?days={int(digits)}", traffic.Traffic).busiest
     if not minutes:
-        raise ConfigError(f"--from-activity: no message was accepted in {int(digits)} days; use --peaks.")
+        days = counted(int(digits), "day")
+        raise ConfigError(f"--from-activity: no message was accepted in {days}; use --peaks.")
     times = {minute.queue: traffic.response_times_of(minute) for minute in minutes}
     return Recorded(
         traffic.peaks_of(minutes),
@@ -103,7 +105,8 @@ def recorded(from_activity: str, peaks_file: Path | None, engine: EngineOptions)
 
 def _remark(minute: traffic.BusyMinute) -> str:
     at = datetime.fromtimestamp(minute.at_s, UTC)
-    return f"the busiest minute of {minute.queue} was {at:%Y-%m-%d %H:%M} UTC: {minute.messages:,} messages."
+    messages = counted(minute.messages, "message")
+    return f"the busiest minute of {minute.queue} was {at:%Y-%m-%d %H:%M} UTC: {messages}."
 
 
 def answers(given: Sequence[str], known: Mapping[Queue, ResponseTimes]) -> dict[Queue, ResponseTimes]:

@@ -9,9 +9,11 @@ from html import escape
 from engine.capacity import consequences, durations
 from engine.capacity.plan import Bounds, Plan, QueuePlan
 from engine.capacity.plan_answer import QueueAnswer, TargetAnswer, VariationAnswer
+from engine.written_numbers import plural
 from supervisor.cli.plan_answer import Answer
 from supervisor.cli.plan_show import latency, p99
 from supervisor.cli.svg_chart import Axis, Line, Mark, chart, ticks_between
+from supervisor.cli.text import counted
 
 # Of every page with plots.
 STYLE = """
@@ -70,8 +72,9 @@ def page(plan: Plan, facts: Answer, bounds: Bounds) -> str:
     parts.append("<h2>When something is different</h2>")
     parts.append(_variations(facts, [*facts.sensitivity, *facts.what_if]))
     nodes = facts.nodes
+    cores = f"{nodes.cores_per_node:g} {plural('core', nodes.cores_per_node)}"
     parts.append(
-        f"<h2>Machines</h2><p>{nodes.nodes} of {nodes.cores_per_node:g} cores; {nodes.cores_needed:.2f} "
+        f"<h2>Machines</h2><p>{nodes.nodes} of {cores}; {nodes.cores_needed:.2f} "
         "cores are busy at the peak, embedded stores among them.</p>"
     )
     parts.append(_table(("part", "cores"), ((name, f"{c:.3f}") for name, c in nodes.cores.items())))
@@ -102,7 +105,7 @@ def _curve(plan: Plan, found: QueuePlan, bounds: Bounds) -> str:
     marks.append(Mark("planned", x=found.shape.concurrency))
     values = [s for line in lines for _, s in line.points] + [t.latency_s for t in found.targets]
     x = Axis(
-        f"concurrency of each of {found.shape.processes} processes",
+        f"concurrency of each of {counted(found.shape.processes, 'process')}",
         ticks_between(tried[0][0], tried[-1][0]),
         lambda n: f"{n:,.0f}",
     )

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from engine.capacity import durations
 from engine.capacity.plan_answer import Predicted, QueueAnswer
+from engine.written_numbers import plural
 from supervisor.cli import show
 from supervisor.cli.plan_answer import Answer
 
@@ -28,8 +29,9 @@ def show_plan(facts: Answer, report: Path | None) -> None:
         for line in _sentences(queue):
             console.print(line)
     nodes = facts.nodes
+    cores = f"{nodes.cores_per_node:g} {plural('core', nodes.cores_per_node)}"
     console.print(
-        f"{nodes.nodes} {'node' if nodes.nodes == 1 else 'nodes'} of {nodes.cores_per_node:g} cores: the "
+        f"{show.counted(nodes.nodes, 'node')} of {cores}: the "
         f"peak keeps {nodes.cores_needed:.2f} busy, with embedded stores."
     )
     varied = [*facts.sensitivity, *facts.what_if]

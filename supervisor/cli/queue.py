@@ -230,10 +230,11 @@ def scale(
     path = f"/v1/admin/queues/{queue}/scale"
     found = engine.admin().post(path, body, Scaled, idempotency_key=str(uuid.uuid4()))
     if not engine.print_json(found):
-        many = "" if found.processes is None else f"{found.processes} "
-        sends = "" if found.concurrency is None else f", each with {found.concurrency} sends in flight"
+        workers = "workers" if found.processes is None else show.counted(found.processes, "worker")
+        many = "" if found.concurrency is None else show.counted(found.concurrency, "send")
+        sends = f", each with {many} in flight" if many else ""
         configured = ", as many as configured" if found.processes is None else ""
-        print(f"The node {found.node} has {many}workers of {queue}{configured}{sends}.")
+        print(f"The node {found.node} has {workers} of {queue}{configured}{sends}.")
 
 
 def _number(name: str, text: str, low: int, high: int) -> int | None:

@@ -24,6 +24,7 @@ from engine.errors import EngineError, Refusal, Unavailable
 from engine.records import MessageDraft
 from supervisor.cli.client import Client, Problem, decode, json_bytes
 from supervisor.cli.message_file import Line
+from supervisor.cli.text import counted
 
 # Codes of lines that got none from the engine.
 NOT_A_MESSAGE = "not_a_message"
@@ -210,7 +211,8 @@ class Sender:
                 return first + self._post(drafts[half:], key + "b", deadline)
             items = decode(reply.body, _Results).results
             if len(items) != len(drafts):
-                raise Unavailable(f"The engine answered {len(items)} results for {len(drafts)} messages.")
+                of = f"{counted(len(items), 'result')} for {counted(len(drafts), 'message')}"
+                raise Unavailable(f"The engine answered {of}.")
             return items
         raise AssertionError("count() does not end")
 

@@ -22,11 +22,11 @@ from supervisor.cli.sending import Totals
 from supervisor.cli.show_nodes import nodes_of, scarce_disks
 
 # All commands find these here.
+from supervisor.cli.tables import listing as listing
+from supervisor.cli.tables import table as table
 from supervisor.cli.text import counted as counted
-from supervisor.cli.text import listing as listing
 from supervisor.cli.text import number as number
 from supervisor.cli.text import span as span
-from supervisor.cli.text import table as table
 
 # So many endpoints that fail are named.
 _FAILING_NAMED = 3
@@ -177,7 +177,7 @@ def _lost(ledger: LedgerState) -> list[str]:
     """What is said of usage that PostgreSQL lost, and of what Redis lost of late."""
     lines = []
     if ledger.shards_to_rebuild:
-        shards = "1 shard" if ledger.shards_to_rebuild == 1 else f"{number(ledger.shards_to_rebuild)} shards"
+        shards = counted(ledger.shards_to_rebuild, "shard")
         lines += [
             f"PostgreSQL lost usage of {shards}: it is not charged"
             " (run smsengine books repair --from-activity)"
@@ -235,7 +235,7 @@ def audit(found: Audit) -> RenderableType:
         )
         parts += [Text(lost), Text()]
     summed = (
-        f"Summed {number(found.journal_rows)} rows of the journal and {number(found.activity_rows)} of the"
+        f"Summed {counted(found.journal_rows, 'row')} of the journal and {number(found.activity_rows)} of the"
         f" activity in {found.seconds:.1f} s."
     )
     return Group(*parts, Text(summed), Text(_CONCLUSIONS.get(found.verdict, found.verdict)))

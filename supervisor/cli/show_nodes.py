@@ -9,7 +9,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from supervisor.cli.answers import Node, NodeProcess, Process, Status
-from supervisor.cli.text import number, span, table
+from supervisor.cli.tables import table
+from supervisor.cli.text import counted, number, span
 
 
 class NodeRows(NamedTuple):
@@ -82,7 +83,7 @@ def _title(node: Node) -> str:
         for queue, count in node.concurrency.items()
         if node.configured_concurrency.get(queue, count) != count
     ]
-    more = f", {number(node.more_processes)} processes more" if node.more_processes else ""
+    more = f", {counted(node.more_processes, 'process')} more" if node.more_processes else ""
     scale = f", {', '.join(scaled)}" if scaled else ""
     return f"node {node.name}: {state(node)}, version {node.version}{scale}{more}"
 
@@ -172,4 +173,4 @@ def in_hand(node: Node) -> str:
 
 def died(process: Process) -> str:
     """How often in a row processes died in the place of this one, and why the last did."""
-    return f"{process.deaths} processes died there in a row. {process.last_words}"
+    return f"{counted(process.deaths, 'process')} died there in a row. {process.last_words}"

@@ -1,14 +1,11 @@
-"""Tables, numbers and times as all commands print them. Pure."""
+"""Sentences, numbers and times as all commands print them. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from engine.written_numbers import plural
 
 # A line of an explanation that is longer was broken because it was full.
 _FULL = 60
@@ -31,35 +28,6 @@ _ALLOWED = {
 _WORD = re.compile(r"(\S{100})\S{100,}(\S{20})")
 # Options that are called otherwise than the fields of the API.
 _OPTIONS = {"group_by": "--by", "from_time": "--since", "until_time": "--until"}
-# So many characters of a page of 80 the first column of a table takes at most without being folded.
-_WHOLE_MAX = 40
-
-
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset()
-) -> Table:
-    """A plain table. The columns with their index in `right` are aligned to the right, for numbers.
-
-    The first column names the row, and is what the next command is given. So the others are folded first,
-    unless it takes half of a page of 80 characters.
-    """
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    cells = [*rows]
-    whole = max((len(row[0]) for row in cells), default=0) <= _WHOLE_MAX
-    for place, name in enumerate(columns):
-        justify: Literal["left", "right"] = "right" if place in right else "left"
-        made.add_column(name, justify=justify, overflow="fold", no_wrap=whole and place == 0)
-    for row in cells:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
-
-
-def listing(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset(), *, none: str
-) -> Table | Text:
-    """As `table`; without rows the sentence `none`, for a head alone looks as if something failed."""
-    made = table(columns, rows, right)
-    return made if made.row_count else Text(none)
 
 
 def flowing(words: str) -> str:
@@ -89,7 +57,7 @@ def number(count: int) -> str:
 
 def counted(count: int, noun: str) -> str:
     """ "1 unit", "1,200 units"."""
-    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+    return f"{number(count)} {plural(noun, count)}"
 
 
 def span(ms: int) -> str:

@@ -29,6 +29,7 @@ from engine.config import DRAIN_ORDER, ROLES, Role
 from engine.nodes.records import NodeWish, OwnChange, QueueScaled
 from engine.records import Queue
 from engine.supervision import CANNOT_BOOT
+from engine.written_numbers import plural
 from supervisor.process import rolling as rolls
 from supervisor.process import scaling
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot, backoff_s
@@ -329,7 +330,8 @@ def _boot_verdict(observed: Observed, limits: Limits) -> list[Action]:
             return [GiveUp(slot.sentence or f"{slot.title} cannot start (exit code {slot.code}).")]
         if slot.deaths >= limits.boot_deaths_max:
             why = slot.sentence or f"The last time with exit code {slot.code}."
-            return [GiveUp(f"{slot.title} ended {slot.deaths} times before it was ready. {why}")]
+            times = f"{slot.deaths} {plural('time', slot.deaths)}"
+            return [GiveUp(f"{slot.title} ended {times} before it was ready. {why}")]
     ready = sum(slot.state == ChildState.READY for slot in observed.slots.values())
     return [Announce()] if ready == sum(observed.wanted.values()) == len(observed.slots) else []
 

@@ -29,6 +29,7 @@ import msgspec
 
 from engine.config import DRAIN_ORDER, Role
 from engine.supervision import CANNOT_BOOT
+from engine.written_numbers import plural
 from supervisor.process.child_state import ChildState, Key, Limits, Slot
 
 # In this order: ingest accepts messages for a new provider, so it comes after the workers, which send them.
@@ -115,7 +116,8 @@ def cannot_boot(slots: Iterable[Slot], rolling: Rolling, limits: Limits) -> str:
             return f"{slot.title} was not ready after {limits.ready_s:g} s."
         if slot.deaths >= limits.boot_deaths_max:
             why = slot.sentence or f"The last time with exit code {slot.code}."
-            return f"{slot.title} ended {slot.deaths} times before it was ready. {why}"
+            times = f"{slot.deaths} {plural('time', slot.deaths)}"
+            return f"{slot.title} ended {times} before it was ready. {why}"
     return ""
 
 

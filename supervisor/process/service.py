@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from engine.written_numbers import plural
 from supervisor.process import child_state
 from supervisor.process.child_state import ChildState, Limits
 from supervisor.process.reconcile import Observed
@@ -60,10 +61,11 @@ class Service:
         """
         alive = sum(s.alive for s in observed.slots.values())
         ready = sum(s.state == ChildState.READY for s in observed.slots.values())
-        how = f"{ready} of {sum(observed.wanted.values())} processes ready"
+        wanted = sum(observed.wanted.values())
+        how = f"{ready} of {wanted} {plural('process', wanted)} ready"
         well = False
         if observed.stopping is not None:
-            how = f"draining, {alive} processes left"
+            how = f"draining, {alive} {plural('process', alive)} left"
         elif not observed.announced:
             how = f"starting, {how}"
         elif observed.rolling.under_way:

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from engine.api.opt_outs import NUMBERS_MAX
+from engine.errors import Unavailable
+from engine.stores.postgres.opt_outs import PART, OptOutBook
+from engine.stores.postgres.pool import Pool
 from tests.api.world import ADMIN_KEY, Api
 
 TO = "+4915112345678"
@@ -80,3 +83,29 @@ async def test_a_list_is_read_and_changed_by_keys_that_are_good_for_it(api: Api)
         assert (await api.ask("GET", path, key=ADMIN_KEY))[0] == 404
         assert (await api.ask("POST", path, {"numbers": [TO]}, key=ADMIN_KEY))[0] == 404
     assert (await api.ask("GET", "/v1/opt-outs/0151"))[2]["field"] == "number"
+
+
+async def test_a_long_list_is_added_in_parts_and_what_was_added_stays_when_the_rest_is_late(
+    api: Api, directory_url: str
+) -> None:
+    made = (await api.admin("POST", "/organisations", {"name": "long list"}))[1]
+    numbers = [f"+49151{n:08}" for n in range(2 * PART + 500)]
+    pool = await Pool.connect(directory_url, timeout_s=3.0)
+    holder = await Pool.connect(directory_url, timeout_s=60.0)
+    book = OptOutBook(pool)
+    # One of the second part is there, taken back, and locked by somebody.
+    held = numbers[PART + 1]
+    await book.add(made["id"], [held], "admin")
+    await book.remove(made["id"], [held], "admin")
+    try:
+        async with holder.transaction() as connection:
+            await connection.execute("SELECT 1 FROM opt_outs WHERE number = $1 FOR UPDATE", int(held[1:]))
+            with pytest.raises(Unavailable):
+                await book.add(made["id"], numbers, "admin")
+        first = await book.listed(made["id"], 0, len(numbers))
+        assert [one.number for one in first] == numbers[:PART]
+        assert await book.add(made["id"], numbers, "admin") == len(numbers) - PART
+        assert await book.remove(made["id"], numbers, "admin") == len(numbers)
+    finally:
+        await pool.close()
+        await holder.close()

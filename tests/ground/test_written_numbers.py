@@ -1,4 +1,5 @@
-"""A number in digits of another script is refused, and never read as one that nobody else would read."""
+"""A number in digits of another script is refused, and never read as one that nobody else would read; and
+what stands behind a number agrees with it."""
 
 from __future__ import annotations
 
@@ -12,12 +13,21 @@ from engine.config.addresses import split_listen
 from engine.errors import ConfigError
 from engine.providers.http.json_path import find
 from engine.stores.redis.url import parse_url
-from engine.written_numbers import is_whole, real, whole
+from engine.written_numbers import is_whole, plural, real, whole
 from supervisor.cli import org_limits, provider
 from supervisor.simulator.options import options
 
 # 5 in Arabic-Indic, extended Arabic-Indic, Devanagari and full-width digits; and what is no decimal digit.
 FIVES = ("\u0665", "\u06f5", "\u096b", "\uff15", "\u00b2", "\u2465")
+
+
+def test_a_noun_agrees_with_the_number_before_it() -> None:
+    assert [plural("unit", count) for count in (0, 1, 1.0, -1, 1.5, 2)] == [
+        "units", "unit", "unit", "unit", "units", "units",
+    ]  # fmt: skip
+    assert [plural(noun, 2) for noun in ("process", "batch", "entry", "day", "reply")] == [
+        "processes", "batches", "entries", "days", "replies",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("five", FIVES)

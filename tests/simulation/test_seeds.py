@@ -77,6 +77,11 @@ def test_dead_letters_are_replayed_or_dropped_once_whoever_races_and_dies() -> N
     assert min(letters.values()) > 5, letters
 
 
+def test_a_message_that_became_a_dead_letter_by_chance_is_settled_where_nobody_replays_it() -> None:
+    # Two workers in a row died with it.
+    assert run(32_000_272).violation == ""
+
+
 def test_messages_of_atomic_batches_are_canceled_or_sent_whoever_races_and_dies() -> None:
     cancels = {"canceled": 0, "in_hand": 0, "given_before": 0, "none": 0}
     for seed in range(3):

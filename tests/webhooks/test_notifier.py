@@ -10,6 +10,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from engine.shards import shard_of
+from engine.stores.postgres.webhook_status import webhook_status
 from engine.webhooks.records import WebhookEvent
 from tests.webhooks.receiver import OK, Receiver, Told, answer
 from tests.webhooks.world import SHARDS, WebhookWorld, until
@@ -175,6 +176,48 @@ async def test_what_fails_is_tried_again_with_its_id_and_kept_meanwhile(
     assert len({told.body for told in receiver.told}) == 1
     [taken] = await world.streams.made(shard_of(organisation, SHARDS), endpoint.id)
     assert (taken.event_id, taken.attempts) == (receiver.ids[0], 4)
+
+
+async def test_an_endpoint_that_takes_deliveries_again_does_not_fail_while_an_older_one_waits(
+    world: WebhookWorld, receiver: Receiver
+) -> None:
+    organisation = await world.organisation()
+    await world.book.create(organisation, receiver.url())
+    # Refused at every attempt: the first event.
+    refused: list[str] = []
+
+    async def but_the_first(told: Told, writer: asyncio.StreamWriter) -> bytes:
+        refused[:] = refused or [told.id]
+        return answer(503) if told.id in refused else OK
+
+    receiver.answers = but_the_first
+
+    async def fail(number: int, attempts: int) -> None:
+        async def do() -> bool:
+            async with world.pool.connection() as connection:
+                status = await webhook_status(connection, SHARDS)
+            mine = [one for one in status.failing if one.organisation_id == organisation]
+            waiting = [d.attempts for d in await world.kept(organisation)]
+            return (len(mine), waiting) == (number, [attempts])
+
+        await until(do)
+
+    async with world.notifying(kill=True):
+        await world.happen(world.row(organisation))
+        await fail(1, attempts=1)
+        await world.happen(world.row(organisation))
+        await fail(0, attempts=1)
+        await world.due_now()
+        await fail(1, attempts=2)
+        await world.happen(world.row(organisation))
+        await fail(0, attempts=2)
+    # The next notifier knows nothing of it.
+    async with world.notifying():
+        await fail(0, attempts=2)
+        await world.due_now()
+        await fail(1, attempts=3)
+        await world.happen(world.row(organisation))
+        await fail(0, attempts=3)
 
 
 async def test_a_refusal_ends_a_delivery_until_it_is_replayed(

@@ -76,10 +76,10 @@ function ofCredit(status, note) {
   if (ledger.held_up_by) note("bad", `The books are held up by ${ledger.held_up_by}.`);
   if (ledger.lag_ms > 10_000) note("warn", `The books are ${span(ledger.lag_ms)} behind.`);
   if (ledger.unbooked_organisations) {
-    note("bad", `${count(ledger.unbooked_organisations, "organisation")} suspended: ${number(ledger.unbooked_units)} units of usage are unbooked.`);
+    note("bad", `${count(ledger.unbooked_organisations, "organisation")} suspended: usage of ${count(ledger.unbooked_units, "unit")} is not booked.`);
   }
   if (ledger.shards_to_rebuild) note("bad", `Usage of ${count(ledger.shards_to_rebuild, "shard")} waits to be rebuilt.`);
-  if (ledger.uncharged_units) note("warn", `${number(ledger.uncharged_units)} units were sent and not charged in the last seven days.`);
+  if (ledger.uncharged_units) note("warn", `Sent and not charged in the last seven days: ${count(ledger.uncharged_units, "unit")}.`);
 }
 
 function ofWebhooks(status, note) {

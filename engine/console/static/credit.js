@@ -21,9 +21,9 @@ export function creditBlock(path, { signal, may, session }, paths = {}) {
   const canPay = session.kind === "admin" && may("money");
   const balance = new Block({ signal, load: () => get(at.balance, {}, { signal }), draw: (one) => [
     facts([
-      ["Available", h("span", {}, number(one.available), " units")],
-      ["Held", `${number(one.held)} units`],
-      ["Posted", `${number(one.posted)} units`],
+      ["Available", h("span", {}, count(one.available, "unit"))],
+      ["Held", count(one.held, "unit")],
+      ["Posted", count(one.posted, "unit")],
     ]),
     canPay && h("p", { class: "buttons more" },
       button("Top up", () => topUp(path, load)), button("Adjust", () => adjust(path, load))),

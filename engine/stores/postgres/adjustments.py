@@ -19,6 +19,7 @@ from engine.records import IdempotentCall
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import UNITS_MAX, check_text, claim_once, no_organisation
 from engine.stores.postgres.pool import Pool
+from engine.written_numbers import plural
 
 _ACCOUNT = """
 SELECT shard, topped_up - captured, held, available, granted, low_balance FROM accounts
@@ -108,7 +109,8 @@ def _too_few(account: Any, units: int) -> Refusal:
     rest = ""
     if free + granted >= units:
         rest = (
-            f" {granted} more are with the processes that send for it, until it has sent nothing for an hour."
+            f" {granted} more {'is' if granted == 1 else 'are'} with the processes that send for it, until it"
+            " has sent nothing for an hour."
         )
-    detail = f"`units` may take at most {free} units now.{rest}"
+    detail = f"`units` may take at most {free} {plural('unit', free)} now.{rest}"
     return Refusal("units_missing", 409, detail, "units")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from engine.credit.ledger_records import Books, Standing, UnbookedUsage
+from engine.written_numbers import plural
 
 # More than are given in the lost time, so that no id is given twice.
 _SKIPPED_IDS = 100_000
@@ -124,7 +125,7 @@ async def standby_warnings(connection: asyncpg.Connection) -> list[str]:
                 " GRANT pg_monitor to the user"
             )
         if sync == "async":
-            far = "" if behind is None else f" and {behind} bytes behind"
+            far = "" if behind is None else f" and {behind} {plural('byte', behind)} behind"
             found.append(
                 f"{name} is asynchronous{far}: if it is promoted, top-ups, organisations and keys of its"
                 " last moments are lost; name it in synchronous_standby_names to lose none"
@@ -134,8 +135,8 @@ async def standby_warnings(connection: asyncpg.Connection) -> list[str]:
                 f"commits do not wait for {name}, because synchronous_commit is {waits}: set it to on"
             )
     found += [
-        f"the replication slot {name} is not in use and holds up {behind} bytes, and usage in Redis with it:"
-        " bring its standby back, or drop it"
+        f"the replication slot {name} is not in use and holds up {behind} {plural('byte', behind)}, and usage"
+        " in Redis with it: bring its standby back, or drop it"
         for name, behind in await connection.fetch(_DEAD_SLOTS)
     ]
     return found

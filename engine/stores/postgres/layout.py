@@ -18,6 +18,7 @@ from engine.errors import ConfigError, Unavailable
 from engine.shards import shard_of
 from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
+from engine.written_numbers import plural
 
 log = structlog.get_logger("layout")
 
@@ -33,7 +34,7 @@ def agreed(kept: int, wanted: int) -> int:
     if wanted not in (0, kept):
         raise ConfigError(
             f"`shards` must be {kept} or left out, not {wanted}: the data of this engine are spread over"
-            f" {kept} shards, and that cannot be changed."
+            f" {kept} {plural('shard', kept)}, and that cannot be changed."
         )
     return kept
 

@@ -1,8 +1,10 @@
 """Who wants no messages of which organisation, in PostgreSQL.
 
-Under failure. A change is one transaction: it takes effect as a whole or not at all. After `Unavailable`
-nobody knows which. Asking for the same again is safe; it changes nothing the second time. Two changes at once
-are made one after the other, and the later one stays.
+Under failure. A change of up to `PART` numbers is one transaction, and one of more is several, in the order
+of the numbers: so none takes longer than a statement may, however busy the machine is, and nobody else who
+changes something waits for long. After `Unavailable` nobody knows which of them have taken effect. Asking for
+the same again is safe; it goes on where the first attempt ended. Two changes at once are made one after the
+other, and the later one stays.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from engine.stores.postgres.pool import Pool
 # So many changes are read at once, and so many numbers of a whole list.
 _CHANGES_MAX = 5_000
 _PAGE = 50_000
+# So many numbers are changed in one transaction.
+PART = 1_000
 
 _NO_MESSAGES: Mapping[str, str] = MappingProxyType({})
 
@@ -141,8 +145,23 @@ class OptOutBook:
         source: OptOutSource,
         messages: Mapping[str, str] = _NO_MESSAGES,
     ) -> int:
-        digits = sorted(set(map(_digits, numbers)))
-        ids = [messages.get(f"+{number}", "") for number in digits]
+        digits, changed = sorted(set(map(_digits, numbers))), 0
+        for start in range(0, max(1, len(digits)), PART):
+            part = digits[start : start + PART]
+            ids = [messages.get(f"+{number}", "") for number in part]
+            changed += await self._change_part(statement, what, organisation_id, part, source, ids)
+        return changed
+
+    async def _change_part(
+        self,
+        statement: str,
+        what: str,
+        organisation_id: int,
+        digits: Sequence[int],
+        source: OptOutSource,
+        ids: Sequence[str],
+    ) -> int:
+        """How many of these numbers it was not so of before, in one transaction."""
         async with self._pool.transaction() as connection:
             await _check(connection, organisation_id)
             last = await connection.fetchval(_COUNT_UP, len(digits))

@@ -21,6 +21,7 @@ from engine.shards import shard_of
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import check_text
 from engine.stores.postgres.pool import Pool
+from engine.written_numbers import plural
 
 # So much of a reason fits into the reference of a top-up.
 REASON_MAX = 150
@@ -154,8 +155,8 @@ async def _book(
         raise Refusal(
             "units_missing",
             409,
-            f"The organisation lacks {missing} units for its usage: put the top-up that was lost back"
-            " and book again, or write the units off with a reason.",
+            f"The organisation lacks {missing} {plural('unit', missing)} for its usage: put the top-up that"
+            " was lost back and book again, or write the units off with a reason.",
             "write_off",
         )
     reference = f"written off {last}: {write_off}"

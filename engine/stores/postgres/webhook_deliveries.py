@@ -7,7 +7,7 @@ forgetting one that is gone neither. A claim whose answer was lost ends by itsel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.hosts.webhook_urls import target_of
 from engine.stores.postgres.pool import Pool
 from engine.webhooks.ports import DueTarget
 from engine.webhooks.records import Delivery
+from engine.webhooks.recoveries import Origin
 from engine.webhooks.schedule import WHOLE_S
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,6 +45,19 @@ FROM unnest($1::bigint[], $2::int[], $3::float8[], $4::int[], $5::text[])
     AS d(id, attempts, due_in_s, last_status, last_reason)
 WHERE w.id = d.id AND w.failed_at IS NULL"""
 _FORGET = "DELETE FROM webhook_deliveries WHERE id = ANY($1::bigint[])"
+_NOTE_TAKES = """
+INSERT INTO webhook_recoveries (shard, organisation_id, origin)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[]) ON CONFLICT DO NOTHING"""
+_NOTE_FAILS = """
+DELETE FROM webhook_recoveries r
+USING unnest($1::int[], $2::bigint[], $3::text[]) AS f(shard, organisation_id, origin)
+WHERE (r.shard, r.organisation_id, r.origin) = (f.shard, f.organisation_id, f.origin)"""
+# Where nothing that has failed waits any more, nobody asks.
+_DELETE_RECOVERIES = """
+DELETE FROM webhook_recoveries r WHERE r.shard = ANY($1::int[]) AND NOT EXISTS (
+    SELECT 1 FROM webhook_deliveries d
+    WHERE d.failed_at IS NULL AND d.attempts > 0 AND d.shard = r.shard
+      AND d.organisation_id = r.organisation_id AND d.origin = r.origin)"""
 # From one origin to the next by the index: the cost is that of the origins, however much waits for each.
 _DUE = """
 WITH RECURSIVE t AS (
@@ -110,6 +124,15 @@ class PostgresDeliveries:
         async with self._pool.connection() as connection:
             await connection.execute(_FORGET, list(row_ids))
 
+    async def note_recoveries(self, takes: Mapping[Origin, bool]) -> None:
+        """See the port."""
+        async with self._pool.transaction() as connection:
+            for statement, wanted in ((_NOTE_TAKES, True), (_NOTE_FAILS, False)):
+                # In one order, so that two notifiers do not wait for each other.
+                origins = sorted(origin for origin, takes_it in takes.items() if takes_it is wanted)
+                if origins:
+                    await connection.execute(statement, *map(list, zip(*origins, strict=True)))
+
     async def due_targets(self, shards: Sequence[int]) -> list[DueTarget]:
         """See the port. The first to be due are the first here."""
         async with self._pool.connection() as connection:
@@ -127,6 +150,7 @@ class PostgresDeliveries:
         async with self._pool.connection() as connection:
             given_up = await connection.execute(_GIVE_UP, list(shards), WHOLE_S * 1.1, _TIDY_MAX)
             await connection.execute(_DELETE_OLD, KEPT_DAYS, _TIDY_MAX)
+            await connection.execute(_DELETE_RECOVERIES, list(shards))
             waiting = await connection.fetchval(_COUNT, list(shards))
         return int(given_up.rpartition(" ")[2]), waiting
 

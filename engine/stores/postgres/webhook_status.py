@@ -20,7 +20,8 @@ SELECT (SELECT count(*) FROM webhook_deliveries WHERE failed_at IS NULL),
         SELECT kept_at FROM webhook_deliveries d WHERE failed_at IS NULL AND d.shard = of.shard
         ORDER BY kept_at LIMIT 1) oldest)"""
 # Of deliveries that have failed before and wait, by their own index: from one origin to the next, and of each
-# the one that was kept first. Where an endpoint takes nothing, most of what waits has never been tried.
+# the one that was kept first. Not of origins that have taken a delivery since the last failure. Where an
+# endpoint takes nothing, most of what waits has never been tried.
 _FAILING = """
 WITH RECURSIVE t AS (
     (SELECT shard, organisation_id, origin, 1 AS number FROM webhook_deliveries
@@ -40,11 +41,14 @@ FROM t, LATERAL (
     WHERE d.failed_at IS NULL AND d.attempts > 0 AND d.shard = t.shard
       AND d.organisation_id = t.organisation_id AND d.origin = t.origin
     ORDER BY kept_at LIMIT 1) d
+WHERE NOT EXISTS (
+    SELECT 1 FROM webhook_recoveries r
+    WHERE r.shard = t.shard AND r.organisation_id = t.organisation_id AND r.origin = t.origin)
 ORDER BY d.kept_at"""
 
 
 class FailingEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """An origin of an organisation whose deliveries fail and are tried again."""
+    """An origin of an organisation whose last attempt failed, and is to be made again."""
 
     organisation_id: int
     # Scheme, host and port.

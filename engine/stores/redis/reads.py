@@ -139,11 +139,13 @@ class Reads:
 
         What comes is given at once, and not with the next part of the backlog. After its answer there is none
         for a moment, and the other read asks these shards too.
+
+        What the other asks is known here. It is begun by `first` alone, which then waits for an answer: the
+        loop has made its first step, which says so, before it goes on with whoever waits. And it asks one
+        shard at least, for one where more waits is not asked beside it.
         """
-        # What the other asks is known once it has begun.
-        backlog = self.more and bool(self._main.shards or not self._main)
         link, now_s = self._links.beside, asyncio.get_running_loop().time()
-        if link is None or not backlog or self._aside or now_s < self._aside_after_s:
+        if link is None or not self.more or self._aside or now_s < self._aside_after_s:
             return
         asked = {*self._main.shards, *self._busy}
         if shards := [shard for shard in self._backlog.calm(self._shards) if shard not in asked]:

@@ -16,7 +16,7 @@ from supervisor.cli import show
 from supervisor.cli.answers import Flow, NodeProcess, ProviderRates, Status
 from supervisor.cli.live.spark import spark
 from supervisor.cli.show_nodes import NodeRows, rows_of, scaled
-from supervisor.cli.text import number
+from supervisor.cli.text import counted, number
 
 # With so many lines, the alarms aside, everything has one line at least.
 _LOW = 12
@@ -79,7 +79,7 @@ def _spaced(parts: Sequence[list[Text]], height: int) -> list[Text]:
 
 def _top(seen: Status, width: int, note: str) -> Text:
     nodes = seen.nodes
-    count = "nodes not known" if nodes is None else f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
+    count = "nodes not known" if nodes is None else counted(len(nodes), "node")
     left = f"smsengine  {count}"
     right = "q quits"
     line = Text(left, style=_HEAD)

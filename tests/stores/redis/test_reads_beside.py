@@ -151,6 +151,17 @@ async def test_messages_of_a_shard_are_given_once_and_in_order_however_its_reads
 ) -> None:
     # The two reads take turns as often as can be.
     monkeypatch.setattr(reads, "_ASIDE_APART_S", 0.0)
+    begins, looks = reads.Reads._read_aside, 0
+
+    def look(self: reads.Reads, entries: int) -> None:
+        nonlocal looks
+        looks += bool(self._main)
+        # What a read beside it must not ask is known.
+        assert self._main.shards or not self._main
+        begins(self, entries)
+        assert not self._aside.shards & self._main.shards
+
+    monkeypatch.setattr(reads.Reads, "_read_aside", look)
     rng = Random(seed)
     reader, found = await reading_a_backlog(kit, _MANY)
     light = 300
@@ -179,3 +190,4 @@ async def test_messages_of_a_shard_are_given_once_and_in_order_however_its_reads
         of_kind = [name for name in names(found) if name.startswith(kind)]
         assert of_kind == [f"{kind}{n:04}" for n in range(count)]
     assert turns > 10
+    assert looks > 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,6 +92,7 @@ def test_an_import_that_broke_off_says_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(opt_out, "_BATCH", 2)
+    monkeypatch.setattr(opt_out, "_PATIENCE_S", 0.0)
     (tmp_path / "five.csv").write_text("".join(f"+49151123456{n}\n" for n in range(70, 75)))
     with ThreadingHTTPServer(("127.0.0.1", 0), SecondTimeAway) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -103,3 +105,49 @@ def test_an_import_that_broke_off_says_how_far_it_is(
         "smsengine: PostgreSQL is away; the first 2 of 5 numbers are opted out, and the same command adds the"
         " rest.\n"
     )
+
+
+class BusyForLong(BaseHTTPRequestHandler):
+    """Takes two numbers at most in time, and keeps one of those that it says 503 to."""
+
+    protocol_version = "HTTP/1.1"
+    known: set[str] = set()
+    calls: list[int] = []
+
+    def do_POST(self) -> None:
+        numbers = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["numbers"]
+        BusyForLong.calls.append(len(numbers))
+        late = len(numbers) > 2
+        some = set(numbers[:1] if late else numbers) - BusyForLong.known
+        BusyForLong.known |= some
+        body = b'{"code": "timeout", "detail": "Late."}' if late else b'{"added": %d}' % len(some)
+        self.send_response(503 if late else 200)
+        if late:
+            self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def test_an_import_into_a_busy_engine_goes_on_with_fewer_numbers_until_all_are_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"_BATCH": 8, "_BATCH_MIN": 2, "_PAUSE_S": 0.001}.items():
+        monkeypatch.setattr(opt_out, name, value)
+    numbers = [f"+49151123456{n}" for n in range(70, 81)]
+    (tmp_path / "eleven.csv").write_text("\n".join(numbers))
+    with ThreadingHTTPServer(("127.0.0.1", 0), BusyForLong) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        code = cli.run(["opt-out", "import", "7", "eleven.csv", "--url", url, "--admin-key", "k"])
+        server.shutdown()
+        thread.join()
+    printed = capsys.readouterr()
+    assert (code, BusyForLong.known) == (0, set(numbers)), printed
+    assert BusyForLong.calls[:3] == [8, 4, 2]
+    assert printed.out.startswith("11 numbers opted out; ")
+    assert printed.out.endswith(" of them at least had not before\n")

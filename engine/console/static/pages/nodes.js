@@ -4,7 +4,7 @@ import { post } from "../api.js";
 import { loading, section } from "../blocks.js";
 import { ask } from "../dialogs.js";
 import { add, button, fill, h, state } from "../dom.js";
-import { number, short, span, time } from "../format.js";
+import { count, number, short, span, time } from "../format.js";
 import { Table } from "../tables.js";
 
 const TONES = { running: "good", draining: "warn", drained: "warn", stopped: "quiet", gone: "bad" };
@@ -64,12 +64,12 @@ function nodePart(name, { may }) {
       now = at;
       const ready = node.processes.filter((one) => one.pid && one.state === "ready" && !one.degraded).length;
       fill(line, state(node.seen, TONES[node.seen]), node.reason ? `: ${node.reason}` : "",
-        `  ·  ${ready} of ${node.processes.length} processes ready  ·  version ${node.version}, formats ${node.formats}`,
+        `  ·  ${ready} of ${count(node.processes.length, "process", "processes")} ready  ·  version ${node.version}, formats ${node.formats}`,
         node.since_us ? `  ·  since ${time(new Date(node.since_us / 1000).toISOString())}` : "");
       // Those that need attention come first.
       table.update([...node.processes].sort((a, b) => rank(a) - rank(b)));
       const scaled = Object.entries(node.scaled ?? {}).map(([queue, one]) =>
-        `Autoscaling of ${queue}: ${one.processes} workers with ${one.concurrency} sends each. ${one.reason}`);
+        `Autoscaling of ${queue}: ${count(one.processes, "worker")} with ${count(one.concurrency, "send")} each. ${one.reason}`);
       fill(changes, scaled.join(" "));
       if (!may("operate")) return;
       const wished = node.drain_wished === true || node.seen === "drained" || node.seen === "draining";

@@ -36,8 +36,8 @@ export function open(view, { live, signal }) {
     lines.update([
       perSecond(credit?.submissions), perSecond(credit?.grants), perSecond(credit?.waits), perSecond(credit?.refusals),
       status.ledger ? span(status.ledger.lag_ms) : "–",
-      status.activity ? `${short(status.activity.waiting_entries)} entries, ${span(status.activity.oldest_ms)}` : "–",
-      status.receipts ? `${short(status.receipts.waiting_entries)} batches, ${span(status.receipts.oldest_ms)}` : "–",
+      status.activity ? `${short(status.activity.waiting_entries)} ${status.activity.waiting_entries === 1 ? "entry" : "entries"}, ${span(status.activity.oldest_ms)}` : "–",
+      status.receipts ? `${short(status.receipts.waiting_entries)} ${status.receipts.waiting_entries === 1 ? "batch" : "batches"}, ${span(status.receipts.oldest_ms)}` : "–",
     ]);
   }, signal);
 }

@@ -3,7 +3,7 @@
 import { get, post } from "../api.js";
 import { Block, empty, facts, filters, notice, section } from "../blocks.js";
 import { add, fill, h } from "../dom.js";
-import { number, percent, rate, span, time } from "../format.js";
+import { count, number, percent, rate, span, time } from "../format.js";
 import { Table } from "../tables.js";
 
 const DAYS = 30;
@@ -71,7 +71,7 @@ function drawPlan(plan) {
     plan.warnings.map((text) => notice(text)),
     queueTable(plan.queues),
     facts([
-      ["Nodes", `${number(plan.nodes.nodes)} of ${number(plan.nodes.cores_per_node)} cores`],
+      ["Nodes", `${number(plan.nodes.nodes)} of ${count(plan.nodes.cores_per_node, "core")}`],
       ["Cores kept busy", plan.nodes.cores_needed.toFixed(2)],
       ["Costs of", plan.costs],
     ]),

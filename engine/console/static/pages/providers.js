@@ -63,7 +63,7 @@ function controlsOf(row, changed) {
       const made = await put(path, { throughput: values.throughput === "" ? null : Number(values.throughput) });
       changed();
       const now = made.throughput.in_force;
-      return `The throughput of provider ${row.name} is ${now === null ? "without a limit" : `${rate(now)} segments a second`}.`;
+      return `The throughput of provider ${row.name} is ${now === null ? "without a limit" : `${rate(now)} ${now === 1 ? "segment" : "segments"} a second`}.`;
     } }) };
   return [pause, throughput];
 }

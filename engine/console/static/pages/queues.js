@@ -4,7 +4,7 @@ import { get, post } from "../api.js";
 import { Block, facts, section } from "../blocks.js";
 import { ask } from "../dialogs.js";
 import { add, button, fill, h, state } from "../dom.js";
-import { number, percent, rate, short, span, time } from "../format.js";
+import { count, number, percent, rate, short, span, time } from "../format.js";
 import { Table } from "../tables.js";
 
 const QUEUES = ["express", "normal"];
@@ -126,7 +126,7 @@ function scale(queue, { live }) {
         node: values.node || null, processes: numberOf(values.processes),
         concurrency: numberOf(values.concurrency), force: values.force,
       }, once);
-      const workers = made.processes === null ? "as many workers as configured" : `${made.processes} workers`;
+      const workers = made.processes === null ? "as many workers as configured" : count(made.processes, "worker");
       return `Node ${made.node} has ${workers} of the ${queue} queue within about a second.`;
     },
   });

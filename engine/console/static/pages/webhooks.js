@@ -4,7 +4,7 @@ import { get, post } from "../api.js";
 import { Block, filters, loading, section } from "../blocks.js";
 import { ask, tell } from "../dialogs.js";
 import { add, button, fill, h } from "../dom.js";
-import { number, time, words } from "../format.js";
+import { count, number, time, words } from "../format.js";
 import { organisationField, pathOf } from "../organisation_choice.js";
 import { Table } from "../tables.js";
 
@@ -92,7 +92,7 @@ function replaySince(path, changed) {
     act: async (values, once) => {
       const made = await post(`${path}/webhook-deliveries/replay`, { since: new Date(values.since).toISOString() }, once);
       changed();
-      return `${number(made.replayed)} deliveries are made again.`;
+      return `${count(made.replayed, "delivery", "deliveries")} ${made.replayed === 1 ? "is" : "are"} made again.`;
     },
   });
 }
