@@ -42,6 +42,16 @@ def country_of(number: int) -> str:
     return _countries().get(number, NO_COUNTRY)
 
 
+def areas() -> frozenset[int]:
+    """The area codes of +1 outside of the United States."""
+    return frozenset(number - 1000 for number in _countries() if number > 1000)
+
+
+def has_two_digits(code: int) -> bool:
+    """Whether two digits are a calling code by themselves, which no longer one begins with."""
+    return code in _countries()
+
+
 def digits_for(number: str) -> str:
     """Four digits that stand for the country of a number in E.164: behind a sign, the view makes the same
     number of them as of the number itself, and nobody learns more from them."""

@@ -15,7 +15,9 @@ What is counted of a zone is a series. It has two parts: all rows of the streams
 as a whole (`fill`; `derive` for another zone than UTC), and those after it, window by window (`roll`). Only
 rows before which nothing waits in the streams are counted, so that none comes late.
 
-One process does this, the archiver that has shard 0. What happens when it is stopped, and another goes on:
+One process does this, the archiver that has shard 0, once a minute; the first time as soon as what it saw
+archived when it began is there to be read, so that one that is restarted again and again counts too. What
+happens when it is stopped, and another goes on:
 
   step    killed                              frozen, wakes after the take-over
   begin   the series is there or is not       a second series of the zone begins; the later one is used, the
@@ -73,6 +75,8 @@ MARGIN_MS = 150_000
 _BACK_MS = 60_000
 # What left the streams is there to be read so long after, seconds.
 VISIBLE_S = 30.0
+# While another process counts, this one looks so often whether it is its turn; no pause is shorter, seconds.
+_TURN_S = 2.0
 # The longest pause after a zone could not be filled, seconds.
 _FAILED_MAX_S = 3600.0
 # A window is so long at most, when much is to be caught up, milliseconds.
@@ -166,8 +170,12 @@ async def roll_reports(
             if active():
                 await rounds.make()
                 backoff.reset()
+                # A process that is restarted again and again counts as soon as it may.
+                if unseen_s := rounds.unseen_s():
+                    pause_s = min(every_s, max(_TURN_S, unseen_s))
             else:
                 progress.clear()
+                pause_s = min(every_s, _TURN_S)
         except (Unavailable, ConfigError) as e:
             log.warning("events cannot be counted by day; reports take longer", reason=str(e))
             pause_s = backoff.next()
@@ -234,6 +242,13 @@ class ReportRounds:
             utc = _filled(in_use(await self._periods.series(), zones), "UTC")
             if utc and not _complete(used, zone) and self._active():
                 await self._fill(zone, partial(self._periods.derive, zone, utc))
+
+    def unseen_s(self) -> float:
+        """How long it takes until what was archived at the first look is there to be read, seconds; 0: it is,
+        or nobody has looked yet."""
+        if not self._looks:
+            return 0.0
+        return max(0, self._looks[0][0] + self._visible_us - self._now_us()) / 1_000_000
 
     async def _fill(self, zone: str, steps: Callable[[], AsyncGenerator[float, None]]) -> None:
         """Fill a series of a zone, unless it failed lately; when it fails, log why."""

@@ -26,8 +26,9 @@ from engine.stores.clickhouse.report_cover import (
     parts_of_days,
     whole,
 )
+from engine.stores.clickhouse.report_later_sql import COUNTED_SQL, COUNTRY_SQL, EVENT_SQL, TIMES_SQL
 from engine.stores.clickhouse.report_narrow_sql import ALONE, BY, DAY, QUARTER_S
-from engine.stores.clickhouse.report_period_sql import HOUR_S, TABLE, TIMES_SQL
+from engine.stores.clickhouse.report_period_sql import HOUR_S, TABLE
 from engine.stores.clickhouse.report_statements import (
     ROWS_MAX,
     filtered,
@@ -173,10 +174,8 @@ def _groups_of_series(query: ReportQuery, part: _Part) -> list[str]:
 
 def _of_later(query: ReportQuery, parts: list[_Part]) -> str:
     """What came since the end of each series."""
-    of_countries = "country" in query.group_by or query.country
-    table = "report_events" if of_countries else "report_events_anywhere"
-    measures = ["count() AS n", f"sum(toUInt64({table}.segments)) AS parts"]
-    measures += [f"sum(toUInt64({table}.units)) AS held"]
+    measures = ["count() AS n", "sum(toUInt64(activity.segments)) AS parts"]
+    measures += ["sum(toUInt64(activity.units)) AS held"]
     measures += [f"{TIMES_SQL[0]} AS of_answers", f"{TIMES_SQL[1]} AS of_ages"]
     later = [
         f"(stream_ms >= {part.series.until_ms:d} AND {_accepted(begin, end)})"
@@ -188,13 +187,16 @@ def _of_later(query: ReportQuery, parts: list[_Part]) -> str:
     where = [
         f"stream_ms >= {min(part.series.until_ms for part in parts):d}",
         _accepted(min(begin for begin, _ in all_times), max(end for _, end in all_times)),
-        f"({' OR '.join(later)})",
-        *filters(query),
+        # One alone says the same again.
+        *([f"({' OR '.join(later)})"] if len(later) > 1 else []),
+        COUNTED_SQL,
+        *[of.replace("country IN", f"{COUNTRY_SQL} IN") for of in filters(query)],
     ]
     if query.organisation_id is not None:
         where.insert(0, "organisation_id = {organisation:Int64}")
+    groups = [COUNTRY_SQL if group == "country" else group for group in groups_of(query, "accepted_at")]
     return _select(
-        query, [*groups_of(query, "accepted_at"), "event"], measures, table, " AND ".join(where),
+        query, [*groups, EVENT_SQL], measures, "activity", " AND ".join(where),
         ["toUInt64(0)"] * len(parts), grouped=True,
     )  # fmt: skip
 
