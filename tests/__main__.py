@@ -24,10 +24,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # The folders of each group, or files of another group's folder; what is in no other is in REST. The tests of
 # the whole engine are two groups: they wait most, and one group of them would end long after the others.
+# Those of the stores are two as well: ClickHouse takes as much of a core as all else that is tried of stores.
 GROUPS = {
     "system": ["system"],
     "starts": [f"system/test_{name}.py" for name in ("faults", "outages", "reload", "service", "up")],
     "stores": ["stores", "activity", "receipts"],
+    "clickhouse": ["stores/clickhouse"],
     "credit": ["credit", "delivery", "routing"],
     "failover": ["failover"],
     "supervisor": ["supervisor", "providers", "fuzz", "capacity", "benchmarks"],
@@ -42,8 +44,11 @@ LONG = ["chaos", "operations", "failover/long", "systemd/long", "console/browser
 NOT_MEASURED = {"system", "starts", "simulation", "systemd"}
 # Groups at a time, the longest first: two cores, and most of a test is waiting. The last ones begin when the
 # simulation, which waits for nothing, has ended.
-ORDER = ["system", "starts", "rest", "stores", "supervisor", "credit", "simulation", "systemd", "failover"]
-AT_ONCE = 7
+ORDER = [
+    "system", "starts", "rest", "clickhouse", "stores", "supervisor", "credit", "simulation", "systemd",
+    "failover",
+]  # fmt: skip
+AT_ONCE = 8
 # More failures than these in a group are no matter of load, and are not tried again.
 TRIED_AGAIN = 12
 # Name of the measured lines: what is combined must have the same name as the whole.

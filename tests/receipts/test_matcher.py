@@ -23,6 +23,7 @@ from engine.redis_keys import (
     receipts_applied_key,
     receipts_key,
     receipts_later_key,
+    receipts_lock_key,
     receipts_unreadable_key,
 )
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
@@ -48,6 +49,10 @@ POINTS = [
     "begin:before", "begin:after", "read:after", "due:after", "archived_before:after", "filed:before",
     "filed:after", "record:before", "record:between", "record:after", "finish:before",
 ]  # fmt: skip
+
+# Of a matcher that no other follows, while nobody archives. On a busy machine a short lease runs out, and
+# then the matcher begins anew: it waits until all is archived.
+LASTING = msgspec.structs.replace(QUICK_MATCH, lease_s=600.0)
 
 
 @pytest.fixture
@@ -89,7 +94,7 @@ async def test_a_receipt_that_comes_again_adds_nothing_at_once_or_after_it_was_a
 ) -> None:
     await world.sent(*range(20))
     await world.told_by_number([*range(20), *range(20)])
-    async with world.matching():
+    async with world.matching(limits=LASTING):
         await until(world.nothing_waits)
         # Recorded, and not in the store: nobody archives.
         await world.told_by_number(range(20))
@@ -105,7 +110,7 @@ async def test_a_receipt_that_comes_again_adds_nothing_at_once_or_after_it_was_a
 
 async def test_an_early_receipt_waits_for_its_message(world: ReceiptWorld) -> None:
     await world.told_by_number(range(20))
-    async with world.matching() as matching:
+    async with world.matching(limits=LASTING) as matching:
 
         async def set_aside() -> bool:
             return await world.waiting() == (0, 20)
@@ -167,7 +172,7 @@ async def test_what_has_no_message_is_given_up_by_the_archivers_clock_and_kept_w
         receipt(98),
     ]
     redis, stuck = world.activity.redis, "activity:{0}"
-    async with world.matching(limits=limits(give_up_s=10.0)) as matching:
+    async with world.matching(limits=limits(give_up_s=10.0, lease_s=600.0)) as matching:
         await world.told(receipt(99, provider_message_id="zzz"))
         await until(lambda: _is(matching.counts.set_aside > 0))
         # The archiver stands still before they came: their messages may be on their way.
@@ -398,18 +403,29 @@ async def test_answers_that_are_lost_are_made_good(world: ReceiptWorld) -> None:
     await world.assert_delivered_once(range(40))
 
 
-async def test_one_of_two_matchers_works_and_the_other_takes_over_when_it_is_drained(
+async def test_two_matchers_do_the_work_once_and_one_takes_over_all_when_the_other_is_drained(
     world: ReceiptWorld,
 ) -> None:
+    async def owners() -> set[bytes | None]:
+        locks = [receipts_lock_key(shard) for shard in range(SHARDS)]
+        return set(await world.activity.redis.mget(locks))
+
+    async def shared() -> bool:
+        return await owners() == {b"a", b"b"}
+
     await world.sent(*range(20))
     async with world.archiving(), world.matching("b") as second:
         async with world.matching("a") as first:
+            # Shards may change hands meanwhile, too: what one has recorded the other does not.
+            await until(shared)
             await world.told_by_number(range(10))
             await until(world.nothing_waits)
-            assert 0 in (first.counts.recorded, second.counts.recorded)
+            assert first.counts.recorded + second.counts.recorded == 10
+        assert b"a" not in await owners(), "free at once"
+        before = second.counts.recorded
         await world.told_by_number(range(20))
         await until(world.nothing_waits)
-        assert second.counts.recorded > 0
+        assert second.counts.recorded == before + 10
     await world.archive()
     await world.assert_delivered_once(range(20))
 
@@ -487,7 +503,7 @@ async def test_a_full_redis_is_emptied(world: ReceiptWorld) -> None:
         refused = asyncio.get_running_loop().create_future()
         world.sink.put([receipt(1)], refused.set_result)
         assert not await refused, "the carrier is told to send it again"
-        async with world.matching():
+        async with world.matching(limits=LASTING):
 
             async def set_aside() -> bool:
                 return await world.waiting() == (0, 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -57,6 +58,14 @@ def message(number: int, rng: Random, from_s: int, until_s: int) -> list[Activit
     return rows
 
 
+@cache
+def changes_clocks(days_ago: int) -> bool:
+    """Whether summer time begins or ends in one of the zones, in that day of UTC."""
+    begin_s = (NOW_S // DAY_S - days_ago) * DAY_S
+    times = [datetime.fromtimestamp(at_s, UTC) for at_s in (begin_s, begin_s + DAY_S)]
+    return any(len({at.astimezone(ZoneInfo(zone)).utcoffset() for at in times}) > 1 for zone in ZONES)
+
+
 class Activity:
     """Messages, and what has been archived of them."""
 
@@ -67,10 +76,15 @@ class Activity:
         self.archived: list[ActivityRow] = []
         self._blocks = 0
 
-    def accept(self, count: int, days: float) -> None:
-        """Messages of the last so many days."""
+    def accept(self, count: int, days: int) -> None:
+        """Messages of the last so many days; when they are more than a month, of some of these."""
+        some = [n for n in range(1, days) if n % 10 == 1 or changes_clocks(n)] if days > 30 else []
         for _ in range(count):
-            self.accept_at(NOW_S - int(days * DAY_S), NOW_S)
+            if some:
+                begin_s = (NOW_S // DAY_S - self.rng.choice(some)) * DAY_S
+                self.accept_at(begin_s, begin_s + DAY_S)
+            else:
+                self.accept_at(NOW_S - days * DAY_S, NOW_S)
 
     def accept_at(self, from_s: int, until_s: int) -> None:
         """A message after one time and not after another."""
@@ -78,7 +92,8 @@ class Activity:
 
     async def archive(self, from_ms: int, until_ms: int, part: float) -> None:
         """Archive a part of what is to come of each message, as if it came to the streams in that time."""
-        # Blocks of not too many days, which `outstanding` has in partitions.
+        # Blocks of not too many days, which `outstanding` has in partitions. A partition costs as much as
+        # hundreds of rows, so `accept` leaves days out.
         entries = defaultdict[int, list[ActivityEntry]](list)
         for rows in self.left:
             while rows and self.rng.random() < part:
@@ -221,10 +236,10 @@ async def assert_all_agree(
     assert not wrong
 
 
-async def few(world: World, archiver: Archiver, seed: int, days: float = 70) -> Activity:
+async def few(world: World, archiver: Archiver, seed: int, days: int = 70) -> Activity:
     """A little activity, archived before now."""
     activity = Activity(world, seed)
     activity.accept(150, days)
     begun_ms = archiver.now_ms - 60_000
-    await activity.archive(begun_ms - int(days) * DAY_S * 1000, begun_ms, 0.6)
+    await activity.archive(begun_ms - days * DAY_S * 1000, begun_ms, 0.6)
     return activity

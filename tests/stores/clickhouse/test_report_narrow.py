@@ -110,30 +110,30 @@ async def test_a_series_of_the_version_before_gets_narrow_counts_and_reports_are
     await go_on()
     await before.make()
     assert not any(series.narrow for series in await archiver.periods.series())
-    await agree(8)
+    await agree(5)
     # It is upgraded, rolled back for a moment, and upgraded again.
     for _ in range(2):
         await go_on()
         filling = archiver.periods.derive("UTC", await of_utc(archiver))
         async for _ in filling:
             # Both are there, the second not filled.
-            await agree(3)
+            await agree(2)
             break
         await filling.aclose()
         await archiver.rounds.make()
         assert archiver.progress.filling == {}
-        await agree(8)
+        await agree(5)
         await go_on()
         await archiver.rounds.make()
         found = await archiver.periods.series()
         assert {"Asia/Tehran", "UTC"} <= {s.zone for s in found}
         assert all(s.narrow for s in found)
-        await agree(8)
+        await agree(5)
         await go_on()
         for series in found:
             await earlier.roll(series, archiver.now_ms - MARGIN_MS)
         assert not any(series.narrow for series in await archiver.periods.series())
-        await agree(8)
+        await agree(5)
     await earlier.close()
 
 
