@@ -54,6 +54,8 @@ class SettlementWriter:
         self.times = Histogram(SENT_S, unit_s=1e-6)
         # Entries whose settlement has gathered or is being written.
         self.unsettled = 0
+        # Those of them that are put off in a way.
+        self.putting_off = 0
         # What has gathered, how many entries that is, and whether the first has waited long enough.
         self._settlements: list[Settlement] = []
         self._sent: list[SentEntries] = []
@@ -70,6 +72,7 @@ class SettlementWriter:
     def add(self, settlement: Settlement) -> None:
         """Let it be written soon."""
         self._settlements.append(settlement)
+        self.putting_off += settlement.way != ""
         self._gather(1)
 
     def add_sent(self, sent: SentEntries) -> None:
@@ -103,6 +106,7 @@ class SettlementWriter:
             self._flushes -= 1
             count = len(settlements) + added_up(sent)
             self.unsettled -= count
+            self.putting_off -= sum(settlement.way != "" for settlement in settlements)
             self._on_written(count)
 
     def _due(self) -> bool:

@@ -257,10 +257,7 @@ class Settling(Closing, LineFunctions):
             chain.keep()
             self.hold(*keys[9:11], {org: -captured - released for org, (captured, released) in sums.items()})
         line.aim(mark, moment)
-        for organisation, payloads in back.items():
-            line.put_back(organisation, payloads)
-        if put_off:
-            line.put_off(put_off)
+        line.give_back(back, put_off)
         return [counted, line.finish()]
 
     def settle_entry(

@@ -53,8 +53,9 @@ class Settled(msgspec.Struct, frozen=True):
     due_at_us: int = 0
     payload: bytes = b""
     way: str = ""
-    # It was put off or sent before, and goes to the front there.
-    again: bool = False
+    # Where there: "@", at the end; "<", at the front, because it was tried; "^", at the front, because it was
+    # put off before or given back, and what of the same list was recalled and not read goes with it.
+    place_there: str = "@"
     # The way from which it was recalled; "": none.
     recalled: str = ""
 
@@ -63,7 +64,7 @@ class Settled(msgspec.Struct, frozen=True):
         """When it is due again, as for `settle` in functions/queue."""
         if not self.way:
             return self.due_at_us
-        return f"<{self.way}\0{self.recalled}" if self.again else f"@{self.way}"
+        return f"@{self.way}" if self.place_there == "@" else f"{self.place_there}{self.way}\0{self.recalled}"
 
 
 def settled(settlement: Settlement) -> Settled:
@@ -81,7 +82,7 @@ def settled(settlement: Settlement) -> Settled:
         settlement.due_at_us,
         message_format.packed(kept or message) if outcome in ("retry", "dead") else b"",
         settlement.way,
-        entry.way != "" or message.attempts > 0,
+        "^" if settlement.front or entry.way else "<" if message.attempts else "@",
         entry.way,
     )
 

@@ -63,8 +63,8 @@ end
 --        then ids of whole entries, bundles first,
 --        then per part: entry id, messages of the bundle, places (a byte each, from 0),
 --        then per message that is due again: due_at_us, payload; then payloads of dead letters)
---        due_at_us 0: not due, but back to the front of its organisation's list. '@' or '<' and the text of a way:
---        put off, there at the end, or back at the front; see `ways.of_payload`.
+--        due_at_us 0: not due, but back to the front of its organisation's list. '@', '<' or '^' and the text of a way:
+--        put off, there at the end, or back at the front; see `ways.of_payload` and `ways.give_back`.
 --   sums     MessagePack: organisation, units captured, units released, and so on
 --   details  MessagePack array, an element for each entry in the order of above, a flat array: of each message
 --            its place, organisation, units captured, units released, bytes of its row, and its number among
@@ -104,7 +104,7 @@ local function settle(keys, args, given)
     if args[at] == '0' then
       back[#back + 1] = args[at + 1]
     else
-      put((first == 64 or first == 60) and put_off or due, args[at], args[at + 1])
+      put((first == 64 or first == 60 or first == 94) and put_off or due, args[at], args[at + 1])
     end
   end
   if plain then
@@ -180,10 +180,9 @@ local function settle(keys, args, given)
     call('DECRBY', keys[10], held)
   end
   aim(line, args[2], args[3])
-  put_all_back(line, back, keys[13])
-  if put_off[1] then
+  if back[1] or put_off[1] then
     line.ways_key = keys[12]
-    ways.put_off(line, put_off, keys[13])
+    ways.give_back(line, back, put_off, keys[13])
   end
   return {counted, finish(line)}
 end
