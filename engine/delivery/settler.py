@@ -76,9 +76,9 @@ class Settler:
         self.counts, self.times = self._writer.counts, self._writer.times
 
     @property
-    def putting_off(self) -> int:
-        """Entries that were put off in a way, which is not written yet."""
-        return self._writer.putting_off
+    def putting_off(self) -> tuple[int, int]:
+        """Entries that were put off in a way, which is not written yet; those of them that go to the front."""
+        return self._writer.putting_off, self._writer.putting_in_front
 
     @property
     def unsettled(self) -> int:

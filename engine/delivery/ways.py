@@ -56,8 +56,11 @@ _CROWDED_MAX = 2
 class Ways:
     """The ways of one queue, as one worker knows them."""
 
-    def __init__(self, queue: Queue, lanes: Lanes, putting_off: Callable[[], int] = lambda: 0) -> None:
-        """`putting_off`: how many messages this worker has put off, which is not written yet."""
+    def __init__(
+        self, queue: Queue, lanes: Lanes, putting_off: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    ) -> None:
+        """`putting_off`: how many messages this worker has put off, which is not written yet; and how many of
+        these go to the front."""
         self._putting_off = putting_off
         # Whether all that was put off before the last question what is put off had been written.
         self._whole = True
@@ -92,7 +95,7 @@ class Ways:
 
     def asks(self) -> None:
         """Redis is about to be asked what is put off."""
-        self._whole = not self._putting_off()
+        self._whole = not self._putting_off()[0]
         for lane in self._lanes:
             lane.behind_lately = False
 
@@ -130,6 +133,9 @@ class Ways:
         room = lane.room(now_s)
         if not self.by_turn(entry.way):
             return room > 0 and not lane.behind and lane.name not in self._lanes_waited_for(now_s)
+        if self._putting_off()[1]:
+            # What was recalled after one that has gone back goes back too, until that takes along what is unread.
+            return False
         waiting = units_waiting(lane)
         return waiting < _CROWDED_MAX * (waiting + room)
 

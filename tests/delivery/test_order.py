@@ -9,13 +9,16 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from random import Random
 
+import msgspec
 import pytest
 
+from engine import message_format
 from engine.delivery.dispatcher import Dispatcher
-from engine.records import Message
-from engine.routing.records import RoutingPlan
+from engine.records import Message, Queue
+from engine.redis_keys import due_key
+from engine.routing.records import Route, RoutingPlan
 from tests.delivery.carrier import Carrier
-from tests.delivery.test_pause import come, some
+from tests.delivery.test_pause import SHARD, come, some
 from tests.delivery.test_queue_pause import GOES_ON, PAUSED, until_all_wait
 from tests.delivery.test_worker import working as one_worker
 from tests.delivery.test_worker_routes import working
@@ -147,3 +150,62 @@ async def test_a_worker_that_is_killed_while_it_gives_back_loses_and_doubles_not
     assert overtaken(others) == 0
     assert len(others) > MANY // 2
     assert len({m.id for m in after.submitted}) == len(after.submitted) == MANY
+
+
+async def arrive(kit: QueueKit, count: int, first: int) -> None:
+    """Messages come into the line, behind all that came before."""
+    await kit.link.batch(
+        [
+            ("ZADD", due_key(SHARD, kit.queue), first + n, message_format.packed(m))
+            for n, m in enumerate(some(7, count, first), 1)
+        ]
+    )
+
+
+ONE_OF_TWO = (Route(providers=("a",)),)
+
+
+@pytest.mark.parametrize("queue", ["express", "normal"])
+@pytest.mark.parametrize("routes", [ONE_OF_TWO, ()], ids=["to-one", "to-both"])
+async def test_what_is_put_off_is_sent_in_order_though_the_queue_is_paused_at_any_moment(
+    kit: QueueKit, queue: Queue, routes: tuple[Route, ...]
+) -> None:
+    kit.queue = queue
+    carriers, rng = [Carrier("a"), Carrier("b")], Random(4)
+    for carrier in carriers:
+        carrier.latency_s = 0.01
+    plan = RoutingPlan(version=1, routes=routes)
+    async with working(kit, carriers, plan, concurrency=10) as dispatcher:
+        for n in range(15):
+            await arrive(kit, 60, first=60 * n)
+            await asyncio.sleep(rng.uniform(0.0, 0.2))
+            if n % 2:
+                dispatcher.use(msgspec.structs.replace(plan, version=2 * n, paused_queues=(queue,)))
+                await asyncio.sleep(rng.uniform(0.0, 0.1))
+                dispatcher.use(msgspec.structs.replace(plan, version=2 * n + 1))
+        await all_sent(carriers, 900)
+    assert [overtaken(ids(carrier.submitted)) for carrier in carriers] == [0, 0]
+    assert sum(len(c.submitted) for c in carriers) == 900
+
+
+@pytest.mark.parametrize("queue", ["express", "normal"])
+async def test_what_waits_for_a_provider_that_stalls_is_sent_in_order(kit: QueueKit, queue: Queue) -> None:
+    kit.queue = queue
+    stalls, other = Carrier("a"), Carrier("b")
+    stalls.latency_s = None
+    async with working(
+        kit, [stalls, other], RoutingPlan(version=1, routes=ONE_OF_TWO), concurrency=10, timeout_s=30.0
+    ):
+        for n in range(10):
+            await arrive(kit, 30, first=30 * n)
+            await asyncio.sleep(0.2)
+        # Its provider counts as closed, and all that has not been sent has left the worker.
+        await until(lambda: stalls.in_flight == 7, "the first are being sent")
+        async with asyncio.timeout(60):
+            while len(await kit.put_off_messages()) != 293:
+                await asyncio.sleep(0.01)
+        stalls.latency_s = 0.002
+        stalls.finish(7)
+        await all_sent([stalls], 300)
+    assert overtaken(ids(stalls.submitted)) == 0
+    assert len(stalls.submitted) == 300

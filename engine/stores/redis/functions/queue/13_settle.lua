@@ -115,7 +115,7 @@ local function settle(keys, args, given)
     for i = at_dead, at_dead + deads - 1 do dead[#dead + 1] = args[i] end
     flat = cmsgpack.unpack(args[14])
   else
-    local sums, order, own_rows, at_row = {}, {}, {}, 1
+    local sums, order, own_rows, puts, at_row = {}, {}, {}, {}, 1
     counted, row_count = 0, 0
     for i, of in ipairs(cmsgpack.unpack(args[15])) do
       local id = args[first + i - 1]
@@ -136,7 +136,7 @@ local function settle(keys, args, given)
             own_rows[row_count] = sub(rows, at_row, at_row + size - 1)
           end
           if put > 0 then
-            put_due(at_due + 2 * put - 2)
+            puts[#puts + 1] = put
           elseif put < 0 then
             dead[#dead + 1] = args[at_dead - put - 1]
           else
@@ -150,6 +150,9 @@ local function settle(keys, args, given)
         at_row = at_row + size
       end
     end
+    -- In the order in which the worker settled them.
+    table.sort(puts)
+    for _, put in ipairs(puts) do put_due(at_due + 2 * put - 2) end
     rows, flat = concat(own_rows), {}
     for i, sum in ipairs(order) do flat[3 * i - 2], flat[3 * i - 1], flat[3 * i] = unpack(sum) end
     summed = cmsgpack.pack(flat)
