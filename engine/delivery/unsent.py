@@ -1,14 +1,14 @@
-"""Service: messages that a worker has in hand and does not send now go back to Redis, to their place in the order.
+"""Service: messages that a worker has in hand and does not send now go back to Redis, to their place.
 
-    no room, or its providers    put off (`engine.delivery.ways`): behind what is put off there; before that, when
-    are closed                   it waited in a lane, because what was put off meanwhile came later
-    the worker ends, or what     to the front of its organisation's backlog; to the front of what is put off, when
-    it is for is paused          it was recalled, or waited in a lane for which something is put off
+    no room, or its providers    put off (`engine.delivery.ways`): behind what is put off there; before that,
+    are closed                   when it waited in a lane, because what was put off meanwhile came later
+    the worker ends, or what     to the front of its organisation's backlog; to the front of what is put off,
+    it is for is paused          when it was recalled, or waited in a lane for which something is put off
 
 What lies unread in Redis of the same list goes back behind it in the same step (`take_unread` in
 functions/queue).
 
-    killed before it is written  it is pending, and others take it over: it counts as tried, because nobody knows
+    killed before it is written  it is pending, and others take it over: it counts as tried
     written twice                the second moves nothing
     several workers              what the others have in hand by then is sent before it
 """

@@ -124,8 +124,13 @@ class Ways:
                     self._released.append(Recall(of.shard, of.number, of.way, _LITTLE, _ANY))
                     since = (of.messages, now_s)
                 strange[of.shard, of.way] = since
-            elif (own := self.lane(of.way, now_s)) is not None:
-                own.behind = True
+            else:
+                # Also those that are closed and would come before it: one of them may open before the next look.
+                own = self.lane(of.way, now_s)
+                for lane in [self._lanes.by_name[name] for name in names if name in self._lanes.by_name]:
+                    lane.behind = True
+                    if lane is own:
+                        break
         self._strange = strange
 
     def takes(self, lane: Lane, entry: Entry, now_s: float) -> bool:
