@@ -77,7 +77,7 @@ class Settler:
 
     @property
     def putting_off(self) -> tuple[int, int]:
-        """Entries that were put off in a way, which is not written yet; those of them that go to the front."""
+        """Entries that were put off in a way, which is not written yet; and those that go to the front."""
         return self._writer.putting_off, self._writer.putting_in_front
 
     @property

@@ -125,7 +125,7 @@ class Ways:
                     since = (of.messages, now_s)
                 strange[of.shard, of.way] = since
             else:
-                # Also those that are closed and would come before it: one of them may open before the next look.
+                # Also those that are closed and would come before it: one may open before the next look.
                 own = self.lane(of.way, now_s)
                 for lane in [self._lanes.by_name[name] for name in names if name in self._lanes.by_name]:
                     lane.behind = True
@@ -139,7 +139,7 @@ class Ways:
         if not self.by_turn(entry.way):
             return room > 0 and not lane.behind and lane.name not in self._lanes_waited_for(now_s)
         if self._putting_off()[1]:
-            # What was recalled after one that has gone back goes back too, until that takes along what is unread.
+            # What was recalled after one that goes back goes back too, until what is unread has.
             return False
         waiting = units_waiting(lane)
         return waiting < _CROWDED_MAX * (waiting + room)

@@ -144,7 +144,7 @@ async def test_a_worker_that_is_killed_while_it_gives_back_loses_and_doubles_not
         await until_all_wait(kit, MANY)
         dispatcher.use(resumed(3))
         await all_sent([after], MANY)
-    # What was in the hand of the dead worker may have been sent before, and comes later. All others are in order.
+    # What was in the hand of the dead worker may have been sent before, and comes later. Others: in order.
     sent = ids(after.submitted)
     others = [name for name in sent if name >= sent[0]]
     assert overtaken(others) == 0
@@ -198,7 +198,7 @@ async def test_what_waits_for_a_provider_that_stalls_is_sent_in_order(kit: Queue
         # Its provider counts as closed, and all that has not been sent has left the worker.
         await until(lambda: stalls.in_flight == 7, "the first are being sent")
         async with asyncio.timeout(60):
-            while len(await kit.put_off_messages()) != 293:
+            while len(await kit.put_off_messages()) != 293:  # noqa: ASYNC110 - Redis has no event for it
                 await asyncio.sleep(0.01)
         stalls.latency_s = 0.002
         stalls.finish(7)

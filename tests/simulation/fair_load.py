@@ -155,8 +155,8 @@ class FairLoad:
         return [_decode(one) for payload in payloads for one in payloads_of(payload)]
 
     async def _taken_back(self, unread: list[Message], gives: set[int]) -> set[str]:
-        """What lay unread of those who were given back waits again, at its place; the ids of the others, which
-        lie ready as they did."""
+        """What lay unread of those who were given back waits again, at its place; the ids of the others,
+        which lie ready as they did."""
         kept = []
         for message in unread:
             organisation = message.organisation_id

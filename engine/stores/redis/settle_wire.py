@@ -276,8 +276,8 @@ class _Sums:
         # By organisation: units captured and released.
         self.units: dict[int, list[int]] = {}
         self.rows: list[bytes] = []
-        # due_at_us and payload of each message that is due again, in the order of their settlements; the numbers
-        # of these, by entry and place. Payloads of dead letters.
+        # due_at_us and payload of each message that is due again, in the order of their settlements; their
+        # numbers by entry and place. Payloads of dead letters.
         self.due: list[Argument] = []
         self._numbers: dict[tuple[bytes, int], int] = {}
         self.dead: list[Argument] = []
