@@ -178,6 +178,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     message: Message | None = None
     # What a message that is put off waits for (`engine.delivery.ways`); "" for any other.
     way: str = ""
+    # It waits at the front of what is put off there, because it came before that.
+    front: bool = False
 
     @property
     def outcome(self) -> SettlementOutcome:

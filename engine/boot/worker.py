@@ -115,7 +115,7 @@ def assemble_worker(
         linger_s=_EXPRESS_LINGER_S if reader.queue == "express" else _LINGER_S,
         careful=unknown.sends_max == 1, recalling=recaller.run,
     )  # fmt: skip
-    sweeper = _sweeper(reader, worker, ends, recaller.look, take_over_s, now_us, log)
+    sweeper = _sweeper(reader, worker, ends, recaller, take_over_s, now_us, log)
     return WorkerParts(worker, sweeper, dispatcher)
 
 
@@ -153,7 +153,7 @@ def _sweeper(
     reader: QueueReader,
     worker: Worker,
     ends: Callable[[Entry], Settlement | None],
-    looked: Callable[[], None],
+    recaller: Recaller,
     take_over_s: float,
     now_us: Callable[[], int],
     log: FilteringBoundLogger,
@@ -165,7 +165,8 @@ def _sweeper(
         stirred=worker.stirred,
         take=worker.take,
         before_sending=ends,
-        looked=looked,
+        asks=recaller.asks,
+        looked=recaller.look,
         min_idle_ms=int(take_over_s * 1000),
         promote_max=_PROMOTE_MAX,
         now_us=now_us,

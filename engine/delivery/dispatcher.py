@@ -45,6 +45,7 @@ from engine.delivery.pauses import Pauses
 from engine.delivery.provider_choice import ProviderChoice
 from engine.delivery.settler import Settler
 from engine.delivery.slot_supply import SlotSupply
+from engine.delivery.unsent import Unsent
 from engine.delivery.verdict_actions import VerdictActions
 from engine.delivery.verdict_notes import LaneVerdicts, VerdictNotes, submitting
 from engine.delivery.ways import Ways
@@ -89,8 +90,6 @@ class Dispatcher:
         `puts_off`: whether messages may be put off in ways; `weight_of`: where they may not, the weight of an
         organisation among those whose messages are put off.
         """
-        self._puts_off = puts_off
-        self._weight_of = weight_of
         self._pauses = Pauses()
         self._queue = queue
         self.lanes = Lanes(settings, concurrency, stocks=queue == "express")
@@ -100,7 +99,11 @@ class Dispatcher:
         self._choice = ProviderChoice(queue, names, self.lanes.by_name, rng)
         shares = {p.name: p.express_share for p in settings}
         # What is put off, and how much of that is recalled.
-        self.ways = Ways(queue, self.lanes)
+        self.ways = Ways(queue, self.lanes, lambda: settler.putting_off)
+        # What takes messages that are not sent now.
+        self.unsent = Unsent(
+            self.lanes, self.ways, self._choice, settler, puts_off=puts_off, weight_of=weight_of
+        )
         self._slots = SlotSupply(queue, self.lanes, shares, slots, self.pump, log=log, clock_s=clock_s)
         self._turns = Alarm(clock_s)
         # The verdicts that providers have called back and the loop has not acted on; by provider what gives
@@ -121,7 +124,7 @@ class Dispatcher:
         queue is paused, what waits here goes back, as in `pause`, and nothing more is to be read."""
         queue_paused = self._queue in plan.paused_queues
         self._choice.use(plan)
-        self.ways.version = plan.version
+        self.ways.use(plan)
         self.lanes.use(plan, queue_paused=queue_paused)
         self._heed(self._pauses.of_queue(queue_paused))
         self._turns.ring()
@@ -142,23 +145,21 @@ class Dispatcher:
 
     def _heed(self, pauses: Pauses) -> None:
         self._pauses = pauses
-        for lane in self.lanes if self._pauses else ():
-            for entry, _ in lane.leave(self._pauses.hold):
-                self._settler.put_back(entry)
+        if self._pauses:
+            self.unsent.leave(self._pauses.hold)
 
     def take(self, entries: Sequence[Entry], now_s: float) -> None:
         """Give entries that were read at `now_s` to the providers' lanes, or back to the settler, and submit
         what may be sent."""
         if self._pauses:
-            for entry in filter(self._pauses.hold, entries):
-                self._settler.put_back(entry)
+            self.unsent.give_back(filter(self._pauses.hold, entries))
             entries = [entry for entry in entries if not self._pauses.hold(entry)]
         for entry in self._choice.give(entries, now_s, now_s):
             self._place(entry, now_s, now_s)
         self.pump(now_s)
 
-    def _place(self, entry: Entry, read_at_s: float, now_s: float) -> None:
-        """Give `entry` to a provider's lane, or back to the settler."""
+    def _place(self, entry: Entry, read_at_s: float, now_s: float, *, left: bool = False) -> None:
+        """Give `entry` to a provider's lane, or back to the settler. `left`: it waited in a lane before."""
         message = entry.message
         candidates = self._choice.candidates(message)
         if not candidates.routed:
@@ -173,11 +174,11 @@ class Dispatcher:
             # All its providers are closed: back to Redis until one of them has opened.
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
-            self._put_off(entry, first, candidates, now_s)
+            self.unsent.put_off(entry, first, candidates, now_s, front=left)
         elif len(self.lanes) == 1 or self.ways.takes(lane, entry, now_s):
             lane.add([entry], read_at_s)
         else:
-            self._put_off(entry, lane, candidates, now_s)
+            self.unsent.put_off(entry, lane, candidates, now_s, front=left)
 
     def _recalled(self, entry: Entry, candidates: Candidates, now_s: float) -> Lane | None:
         """The lane for which a message was recalled, if it may go there; it is not drawn for again."""
@@ -186,17 +187,6 @@ class Dispatcher:
         if self.ways.by_turn(entry.way):
             self.ways.came(lane, entry.message)
         return lane if lane.name in candidates.open and lane.name not in entry.message.tried else None
-
-    def _put_off(self, entry: Entry, lane: Lane, candidates: Candidates, now_s: float) -> None:
-        """Put off a message that would go to `lane`."""
-        message = entry.message
-        if not self._puts_off():
-            weight = self._weight_of(message.organisation_id)
-            self._settler.put_off(entry, lane.put_off_s(message, weight, now_s))
-            return
-        others = [n for n in candidates.providers if n != lane.name and n not in message.tried]
-        self._settler.put_off(entry, 0.0, self.ways.text([lane.name, *others]))
-        lane.behind = True
 
     def pump(self, now_s: float) -> None:
         """Submit what may be sent."""
@@ -210,7 +200,7 @@ class Dispatcher:
             if lane.waiting and lane.shut(now_s):
                 # All messages that wait there go to other providers, or back to Redis.
                 for entry, read_at_s in lane.leave():
-                    self._place(entry, read_at_s, now_s)
+                    self._place(entry, read_at_s, now_s, left=True)
         places, left = self.lanes.places, self.lanes.shared_left()
         for lane in self.lanes:
             while lane.waiting and (taken := lane.next(places.free(lane.awaited.expected, left), now_s)):

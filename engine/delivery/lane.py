@@ -97,8 +97,9 @@ class Lane:
         self.waiting_segments = 0
         self.in_flight_max = in_flight_max
         self.waiting_max = waiting_max
-        # Whether messages are put off that would go to it now.
-        self.behind = False
+        # Whether messages are put off that would go to it now; and whether some were since Redis was asked
+        # last what is.
+        self.behind = self.behind_lately = False
         self._put_off = PutOffTurns()
         self._rests = Backoff(_REST_S, _REST_MAX_S)
         self._rests_until_s = 0.0

@@ -14,7 +14,6 @@ from engine.delivery.lane import Lane
 from engine.delivery.places import Places
 from engine.delivery.supply import Supply
 from engine.providers.settings import ProviderSettings
-from engine.records import Entry
 from engine.routing.records import RoutingPlan
 
 # So many messages lie ready in the streams, as far as the worker's sending asks for more or fewer. What waits
@@ -120,10 +119,6 @@ class Lanes:
             if lane.waiting and self.places.free(lane.awaited.expected, left) > 0
         ]
         return min((at_s for at_s in times if at_s is not None), default=math.inf)
-
-    def leave(self) -> list[tuple[Entry, float]]:
-        """Take out all entries that wait, each with the time at which it was read."""
-        return [waiting for lane in self._order for waiting in lane.leave()]
 
 
 def _lane(settings: ProviderSettings, concurrency: int, lanes: int, stocks: bool, supply: Supply) -> Lane:

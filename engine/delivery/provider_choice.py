@@ -51,10 +51,14 @@ class ProviderChoice:
                 return []
         left: list[Entry] = []
         placed: dict[str, list[Entry]] = {}
+        # Whose messages were recalled, which came before others of theirs and are placed later.
+        recalled: set[int] = set()
         for entry in entries:
             message = entry.message
             lane = None
-            if not message.tried and not entry.way:
+            if entry.way:
+                recalled.add(message.organisation_id)
+            elif not message.tried and message.organisation_id not in recalled:
                 lane = straight.lane(router.candidates(message, queue), message.segments)
             if lane is None:
                 left.append(entry)

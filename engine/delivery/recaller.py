@@ -47,6 +47,10 @@ class Recaller:
         self._log = log
         self._looked = asyncio.Event()
 
+    def asks(self) -> None:
+        """The reader is about to ask what is put off."""
+        self._ways.asks()
+
     def look(self) -> None:
         """Note what the reader has just found put off."""
         waiting = self._put_off.waiting

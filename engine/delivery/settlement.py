@@ -167,20 +167,24 @@ def put_off(entry: Entry, due_at_us: int) -> Settlement:
     return Settlement(entry=entry, row=None, due_at_us=due_at_us, message=_message_of(entry))
 
 
-def put_off_in(entry: Entry, way: str) -> Settlement:
+def put_off_in(entry: Entry, way: str, *, front: bool = False) -> Settlement:
     """The settlement of an entry that waits for room at its providers, in a way (`engine.delivery.ways`).
+    `front`: before what waits there, because it came before that; so does what was recalled or tried.
 
     Nothing happened to the message, so no event is recorded.
     """
-    return Settlement(entry=entry, row=None, message=_message_of(entry), way=way)
+    return Settlement(entry=entry, row=None, message=_message_of(entry), way=way, front=front)
 
 
 def put_back(entry: Entry) -> Settlement:
     """The settlement of an entry that its worker has not begun to send and will not, because its organisation
-    is paused or the worker ends: back to the front of the organisation's backlog.
+    is paused or the worker ends: back to the front of the organisation's backlog, or of what is put off where
+    it was recalled.
 
     Nothing happened to the message, so no event is recorded.
     """
+    if entry.way:
+        return put_off_in(entry, entry.way)
     return Settlement(entry=entry, row=None, due_at_us=0, message=_message_of(entry))
 
 

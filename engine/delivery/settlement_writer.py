@@ -54,6 +54,8 @@ class SettlementWriter:
         self.times = Histogram(SENT_S, unit_s=1e-6)
         # Entries whose settlement has gathered or is being written.
         self.unsettled = 0
+        # Those of them that are put off in a way, and those that are so at the front.
+        self.putting_off = self.putting_in_front = 0
         # What has gathered, how many entries that is, and whether the first has waited long enough.
         self._settlements: list[Settlement] = []
         self._sent: list[SentEntries] = []
@@ -70,12 +72,21 @@ class SettlementWriter:
     def add(self, settlement: Settlement) -> None:
         """Let it be written soon."""
         self._settlements.append(settlement)
+        if settlement.way:
+            self._put_off([settlement], 1)
         self._gather(1)
 
     def add_sent(self, sent: SentEntries) -> None:
         """Let them be written soon."""
         self._sent.append(sent)
         self._gather(len(sent.entries))
+
+    def _put_off(self, settlements: Sequence[Settlement], by: int) -> None:
+        """Count those that are put off, when they are added (1) and when they are written (-1)."""
+        for settlement in settlements:
+            if settlement.way:
+                self.putting_off += by
+                self.putting_in_front += by * (settlement.front or settlement.entry.way != "")
 
     def read_comes(self) -> bool:
         """A read is about to be written: whether a flush is, too, in the next turn of our loop."""
@@ -103,6 +114,8 @@ class SettlementWriter:
             self._flushes -= 1
             count = len(settlements) + added_up(sent)
             self.unsettled -= count
+            if self.putting_off:
+                self._put_off(settlements, -1)
             self._on_written(count)
 
     def _due(self) -> bool:

@@ -76,6 +76,11 @@ class Settler:
         self.counts, self.times = self._writer.counts, self._writer.times
 
     @property
+    def putting_off(self) -> tuple[int, int]:
+        """Entries that were put off in a way, which is not written yet; and those that go to the front."""
+        return self._writer.putting_off, self._writer.putting_in_front
+
+    @property
     def unsettled(self) -> int:
         """Entries in hand of which it is known what becomes, and which are not settled yet."""
         return self._writer.unsettled
@@ -160,14 +165,15 @@ class Settler:
         )
         self.freed.set()
 
-    def put_off(self, entry: Entry, pause_s: float, way: str = "") -> None:
+    def put_off(self, entry: Entry, pause_s: float, way: str = "", *, front: bool = False) -> None:
         """Put `entry` off for `pause_s`, because no provider can take it now; or, with a way
-        (`engine.delivery.ways`), until there is room at the providers of that."""
+        (`engine.delivery.ways`), until there is room at the providers of that, before what waits there with
+        `front`."""
         now_us = self._now_us()
         # An entry that must not be sent any more is settled now instead.
         # One that expires before its turn is due then, to be ended.
         due_at_us = min(now_us + int(pause_s * 1e6), entry.message.expires_at_us)
-        off = put_off_in(entry, way) if way else put_off(entry, due_at_us)
+        off = put_off_in(entry, way, front=front) if way else put_off(entry, due_at_us)
         self._settle(before_sending(entry, now_us, self._unknown) or off)
 
     def put_back(self, entry: Entry) -> None:

@@ -69,6 +69,7 @@ class Sweeper:
         stirred: asyncio.Event,
         take: Callable[[Sequence[Entry]], None],
         before_sending: Callable[[Entry], Settlement | None],
+        asks: Callable[[], None] = lambda: None,
         looked: Callable[[], None] = lambda: None,
         min_idle_ms: int,
         promote_max: int,
@@ -77,8 +78,8 @@ class Sweeper:
     ) -> None:
         """`room`: how many entries the worker can take over. `busy`: whether it has any in hand; `stirred` is
         set when it takes some, and cleared here. `take` gives them to it. `before_sending`: the
-        settlement of a message that must not be sent, None for any other. `looked` is called when the reader
-        has looked what is due and what is put off. `min_idle_ms`:
+        settlement of a message that must not be sent, None for any other. `asks` is called before the reader
+        looks what is due and what is put off, and `looked` when it has. `min_idle_ms`:
         entries that were given out so long ago are taken over. `promote_max` bounds the messages
         moved in one step of one shard, because Redis does nothing else meanwhile.
         """
@@ -90,6 +91,7 @@ class Sweeper:
         self._rests_at = 0.0
         self._take = take
         self._before_sending = before_sending
+        self._asks = asks
         self._looked = looked
         self._min_idle_ms = min_idle_ms
         self._promote_max = promote_max
@@ -146,6 +148,7 @@ class Sweeper:
             self._beat_at = now + _BEAT_S
         if draining:
             return False
+        self._asks()
         promoted = await self._reader.promote(self._now_us(), self._promote_max)
         self._looked()
         room = self._room()

@@ -17,22 +17,30 @@ has work as long as anything waits for it, whatever is canceled or expires befor
                                    may not be configured anywhere any more
 
 Recalled messages come by the ready stream, so any worker may be given them. One that has no room for its part
-puts it off again, to the front of its list. While anything is put off for a lane, new messages for it are
-put off too, behind that, so nothing is overtaken.
+puts it off again, to the front of its list. While anything is put off for a lane, what comes to it otherwise
+goes behind that, so it is not overtaken. What waited in a lane before, and leaves it because its provider is
+closed or nothing is to be sent now, goes to the front.
+
+That something is put off for a lane is known at once from what this worker puts off, and ten times a second
+from Redis. An answer of Redis that nothing is counts only for what was written before the question.
 
 Times are monotonic seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+
+import msgspec
 
 from engine.delivery.demand import Demand, units_waiting
 from engine.delivery.lane import Lane
 from engine.delivery.lanes import Lanes
 from engine.delivery.ports import PutOff, Recall
 from engine.records import Entry, Message, Queue
+from engine.routing.records import RoutingPlan
 from engine.written_numbers import is_whole
 
 # Of a way of another plan, and of one that nobody else seems to recall: so many messages of each shard at a
@@ -48,12 +56,24 @@ _CROWDED_MAX = 2
 class Ways:
     """The ways of one queue, as one worker knows them."""
 
-    def __init__(self, queue: Queue, lanes: Lanes) -> None:
+    def __init__(
+        self, queue: Queue, lanes: Lanes, putting_off: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    ) -> None:
+        """`putting_off`: how many messages this worker has put off, which is not written yet; and how many of
+        these go to the front."""
+        self._putting_off = putting_off
+        # Whether all that was put off before the last question what is put off had been written.
+        self._whole = True
+        # When the lanes were found that something is put off for as they are now, and their names.
+        self._turned_at_s = -math.inf
+        self._turned: frozenset[str] = frozenset()
         self._queue: Queue = queue
         self._lanes = lanes
         self._demands = {name: Demand(lane, lanes.supply) for name, lane in lanes.by_name.items()}
-        # Of the routing plan that is in force.
+        # Of the routing plan that is in force, or of the first one that differs from it in nothing but which
+        # queues are paused: so what is put off keeps its place when a queue is paused and resumed.
         self.version = 0
+        self._plan = RoutingPlan(version=0)
         self._put_off: Sequence[PutOff] = ()
         # What is to be recalled whatever has room, since the last look.
         self._released: list[Recall] = []
@@ -62,15 +82,32 @@ class Ways:
         # Of ways of no provider of ours: since when so many messages have waited.
         self._strange: dict[tuple[int, str], tuple[int, float]] = {}
 
+    def use(self, plan: RoutingPlan) -> None:
+        """`plan` is in force from now on."""
+        before = msgspec.structs.replace(self._plan, version=plan.version, paused_queues=plan.paused_queues)
+        if plan != before or not self.version or plan.version < self.version:
+            self.version = plan.version
+        self._plan = plan
+
     def text(self, names: Sequence[str]) -> str:
         """The way of messages that these providers may carry."""
         return f"{self.version} {','.join(names)}"
 
+    def asks(self) -> None:
+        """Redis is about to be asked what is put off."""
+        self._whole = not self._putting_off()[0]
+        for lane in self._lanes:
+            lane.behind_lately = False
+
     def note(self, put_off: Sequence[PutOff], now_s: float, *, release: bool = False) -> None:
         """Note what is put off, ten times a second. `release`: all of it is to be recalled."""
-        self._put_off = put_off
+        self._put_off, self._turned_at_s = put_off, -math.inf
         for lane in self._lanes:
-            lane.behind = False
+            lane.behind = lane.behind and (lane.behind_lately or not self._whole)
+        # A worker that began later knows no version before.
+        newest = max((_read(of.way)[0] for of in put_off), default=0)
+        if self.version < newest <= self._plan.version:
+            self.version = newest
         self._released, strange = [], {}
         reads = any(lane.open(now_s) and lane.room(now_s) > 0 for lane in self._lanes)
         for of in put_off:
@@ -87,17 +124,35 @@ class Ways:
                     self._released.append(Recall(of.shard, of.number, of.way, _LITTLE, _ANY))
                     since = (of.messages, now_s)
                 strange[of.shard, of.way] = since
-            elif (own := self.lane(of.way, now_s)) is not None:
-                own.behind = True
+            else:
+                # Also those that are closed and would come before it: one may open before the next look.
+                own = self.lane(of.way, now_s)
+                for lane in [self._lanes.by_name[name] for name in names if name in self._lanes.by_name]:
+                    lane.behind = True
+                    if lane is own:
+                        break
         self._strange = strange
 
     def takes(self, lane: Lane, entry: Entry, now_s: float) -> bool:
         """Whether a lane among several takes an entry now; else it is put off."""
         room = lane.room(now_s)
         if not self.by_turn(entry.way):
-            return room > 0 and not lane.behind
+            return room > 0 and not lane.behind and lane.name not in self._lanes_waited_for(now_s)
+        if self._putting_off()[1]:
+            # What was recalled after one that goes back goes back too, until what is unread has.
+            return False
         waiting = units_waiting(lane)
         return waiting < _CROWDED_MAX * (waiting + room)
+
+    def _lanes_waited_for(self, now_s: float) -> frozenset[str]:
+        """The names of the lanes that something is put off for, as they are open now."""
+        if not self._put_off:
+            return frozenset()
+        if now_s != self._turned_at_s:
+            waits = [of.way for of in self._put_off if of.messages and self.by_turn(of.way)]
+            lanes = [self.lane(way, now_s) for way in waits]
+            self._turned_at_s, self._turned = now_s, frozenset(lane.name for lane in lanes if lane)
+        return self._turned
 
     def by_turn(self, way: str) -> bool:
         """Whether a message with this way was recalled for a lane, in its turn. One of another plan was not:

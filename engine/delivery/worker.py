@@ -18,8 +18,9 @@ away or frozen, soon stops reading and then stops sending.
                           by whoever comes first
     a fault of our own    `run` raises it, and the process ends: as killed
     drained               sends in flight get their verdict and are settled; what was only read is
-                          put back to the front of its organisation's backlog, in order. After a
-                          clean end nothing is pending under the worker's name
+                          put back to the front of its organisation's backlog, in order, and what lies
+                          unread of that behind it. After a clean end nothing is pending under the worker's
+                          name. Other workers have in hand what came next, and may send it first
 """
 
 from __future__ import annotations
@@ -132,8 +133,7 @@ class Worker:
         self.stirred.set()
         self._settler.took(len(entries))
         if self._draining:
-            for entry in entries:
-                self._settler.put_back(entry)
+            self._dispatcher.unsent.give_back(entries)
             return
         self._dispatcher.take(entries, now_s)
 
@@ -154,8 +154,7 @@ class Worker:
             self._draining = True
             if recalling is not None:
                 recalling.cancel()
-            for entry, _ in self._dispatcher.lanes.leave():
-                self._settler.put_back(entry)
+            self._dispatcher.unsent.leave()
             try:
                 async with asyncio.timeout(drain_s):
                     while self.in_hand:

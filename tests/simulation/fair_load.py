@@ -138,8 +138,41 @@ class FairLoad:
                 next((i for i, w in enumerate(waiting) if w.id > message.id), len(waiting)), message
             )
             self._forget(message.organisation_id)
+        unread = await self._unread()
         await self._execute([settle_wire.settle("normal", "w", SHARD, self._room(mark), back)])
-        await self.look()
+        gives = {self.given(one).organisation_id for one in some}
+        await self.look(again=await self._taken_back(unread, gives))
+
+    async def _unread(self) -> list[Message]:
+        """What lies ready that the worker was not given."""
+        stream = keys.line_keys(SHARD, "normal")[0]
+        there, pending = await self._execute(
+            [("XRANGE", stream, "-", "+", "COUNT", 1 << 30),
+             ("XPENDING", stream, keys.GROUP, "IDLE", 0, "-", "+", 1 << 30, "w")]
+        )  # fmt: skip
+        given = {entry_id for entry_id, _, _, _ in pending}
+        payloads = [fields[1] for entry_id, fields in there if entry_id not in given]
+        return [_decode(one) for payload in payloads for one in payloads_of(payload)]
+
+    async def _taken_back(self, unread: list[Message], gives: set[int]) -> set[str]:
+        """What lay unread of those who were given back waits again, at its place; the ids of the others,
+        which lie ready as they did."""
+        kept = []
+        for message in unread:
+            organisation = message.organisation_id
+            if organisation not in gives | self.paused:
+                kept.append(message.id)
+                continue
+            if organisation not in gives and message.id in {m.id for m in await self._unread()}:
+                continue
+            waiting = self.waiting[organisation]
+            waiting.insert(
+                next((i for i, w in enumerate(waiting) if w.id > message.id), len(waiting)), message
+            )
+            self._forget(organisation)
+        if [m.id for m in await self._unread()][: len(kept)] != kept and not self.paused:
+            self.broken.append("what others had ready changed its place")
+        return set(kept)
 
     def given_of(self, some: Sequence[Settled], organisations: set[int]) -> list[Settled]:
         """Those that are messages of these organisations."""
@@ -178,8 +211,9 @@ class FairLoad:
     def _room(self, mark: int) -> wire.Room:
         return wire.Room(mark, self.bundle_max)
 
-    async def look(self, is_open: bool = False) -> None:
-        """See what has come into the ready stream, and hold it against the rule; `is_open`: nobody waited."""
+    async def look(self, is_open: bool = False, again: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        """See what has come into the ready stream, and hold it against the rule; `is_open`: nobody waited;
+        `again`: what was there before."""
         stream, wait = keys.line_keys(SHARD, "normal")[:2]
         entries, there, pending, flat = await self._execute(
             [("XRANGE", stream, self._seen, "+", "COUNT", 1 << 30),
@@ -192,7 +226,7 @@ class FairLoad:
         for entry_id, fields in entries:
             self._seen = b"(" + entry_id
             for message in map(_decode, payloads_of(fields[1])):
-                if message.id not in self._skipped:
+                if message.id not in self._skipped and message.id not in again:
                     self._serve(message, together)
         given = {entry_id for entry_id, _, _, _ in pending}
         sizes = [(entry_id, len(payloads_of(fields[1]))) for entry_id, fields in there]
@@ -266,6 +300,9 @@ async def random_load(
             organisation = rng.choice(organisations)
             await load.limit(organisation, rng.choice((0.5, 1.0, 2.0, 3.0, 4.0)), rng.random() < 0.3)
             back = load.given_of(hand, load.paused)
+            if rng.random() < 0.3:
+                # The worker ends, or its queue is paused.
+                back = hand[rng.randrange(len(hand) + 1) :]
             if back and rng.random() < 0.5:
                 hand = [i for i in hand if i not in back]
                 await load.put_back(back, mark)

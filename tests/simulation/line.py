@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from engine.bundle_format import record, records_of
+from engine.redis_keys import GROUP
 from tests.simulation.put_off import PutOff, packed_ways
+from tests.simulation.ready import note_of
 from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
@@ -101,6 +103,76 @@ class Line(PutOff):
             self.store.list_push(self.wait, organisation, message[6], payload, at)
             at += 1
             self.wait_more(of, 1)
+
+    def give_back(
+        self,
+        back: dict[bytes, list[bytes]],
+        put_off: list[tuple[str, bytes]],
+        emptied: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """To the front of lists, with what lies unread of the same ones; and what does of `emptied`."""
+        wanted = {("", organisation) for organisation in (*back, *emptied)}
+        for to, payload in put_off:
+            if self.comes_with_the_unread(to):
+                wanted.add((to[1:].partition("\0")[0], b"%d" % _unpack(payload)[1]))
+        for way, payload in self.take_unread(wanted) if wanted else ():
+            if way:
+                put_off.append((f"^{way}\0{way}", payload))
+            else:
+                back.setdefault(b"%d" % _unpack(payload)[1], []).append(payload)
+        for organisation, payloads in back.items():
+            self.put_back(organisation, payloads)
+        if put_off:
+            self.put_off(put_off)
+
+    def comes_with_the_unread(self, to: str) -> bool:
+        return to[0] == "^"
+
+    def take_unread(self, wanted: set[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        """Take messages out of the ready stream that nobody was given; (way, payload) of each."""
+        stream = self.store.db.get(self.sms)
+        group = None if stream is None else stream.groups.get(GROUP)
+        if stream is None or group is None:
+            return []
+        taken: list[tuple[str, bytes]] = []
+        left, found = 0, False
+        for entry_id in stream.behind(group.last, 1 << 30):
+            fields = stream.fields[entry_id]
+            way, given = fields[7].decode() if len(fields) > 6 else "", len(fields) > 2 and fields[3] != b"0"
+            messages = self.open_messages(format_id(entry_id), fields[1])
+            names = [b"%d" % _unpack(message)[1] for message in messages]
+            found = found or (not given and any((way, name) in wanted for name in names))
+            if not found:
+                left += len(messages)
+                continue
+            self.take_entry(entry_id, len(messages))
+            for name, message in zip(names, messages, strict=True):
+                if not given and self.goes_back(wanted, way, name):
+                    taken.append((way, message))
+                    continue
+                left += 1
+                if way != self.recalled_way:
+                    self.close_bundle()
+                    self.recalled_way = way
+                if given:
+                    self.close_bundle()
+                    self.add_entry(message, 1, int(fields[3]), fields[5])
+                else:
+                    self.make_ready(_unpack(message)[6], message)
+        self.close_bundle()
+        self.recalled_way = ""
+        if found:
+            self._counted, self._left = True, self.mark - left
+        return taken
+
+    def goes_back(self, wanted: set[tuple[str, bytes]], way: str, organisation: bytes) -> bool:
+        return (way, organisation) in wanted or self.of(organisation).paused
+
+    def take_entry(self, entry_id: tuple[int, int], messages: int) -> None:
+        """Take an entry out of the stream that nobody was given."""
+        self.store.xdel(self.sms, entry_id)
+        self.store.hash(self.wait).pop(note_of(entry_id[1]), None)
+        self.bundled, self.changed = self.bundled - messages + 1, True
 
     def enter_all(self, count: int, index: bytes, records: bytes) -> None:
         """Let messages into the line, one record behind another."""
@@ -324,6 +396,9 @@ class LineFunctions:
             moved, segments = line.serve_aside(way, min(count, _MOVED_MAX), segments_max)
             line.close_bundle()
             line.recalled_way = ""
+            of_way = [of for of in line.asides.values() if of.changed and not of.messages]
+            if of_way:
+                line.give_back({}, [], frozenset(of.organisation for of in of_way))
         weight = line.finish()
         for way in found:
             if not way.messages and not line.turns_aside(way):

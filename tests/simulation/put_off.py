@@ -107,7 +107,7 @@ class PutOff(Ready):
             of.start = max(of.way.time, of.start or 0)
 
     def put_off(self, came: list[tuple[str, bytes]]) -> None:
-        """`came`: of each message "@" or "<", its way and from which it was recalled; and itself."""
+        """`came`: of each message "@", "<" or "^", its way and from which it was recalled; and itself."""
         lists = [
             self.aside(self.way(to[1:].partition("\0")[0]), b"%d" % _unpack(payload)[1])
             for to, payload in came
@@ -126,7 +126,7 @@ class PutOff(Ready):
                 self.count_aside(of, 1)
 
     def comes_back(self, to: str) -> bool:
-        return to[0] == "<"
+        return to[0] != "@"
 
     def put_aside_back(self, of: Aside, payloads: list[bytes]) -> None:
         at = 0

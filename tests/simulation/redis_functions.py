@@ -222,6 +222,7 @@ class Settling(Closing, LineFunctions):
         sums: dict[int, list[int]] = {}
         back: dict[bytes, list[bytes]] = {}
         put_off: list[tuple[str, bytes]] = []
+        puts: list[tuple[int, int]] = []
         # Whole entries count first, as in one step.
         of = [list(zip(*[iter(flat)] * 6, strict=True)) for flat in _unpack(details)]
         counts = [
@@ -236,18 +237,22 @@ class Settling(Closing, LineFunctions):
                     continue
                 counted += 1
                 rows += [row] if row else []
-                if put > 0 and isinstance(due[2 * put - 2], str):
-                    put_off.append((due[2 * put - 2], due[2 * put - 1]))
-                elif put > 0 and not due[2 * put - 2]:
-                    back.setdefault(b"%d" % org, []).append(due[2 * put - 1])
-                elif put > 0:
-                    self.store.zadd(keys[4], due[2 * put - 2], due[2 * put - 1])
+                if put > 0:
+                    puts.append((put, org))
                 elif put < 0:
                     self.store.xadd(keys[5], [b"m", dead[-put - 1]])
                 else:
                     of_org = sums.setdefault(org, [0, 0])
                     of_org[0] += captured
                     of_org[1] += released
+        for put, org in sorted(puts):
+            to, payload = due[2 * put - 2 : 2 * put]
+            if isinstance(to, str):
+                put_off.append((to, payload))
+            elif not to:
+                back.setdefault(b"%d" % org, []).append(payload)
+            else:
+                self.store.zadd(keys[4], to, payload)
         if rows:
             self.store.xadd(keys[6], [b"b", _array_of(rows, len(rows))])
         if sums:
@@ -257,10 +262,7 @@ class Settling(Closing, LineFunctions):
             chain.keep()
             self.hold(*keys[9:11], {org: -captured - released for org, (captured, released) in sums.items()})
         line.aim(mark, moment)
-        for organisation, payloads in back.items():
-            line.put_back(organisation, payloads)
-        if put_off:
-            line.put_off(put_off)
+        line.give_back(back, put_off)
         return [counted, line.finish()]
 
     def settle_entry(

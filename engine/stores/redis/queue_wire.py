@@ -20,6 +20,7 @@ from engine.redis_keys import (
     holder_key,
     holders_key,
     line_keys,
+    moved_key,
     queue_key,
     wait_key,
     ways_key,
@@ -174,7 +175,7 @@ def refill(queue: Queue, shard: int, room: Room) -> Command:
 def recall(queue: Queue, of: Recall, room: Room) -> Command:
     """Move messages that are put off to the stream; reply [how many, their segments, the ways of the shard as
     they are then, the weight that waits behind the stream]."""
-    keys = (*line_keys(of.shard, queue), ways_key(of.shard, queue))
+    keys = (*line_keys(of.shard, queue), ways_key(of.shard, queue), moved_key(of.shard))
     return (
         "FCALL", versioned("recall"), len(keys), *keys,
         of.number, of.way, of.messages, of.segments, *room.arguments(), of.plan,

@@ -53,8 +53,9 @@ class Settled(msgspec.Struct, frozen=True):
     due_at_us: int = 0
     payload: bytes = b""
     way: str = ""
-    # It was put off or sent before, and goes to the front there.
-    again: bool = False
+    # Where there: "@", at the end; "<", at the front, because it was tried; "^", at the front, because it was
+    # put off before or given back, and what of the same list was recalled and not read goes with it.
+    place_there: str = "@"
     # The way from which it was recalled; "": none.
     recalled: str = ""
 
@@ -63,7 +64,7 @@ class Settled(msgspec.Struct, frozen=True):
         """When it is due again, as for `settle` in functions/queue."""
         if not self.way:
             return self.due_at_us
-        return f"<{self.way}\0{self.recalled}" if self.again else f"@{self.way}"
+        return f"@{self.way}" if self.place_there == "@" else f"{self.place_there}{self.way}\0{self.recalled}"
 
 
 def settled(settlement: Settlement) -> Settled:
@@ -81,7 +82,7 @@ def settled(settlement: Settlement) -> Settled:
         settlement.due_at_us,
         message_format.packed(kept or message) if outcome in ("retry", "dead") else b"",
         settlement.way,
-        entry.way != "" or message.attempts > 0,
+        "^" if settlement.front or entry.way else "<" if message.attempts else "@",
         entry.way,
     )
 
@@ -187,7 +188,7 @@ def settle(
     worker has been given, instead of those that one has been given.
     """
     bundles, singles, parts = _by_entry(some)
-    sums = _Sums()
+    sums = _Sums(some)
     details = [*map(sums.add_sent, sent), *map(sums.add, bundles), *sums.add_alone(alone)]
     details += map(sums.add, singles + parts)
     keys, whole, ones = _keys(queue, shard), len(sent) + len(bundles), len(alone.entries)
@@ -271,13 +272,19 @@ def _part(messages: dict[int, Settled]) -> tuple[Argument, Argument, Argument]:
 class _Sums:
     """What settlements come to, if all of them count."""
 
-    def __init__(self) -> None:
+    def __init__(self, some: Sequence[Settled]) -> None:
         # By organisation: units captured and released.
         self.units: dict[int, list[int]] = {}
         self.rows: list[bytes] = []
-        # due_at_us and payload of each message that is due again; payloads of dead letters.
+        # due_at_us and payload of each message that is due again, in the order of their settlements; their
+        # numbers by entry and place. Payloads of dead letters.
         self.due: list[Argument] = []
+        self._numbers: dict[tuple[bytes, int], int] = {}
         self.dead: list[Argument] = []
+        for of in some:
+            if of.outcome == "retry" and (of.entry_id, of.place) not in self._numbers:
+                self.due += (of.due, of.payload)
+                self._numbers[of.entry_id, of.place] = len(self.due) // 2
 
     def add_sent(self, bundle: SentMessages) -> list[int]:
         """As `add`, for a bundle whose messages were accepted."""
@@ -295,8 +302,7 @@ class _Sums:
         for place, of in messages.items():
             captured = released = put = 0
             if of.outcome == "retry":
-                self.due += (of.due, of.payload)
-                put = len(self.due) // 2
+                put = self._numbers[of.entry_id, place]
             elif of.outcome == "dead":
                 self.dead.append(of.payload)
                 put = -len(self.dead)

@@ -4,6 +4,65 @@ local function note_moved(moved, payloads)
   if payloads[1] and call('EXISTS', moved) == 1 then call_with('RPUSH', moved, payloads) end
 end
 
+-- A ready stream of more messages than this is left as it is: one is so long only beside an older version, or a while
+-- after, and to read it would hold up everybody.
+local UNREAD_MAX = 8192
+
+-- Take messages that no worker has been given out of the ready stream: those of which `wanted[way][organisation]` is
+-- true. `way`: what they were recalled from, '' for nothing. What is left of a bundle is written anew, and all that is
+-- behind it, so that others keep their order. A message of a paused organisation is not written anew, because its new
+-- id would say that it became ready after the pause: it is taken as well. What was in the hand of a worker that died
+-- is left where it is among the others. Returns the way and the payload of each that was taken, in order.
+local function take_unread(line, wanted)
+  local group, taken = group_of(line.sms), {}
+  if not group or count_unread(line) > UNREAD_MAX then return taken end
+  local gone, at, left, found = {}, '', 0, false
+  -- Keep a message behind those that were kept, in an entry as the one that it was in.
+  local function keep(way, fields, segments, payload)
+    left = left + 1
+    if way ~= at then
+      close_bundle(line)
+      line.way, at = way ~= '' and way or nil, way
+    end
+    if way == '' and fields[4] then
+      close_bundle(line)
+      return add_entry(line, payload, 1, fields[4], fields[6])
+    end
+    bundle(line, record_of(segments or 0, payload), 1)
+  end
+  for _, entry in ipairs(call('XRANGE', line.sms, '(' .. group['last-delivered-id'], '+')) do
+    local id, fields, messages = entry[1], entry[2], {}
+    local way, was_given = fields[8] or '', tonumber(fields[4] or 0) > 0
+    local of = not was_given and wanted[way] or {}
+    each_open(line.wait, fields[2], function(payload)
+      local organisation, segments = read_payload(payload)
+      found = found or of[organisation or '']
+      messages[#messages + 1] = {payload, organisation, segments}
+    end)
+    if found then
+      gone[#gone + 1] = id
+      line.bundled, line.changed = line.bundled - #messages + 1, true
+      if select(2, count_of(fields[2])) then call('HDEL', line.wait, note_of(id)) end
+      for _, message in ipairs(messages) do
+        local payload, organisation, segments = unpack(message, 1, 3)
+        local goes = organisation and not was_given
+          and (of[organisation] or line.paused > 0 and list_of(line, organisation).paused)
+        if goes then put(taken, way, payload) else keep(way, fields, segments, payload) end
+      end
+    else
+      left = left + #messages
+    end
+  end
+  close_bundle(line)
+  line.way = nil
+  if found then
+    call_with('XDEL', line.sms, gone)
+    -- The numbers of entries do not say any more how many are unread, until one is read.
+    line.counted, line.room = true, line.mark - left
+  end
+  return taken
+end
+
 -- Put messages that nobody has begun to send back to the front of their list, in the order of their ids, which
 -- is the order in which they were accepted: behind those there that are older, as far as these lie in the first
 -- octets, CHUNK or a little more. `finish` has to follow. `moved`: see `note_moved`.

@@ -1,5 +1,6 @@
 -- The list that a message is put off to, its segments, and from which way it was recalled, '' for none. `to`: '@' and the
--- text of the way; or '<', that text, an octet 0 and the text of the other.
+-- text of the way, for the end of the list; or '<' or '^', that text, an octet 0 and the text of the other, for the front.
+-- With '^' what of the same list was recalled and nobody has been given goes back as well: see `ways.give_back`.
 function ways.of_payload(line, to, payload)
   local organisation, segments = read_payload(payload)
   local text, recalled = match(to, '^.(%Z*)%z?(.*)$')
@@ -35,7 +36,7 @@ function ways.put_off(line, came, moved)
   local back, order = {}, {}
   for i = 1, #came, 2 do
     local list, segments, recalled = ways.of_payload(line, came[i], came[i + 1])
-    if byte(came[i]) == 60 then
+    if byte(came[i]) ~= 64 then
       ways.count_back(line, list, segments, recalled)
       if not back[list] then
         back[list] = {}
@@ -51,7 +52,7 @@ function ways.put_off(line, came, moved)
   end
   local last = {}
   for i = 1, #came, 2 do
-    if byte(came[i]) ~= 60 then
+    if byte(came[i]) == 64 then
       last[#last + 1] = came[i + 1]
       local list, segments = ways.of_payload(line, came[i], came[i + 1])
       ways.begin(list)
@@ -62,6 +63,36 @@ function ways.put_off(line, came, moved)
     end
   end
   note_moved(moved, last)
+end
+
+-- Put what a worker gives back to the front of lists: `back` behind the ready stream, `put_off` as for `ways.put_off`.
+-- What lies in the ready stream of the same list came from behind it, and would be read before it. So that goes back as
+-- well, in the same step, also where `wanted` says so (see `take_unread`), and `finish` refills from the front.
+-- `finish` has to follow. `moved`: see `note_moved`.
+function ways.give_back(line, back, put_off, moved, wanted)
+  wanted = wanted or {}
+  local function want(way, payload)
+    local organisation = read_payload(payload)
+    if not organisation then return end
+    wanted[way] = wanted[way] or {}
+    wanted[way][organisation] = true
+  end
+  for _, payload in ipairs(back) do want('', payload) end
+  for i = 1, #put_off, 2 do
+    local text = match(put_off[i], '^%^(%Z*)')
+    if text then want(text, put_off[i + 1]) end
+  end
+  local taken = next(wanted) and take_unread(line, wanted) or {}
+  for i = 1, #taken, 2 do
+    local way, payload = taken[i], taken[i + 1]
+    if way == '' then
+      back[#back + 1] = payload
+    else
+      put(put_off, '^' .. way .. '\0' .. way, payload)
+    end
+  end
+  put_all_back(line, back, moved)
+  if put_off[1] then ways.put_off(line, put_off, moved) end
 end
 
 -- Up to `count` turns of a way, the first ones.
@@ -100,12 +131,13 @@ function ways.serve(line, way, count, segments_max)
   return moved, sum
 end
 
--- recall(line, ways; number of the way, its text, count, segments_max, mark, moment, bundle_max, plan)
+-- recall(line, ways, moved; number of the way, its text, count, segments_max, mark, moment, bundle_max, plan)
 -- -> {how many messages came into the ready stream, their segments, the ways of the line as the hash has them, the
 --     weight that waits behind the stream now}
 -- `plan`: the version of the plan that is in force, '0' where the way is one of that plan.
 -- The entries say for which way their messages waited, in the field `w`. A second call moves more. A way of which nothing
--- is left goes with its last turn.
+-- is left goes with its last turn. Where nothing is left of an organisation, what comes of it is not put off any more. So
+-- what lies unread of it came later and goes behind what was recalled.
 local function recall(keys, args)
   local line = line_of(keys, 1, args[7])
   line.ways_key, line.plan = keys[5], args[8] ~= '0' and args[8]
@@ -119,6 +151,11 @@ local function recall(keys, args)
       line.way = nil
       call_with('HDEL', line.wait, line.gone)
       line.gone = {}
+      local emptied = {}
+      for _, list in ipairs(line.aside) do
+        if list.messages == 0 and list.moved > 0 then emptied[list.own] = true end
+      end
+      if next(emptied) then ways.give_back(line, {}, {}, keys[6], {[''] = emptied}) end
       way.empty = way.messages == 0
     end
   end

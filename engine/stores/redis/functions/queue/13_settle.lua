@@ -63,8 +63,8 @@ end
 --        then ids of whole entries, bundles first,
 --        then per part: entry id, messages of the bundle, places (a byte each, from 0),
 --        then per message that is due again: due_at_us, payload; then payloads of dead letters)
---        due_at_us 0: not due, but back to the front of its organisation's list. '@' or '<' and the text of a way:
---        put off, there at the end, or back at the front; see `ways.of_payload`.
+--        due_at_us 0: not due, but back to the front of its organisation's list. '@', '<' or '^' and the text of a way:
+--        put off, there at the end, or back at the front; see `ways.of_payload` and `ways.give_back`.
 --   sums     MessagePack: organisation, units captured, units released, and so on
 --   details  MessagePack array, an element for each entry in the order of above, a flat array: of each message
 --            its place, organisation, units captured, units released, bytes of its row, and its number among
@@ -104,7 +104,7 @@ local function settle(keys, args, given)
     if args[at] == '0' then
       back[#back + 1] = args[at + 1]
     else
-      put((first == 64 or first == 60) and put_off or due, args[at], args[at + 1])
+      put((first == 64 or first == 60 or first == 94) and put_off or due, args[at], args[at + 1])
     end
   end
   if plain then
@@ -115,7 +115,7 @@ local function settle(keys, args, given)
     for i = at_dead, at_dead + deads - 1 do dead[#dead + 1] = args[i] end
     flat = cmsgpack.unpack(args[14])
   else
-    local sums, order, own_rows, at_row = {}, {}, {}, 1
+    local sums, order, own_rows, puts, at_row = {}, {}, {}, {}, 1
     counted, row_count = 0, 0
     for i, of in ipairs(cmsgpack.unpack(args[15])) do
       local id = args[first + i - 1]
@@ -136,7 +136,7 @@ local function settle(keys, args, given)
             own_rows[row_count] = sub(rows, at_row, at_row + size - 1)
           end
           if put > 0 then
-            put_due(at_due + 2 * put - 2)
+            puts[#puts + 1] = put
           elseif put < 0 then
             dead[#dead + 1] = args[at_dead - put - 1]
           else
@@ -150,6 +150,9 @@ local function settle(keys, args, given)
         at_row = at_row + size
       end
     end
+    -- In the order in which the worker settled them.
+    table.sort(puts)
+    for _, put in ipairs(puts) do put_due(at_due + 2 * put - 2) end
     rows, flat = concat(own_rows), {}
     for i, sum in ipairs(order) do flat[3 * i - 2], flat[3 * i - 1], flat[3 * i] = unpack(sum) end
     summed = cmsgpack.pack(flat)
@@ -180,10 +183,9 @@ local function settle(keys, args, given)
     call('DECRBY', keys[10], held)
   end
   aim(line, args[2], args[3])
-  put_all_back(line, back, keys[13])
-  if put_off[1] then
+  if back[1] or put_off[1] then
     line.ways_key = keys[12]
-    ways.put_off(line, put_off, keys[13])
+    ways.give_back(line, back, put_off, keys[13])
   end
   return {counted, finish(line)}
 end
