@@ -91,7 +91,8 @@ def sentences(seen: Status) -> list[str]:
     if memory is not None and memory.full:
         found.append(
             f"Redis uses {number(memory.used_mb)} of the {number(memory.limit_mb)} MB of its maxmemory, so"
-            " new messages are refused with 503 until some is free"
+            " new messages are refused with 503 until some is free: raise maxmemory, or see whose messages"
+            " wait (smsengine queue show normal)"
         )
     if ledger is not None and ledger.held_up_by:
         found.append(f"the books are locked in PostgreSQL by {ledger.held_up_by}")
