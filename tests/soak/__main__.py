@@ -2,10 +2,10 @@
 
     make soak [MINUTES=60] [RATE=200] [SEED=1]
 
-Once a minute it looks at the memory, the descriptors and the CPU of each process, at Redis, the disk and the
-latency. At the end everything must be sent that was accepted, each unit accounted for, and nothing may
-grow: the exit code is 1 otherwise. In less than 45 minutes growth is shown, and not judged. The samples
-are in `soak.csv` of the folder that it names.
+Once a minute, in a short soak more often, it looks at the memory, the descriptors and the CPU of each
+process, at Redis, the disk and the latency. At the end everything must be sent that was accepted, each unit accounted
+for, and nothing may grow: the exit code is 1 otherwise. In less than 45 minutes growth is shown, and not
+judged. The samples are in `soak.csv` of the folder that it names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from supervisor.embedded.clickhouse.__main__ import MEMORY_BYTES_MAX
 from supervisor.running import Running
 from tests.soak import samples
 from tests.soak.ending import ended_well
-from tests.soak.slope import Fit, Sample, drawn, fitted
+from tests.soak.slope import Fit, Sample, drawn, fitted, pause_between_samples_s
 from tests.soak.traffic import Traffic
 from tests.soak.trouble import Troubles
 from tests.soak.world import World, world
@@ -195,13 +195,14 @@ def main() -> int:
     options.add_argument(
         "--folder", type=Path, help="for the data, the log and soak.csv; without it a new one"
     )
-    options.add_argument("--every-s", type=float, default=60.0, help="seconds between two samples (60)")
+    options.add_argument("--every-s", type=float, help="seconds between two samples (60, or less)")
     given = options.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="smsengine-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     say(f"{given.minutes:g} minutes at {given.rate:g} messages a second, in {folder}")
     seconds = given.minutes * 60
+    every_s = given.every_s or pause_between_samples_s(seconds)
     with world(folder, given.seed) as made:
         traffic = Traffic(made, given.rate, given.seed)
         record = Record(made, traffic)
@@ -209,7 +210,7 @@ def main() -> int:
         until = time.monotonic() + seconds
         try:
             while (left := until - time.monotonic()) > 0:
-                time.sleep(min(given.every_s, left))
+                time.sleep(min(every_s, left))
                 record.take()
         finally:
             troubles.stop()
