@@ -3,9 +3,9 @@
     make soak [MINUTES=60] [RATE=200] [SEED=1]
 
 Once a minute, in a short soak more often, it looks at the memory, the descriptors and the CPU of each
-process, at Redis, the disk and the latency. At the end everything must be sent that was accepted, each unit accounted
-for, and nothing may grow: the exit code is 1 otherwise. In less than 45 minutes growth is shown, and not
-judged. The samples are in `soak.csv` of the folder that it names.
+process, at Redis, the disk and the latency. At the end everything must be sent that was accepted, each unit
+accounted for, and nothing may grow: the exit code is 1 otherwise. In less than 45 minutes growth is shown,
+and not judged. The samples are in `soak.csv` of the folder that it names.
 """
 
 from __future__ import annotations
