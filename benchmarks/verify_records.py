@@ -32,6 +32,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     # How late the load itself was at most, milliseconds, and what it got instead of 202.
     load_late_ms: float
     trouble: dict[str, int]
+    # How many CPUs of this machine others used while the load was sent.
+    others_cpus: float = 0.0
 
     def off(self) -> dict[str, float]:
         """By quantile, how far what was measured is from the prediction, as a part of it; 0 when it is near.

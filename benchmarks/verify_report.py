@@ -7,6 +7,7 @@ from html import escape
 
 import msgspec
 
+from benchmarks.machine_cpu import OTHERS_MAX
 from benchmarks.results import REPORTS, Machine, machine, read
 from benchmarks.verify_records import Measured
 from engine.capacity import durations
@@ -38,6 +39,19 @@ def noted_here(*, any_commit: bool = False) -> list[Measured]:
     return list(newest.values())
 
 
+def disturbance(runs: Sequence[Measured]) -> str:
+    """A sentence when others used much of this machine during some of the runs, "" when not."""
+    some = {run.scenario for run in runs if run.others_cpus > OTHERS_MAX}
+    if not some:
+        return ""
+    most = max(run.others_cpus for run in runs)
+    scenarios = "1 scenario" if len(some) == 1 else f"{len(some)} scenarios"
+    return (
+        f"Others used up to {most:.1f} CPUs of this machine during {scenarios}, so how far these are from"
+        " their predictions says nothing of the planner: measure again when nothing else runs."
+    )
+
+
 def _markdown(runs: Sequence[Measured], costs: Costs, tolerance: float) -> str:
     plans, less = [r for r in runs if r.planned], [r for r in runs if not r.planned]
     near = sum(all(abs(part) <= tolerance for part in run.off().values()) for run in plans)
@@ -55,6 +69,7 @@ def _markdown(runs: Sequence[Measured], costs: Costs, tolerance: float) -> str:
         "p95 and p99; the column *off* has the largest distance. With a tenth less concurrency",
         f"{len(missed)} of {len({run.scenario for run in less})} scenarios miss their target.",
         "",
+        *([disturbed, ""] if (disturbed := disturbance(runs)) else []),
         "![predicted and measured](verify-plan.svg)",
         "",
         "| scenario | queue | shape | messages | p50 | p95 | p99 | off | target | predicted | measured |",

@@ -14,7 +14,11 @@ Adapters turn the errors of their libraries into these, with `raise ... from`.
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
+
+# "at" a server: a URL as it is shown, or a host and a port.
+_ADDRESS = re.compile(r" at (?:[a-z+]+://\S*[^\s.,;:]|\S+:[0-9]+)")
 
 
 class EngineError(Exception):
@@ -62,6 +66,11 @@ class Unavailable(EngineError):
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
+
+    @property
+    def public(self) -> str:
+        """`detail` without the addresses of servers, for those who do not operate them."""
+        return _ADDRESS.sub("", self.detail)
 
 
 class Full(Unavailable):

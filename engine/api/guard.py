@@ -45,6 +45,8 @@ _IDEMPOTENCY_KEY = istr("Idempotency-Key")
 _AUTHORIZATION = istr("Authorization")
 # The stores as a caller reads them, by the names of `Services.ready`.
 _STORES = {"redis": "Redis", "postgres": "PostgreSQL"}
+# What the paths of operators' calls have in them, those of the console too.
+_ADMIN = "/v1/admin/"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY_ALLOWED = re.compile(r"[\x20-\x7e]{1,200}")
 
@@ -231,7 +233,7 @@ def problem(error: Exception, request_id: str, method: str, route: str | None) -
         return unavailable(error, request_id, error.code)
     if isinstance(error, Unavailable):
         code = "outcome_unknown" if isinstance(error, Undecided) else "unavailable"
-        return unavailable(error, request_id, code)
+        return unavailable(error, request_id, code, to_operator=_ADMIN in (route or ""))
     return _failed(error, request_id, method, route)
 
 

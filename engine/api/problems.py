@@ -92,9 +92,15 @@ def _rate_limit(refusal: TooMany) -> dict[str, str]:
     }
 
 
-def unavailable(error: Unavailable, request_id: str, code: str = "unavailable") -> Response:
-    """The whole answer when a part is away: 503 with Retry-After, whole seconds, at least one."""
-    return refused(Refusal(code, 503, error.detail), request_id, max(1, error.retry_after))
+def unavailable(
+    error: Unavailable, request_id: str, code: str = "unavailable", *, to_operator: bool = False
+) -> Response:
+    """The whole answer when a part is away: 503 with Retry-After, whole seconds, at least one.
+
+    Operators alone are told where the part is.
+    """
+    detail = error.detail if to_operator else error.public
+    return refused(Refusal(code, 503, detail), request_id, max(1, error.retry_after))
 
 
 def not_found(detail: str) -> Refusal:

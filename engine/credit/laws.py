@@ -208,6 +208,10 @@ class Laws:
             if shard is not None:
                 shards.append(shard)
 
+    def whys(self) -> list[str]:
+        """Why laws could not be checked, each sentence once."""
+        return list(dict.fromkeys(why for tally in self._of.values() for why, _ in tally.missing))
+
     def shard(self, shard: int, organisations: int, units: Mapping[str, int], *, with_events: bool) -> None:
         """Begin a shard: how many organisations it has, and the units of all of them by place.
 

@@ -110,11 +110,8 @@ class Dispatcher:
         # it messages, and what takes its verdicts.
         self._notes = VerdictNotes(self._turns.ring)
         self._providers = {
-            provider.name: (
-                submitting(provider, log),
-                LaneVerdicts(self.lanes.by_name[provider.name], self._notes),
-            )
-            for provider in providers
+            p.name: (submitting(p, log), LaneVerdicts(self.lanes.by_name[p.name], self._notes))
+            for p in providers
         }
         self._verdicts = VerdictActions(self._notes, self.lanes, self._choice, settler, log, hedge=hedge)
         self.use(RoutingPlan(version=0))

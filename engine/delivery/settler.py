@@ -74,6 +74,7 @@ class Settler:
         self._readable = readable
         self._writer = SettlementWriter(reader, self._let_go, log)
         self.counts, self.times = self._writer.counts, self._writer.times
+        self.read_comes = self._writer.read_comes
 
     @property
     def putting_off(self) -> tuple[int, int]:
@@ -84,10 +85,6 @@ class Settler:
     def unsettled(self) -> int:
         """Entries in hand of which it is known what becomes, and which are not settled yet."""
         return self._writer.unsettled
-
-    def read_comes(self) -> bool:
-        """See `SettlementWriter.read_comes`."""
-        return self._writer.read_comes()
 
     def took(self, count: int) -> None:
         """Note that so many more entries are in hand."""

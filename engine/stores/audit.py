@@ -174,8 +174,7 @@ class _Run:
             uncharged_messages=self._uncharged_messages,
         )  # fmt: skip
         if not self._seen:
-            whys = dict.fromkeys(check.detail for check in found.checks if check.verdict == "not_checked")
-            raise Unavailable(" ".join(whys), 5.0)
+            raise Unavailable(" ".join(self._laws.whys()), 5.0)
         return found
 
     def _left_s(self) -> float:

@@ -28,6 +28,11 @@ from supervisor.cli.text import counted as counted
 from supervisor.cli.text import number as number
 from supervisor.cli.text import span as span
 
+# What to do when the status has gaps.
+_LOOK = (
+    "what is not known is not lost: smsengine check says which store is away, docs/failover.md what goes on"
+    " without it"
+)
 # So many endpoints that fail are named.
 _FAILING_NAMED = 3
 
@@ -45,7 +50,7 @@ def status(seen: Status, now_us: int) -> RenderableType:
     parts: list[RenderableType] = [queues, Text()] if seen.queues is not None else []
     parts += _behind(seen)
     if seen.missing:
-        parts += [table(("not known", "why"), _by_reason(seen.missing))]
+        parts += [table(("not known", "why"), _by_reason(seen.missing)), Text(), Text(_LOOK)]
     parts = [*nodes_of(seen, now_us), *parts]
     if abs(seen.clock_ahead_ms) > NOTABLE_US // 1000:
         sentence = f"the clock of this node is {difference(seen.clock_ahead_ms * 1000)} that of Redis"
@@ -54,7 +59,7 @@ def status(seen: Status, now_us: int) -> RenderableType:
 
 
 def _by_reason(missing: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What is not known for one and the same reason, in one row."""
+    """(names, reason): those that have one and the same reason in one row."""
     names: dict[str, list[str]] = {}
     for name, why in missing.items():
         names.setdefault(why, []).append(name)
@@ -91,7 +96,8 @@ def sentences(seen: Status) -> list[str]:
     if memory is not None and memory.full:
         found.append(
             f"Redis uses {number(memory.used_mb)} of the {number(memory.limit_mb)} MB of its maxmemory, so"
-            " new messages are refused with 503 until some is free"
+            " new messages are refused with 503 until some is free: raise maxmemory, or see whose messages"
+            " wait (smsengine queue show normal)"
         )
     if ledger is not None and ledger.held_up_by:
         found.append(f"the books are locked in PostgreSQL by {ledger.held_up_by}")
@@ -217,7 +223,7 @@ def audit(found: Audit) -> RenderableType:
         ((c.name, _VERDICTS.get(c.verdict, c.verdict), c.detail) for c in found.checks),
     )
     parts: list[RenderableType] = [checks, Text()]
-    advice = [(c.name, c.advice) for c in found.checks if c.advice]
+    advice = _by_reason({c.name: c.advice for c in found.checks if c.advice})
     if advice:
         parts += [table(("check", "what to do"), advice), Text()]
     if found.totals:

@@ -124,8 +124,10 @@ async def test_with_nothing_to_look_at_there_is_no_verdict(engine: Audited) -> N
     engine.stores.freeze("postgres")
     engine.stores.freeze("redis")
     try:
-        with pytest.raises(Unavailable, match=r"PostgreSQL.*Redis"):
+        with pytest.raises(Unavailable, match=r"PostgreSQL.*Redis") as e:
             await engine.reader.audit(timeout_s=20)
+        assert e.value.detail.count("PostgreSQL cannot serve") == 1
+        assert e.value.detail.count("Redis cannot be asked") == 1
     finally:
         engine.stores.thaw("postgres")
         engine.stores.thaw("redis")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.redis_keys import FORMATS_READ, FUNCTIONS_LOADED
+from engine.stores.redis import own_notes
 from tests.simulation.redis_store import Store, as_bytes
 
 
@@ -33,6 +34,10 @@ class Hashes:
         )
         return 1
 
-    def _hdel(self, key: bytes, *fields: Any) -> int:
-        assert key == FORMATS_READ
-        return sum(self.store.hash(key).pop(as_bytes(field), None) is not None for field in fields)
+    def _eval(self, script: str, count: int, key: bytes, name: str, note: str, *gone: Any) -> None:
+        """Notes alone are written by a script: see `own_notes`."""
+        assert (script, count, key) == (own_notes._NOTED, 1, FORMATS_READ)
+        self._hset(key, name, note)
+        for old, said in zip(gone[::2], gone[1::2], strict=True):
+            if self._hget(key, old) == as_bytes(said):
+                del self.store.hash(key)[as_bytes(old)]

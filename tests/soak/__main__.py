@@ -2,10 +2,10 @@
 
     make soak [MINUTES=60] [RATE=200] [SEED=1]
 
-Once a minute it looks at the memory, the descriptors and the CPU of each process, at Redis, the disk and the
-latency. At the end everything must be sent that was accepted, each unit accounted for, and nothing may
-grow: the exit code is 1 otherwise. In less than 45 minutes growth is shown, and not judged. The samples
-are in `soak.csv` of the folder that it names.
+Once a minute, in a short soak more often, it looks at the memory, the descriptors and the CPU of each
+process, at Redis, the disk and the latency. At the end everything must be sent that was accepted, each unit
+accounted for, and nothing may grow: the exit code is 1 otherwise. In less than 45 minutes growth is shown,
+and not judged. The samples are in `soak.csv` of the folder that it names.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from pathlib import Path
 
 import redis
 
+from benchmarks.machine_cpu import OTHERS_MAX, machine_cpu_s
 from supervisor.datadir import DataDir
 from supervisor.embedded.clickhouse.__main__ import MEMORY_BYTES_MAX
 from supervisor.running import Running
 from tests.soak import samples
 from tests.soak.ending import ended_well
-from tests.soak.slope import Fit, Sample, drawn, fitted
+from tests.soak.slope import Fit, Sample, drawn, fitted, pause_between_samples_s
 from tests.soak.traffic import Traffic
 from tests.soak.trouble import Troubles
 from tests.soak.world import World, world
@@ -67,8 +68,6 @@ ALLOWED: dict[str, float | None] = {
 CEILINGS = {"private clickhouse MiB": MEMORY_BYTES_MAX / 2**20}
 # A shorter soak says nothing of growth.
 _JUDGED_MIN = 45.0
-# When others used more of this machine than so many CPUs, the latency says nothing of the engine.
-_OTHERS_MAX = 0.5
 # How long a process may take to reach its size, of the whole time and in seconds at most.
 _WARM, _WARM_S = 0.25, 600.0
 
@@ -85,7 +84,7 @@ class Record:
         self._world, self._traffic = world, traffic
         self._began = time.monotonic()
         self._cpu: dict[int, float] = {}
-        self._machine = samples.machine_cpu_s()
+        self._machine = machine_cpu_s()
         self._accepted = 0
 
     def take(self) -> None:
@@ -106,12 +105,9 @@ class Record:
                 used_us = (process.cpu_s - self._cpu[process.pid]) * 1e6
                 # Backends of PostgreSQL that have ended take what they used with them.
                 note(f"cpu {process.name} us a message", max(0.0, used_us) / sent, process.pid)
-        machine, known = samples.machine_cpu_s(), [pid for pid in cpu if pid in self._cpu]
+        machine, known = machine_cpu_s(), [pid for pid in cpu if pid in self._cpu]
         ours = sum(cpu[pid] - self._cpu[pid] for pid in known)
-        note(
-            "others' CPUs",
-            max(0.0, machine.busy_s - self._machine.busy_s - ours) / machine.since(self._machine),
-        )
+        note("others' CPUs", machine.others(self._machine, ours))
         self._cpu, self._machine = cpu, machine
         latencies = self._traffic.taken()
         if latencies:
@@ -157,7 +153,7 @@ def judged(series: dict[str, list[Sample]], warm_s: float) -> list[str]:
     """Print a line for each series; the names of those that grow by more than they may."""
     growing = []
     others = fitted(series["others' CPUs"], 0.0)
-    alone = others is None or others.mean <= _OTHERS_MAX
+    alone = others is None or others.mean <= OTHERS_MAX
     if not alone:
         used = others.mean if others else 0.0
         say(f"\nOthers used {used:.1f} CPUs of this machine: the latency is not judged.")
@@ -188,18 +184,25 @@ def _verdict(fit: Fit, allowed: float | None) -> str:
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(prog="make soak")
-    options.add_argument("--minutes", type=float, default=60.0)
-    options.add_argument("--rate", type=float, default=200.0)
-    options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--folder", type=Path)
-    options.add_argument("--every-s", type=float, default=60.0)
+    options = argparse.ArgumentParser(
+        prog="python -m tests.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--minutes", type=float, default=60.0, help="how long messages are sent (60)")
+    options.add_argument("--rate", type=float, default=200.0, help="messages a second (200)")
+    options.add_argument("--seed", type=int, default=1, help="of the traffic and of what goes wrong (1)")
+    options.add_argument(
+        "--folder", type=Path, help="for the data, the log and soak.csv; without it a new one"
+    )
+    options.add_argument("--every-s", type=float, help="seconds between two samples (60, or less)")
     given = options.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="smsengine-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     say(f"{given.minutes:g} minutes at {given.rate:g} messages a second, in {folder}")
     seconds = given.minutes * 60
+    every_s = given.every_s or pause_between_samples_s(seconds)
     with world(folder, given.seed) as made:
         traffic = Traffic(made, given.rate, given.seed)
         record = Record(made, traffic)
@@ -207,7 +210,7 @@ def main() -> int:
         until = time.monotonic() + seconds
         try:
             while (left := until - time.monotonic()) > 0:
-                time.sleep(min(given.every_s, left))
+                time.sleep(min(every_s, left))
                 record.take()
         finally:
             troubles.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,25 +17,6 @@ _STREAMS = {
     "activity": ("activity:{%d}",),
     "receipts": ("receipts:{%d}",),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class MachineCpu:
-    """How long all CPUs of the machine together were busy since its start, and when that was, seconds."""
-
-    busy_s: float
-    at_s: float
-
-    def since(self, earlier: MachineCpu) -> float:
-        """The seconds in between."""
-        return max(0.001, self.at_s - earlier.at_s)
-
-
-def machine_cpu_s() -> MachineCpu:
-    """As it is now (proc_stat(5))."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-    idle = fields[3] + fields[4]
-    return MachineCpu(busy_s=(sum(fields[:8]) - idle) / _TICKS, at_s=time.monotonic())
 
 
 @dataclass(frozen=True, kw_only=True)

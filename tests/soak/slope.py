@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 # Samples of one process that say something about a slope.
 _SAMPLES_MIN = 6
+# A short soak takes about so many samples.
+_SAMPLES = 40
 # How many standard errors a slope must be beyond what is allowed before the growth counts as seen.
 _SURE = 3.0
 # A line with a step in it leaves less than this of what a line without leaves.
@@ -43,6 +45,11 @@ class Fit:
     def grows(self, allowed_per_hour: float) -> bool:
         """Whether it surely grows by more than that an hour."""
         return self.per_hour - _SURE * self.error_per_hour > allowed_per_hour
+
+
+def pause_between_samples_s(seconds: float) -> float:
+    """Between two samples of a soak of `seconds`: a minute, or less, so that a short one shows growth too."""
+    return min(60.0, max(5.0, seconds / _SAMPLES))
 
 
 def fitted(samples: Iterable[Sample], warm_s: float) -> Fit | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tests.soak.slope import Sample, drawn, fitted
+from tests.soak.slope import Sample, drawn, fitted, pause_between_samples_s
 
 
 def series(per_hour: float, *, replaced: bool = False, noise: float = 1.0) -> list[Sample]:
@@ -69,3 +69,11 @@ def test_a_series_is_drawn_by_its_largest() -> None:
     assert drawn([]) == ""
     assert drawn([-1, 0, 1]) == "▁▁█"
     assert len(drawn([1.0] * 200)) == 40
+
+
+def test_a_soak_of_minutes_has_samples_enough_to_show_growth() -> None:
+    for minutes in (2, 6, 20):
+        pause_s = pause_between_samples_s(minutes * 60)
+        some = [Sample(at_s=pause_s * n, value=1.0 + n, source=1) for n in range(int(minutes * 60 / pause_s))]
+        assert fitted(some, minutes * 60 / 4) is not None
+    assert pause_between_samples_s(3600) == 60

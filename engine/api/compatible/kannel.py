@@ -74,7 +74,7 @@ class Kannel:
         except Unsupported as e:
             return _answer(400, str(e))
         except Unavailable as e:
-            return _answer(503, f"{_LATER} {e.detail}", when_again(e))
+            return _answer(503, f"{_LATER} {e.public}", when_again(e))
         except Refusal as e:
             if e.status in (401, 403):
                 return _answer(403, _REFUSED)

@@ -182,7 +182,7 @@ def _message(
 
 def _refused(error: Refusal | Unavailable) -> Response:
     if isinstance(error, Unavailable):
-        return _problem(_UNAVAILABLE, 503, error.detail, when_again(error))
+        return _problem(_UNAVAILABLE, 503, error.public, when_again(error))
     code, status = _CODES.get(error.code, _INVALID)
     return _problem(code, status, error.detail, when_again(error))
 

@@ -1,6 +1,7 @@
 """What nodes note of themselves in Redis: the hashes `nodes` and `nodes:flow`, a field for each node.
 
-A note is replaced by the next, two seconds later. Not answered or refused: the next one counts. Killed or
+A note is replaced by the next, two seconds later, also when Redis is full. Not answered or refused: the next
+one counts. Killed or
 frozen: the last note grows old, which others see by its time. Both hashes end by themselves a day after the
 last note of any node.
 """
@@ -17,6 +18,7 @@ from engine.nodes.flow import NodeFlow
 from engine.nodes.records import NodeNote
 from engine.redis_keys import NODE_FLOWS, NODES
 from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.own_notes import noted
 from engine.stores.redis.wire import ReplyError
 
 _KEPT_S = 86_400
@@ -46,7 +48,7 @@ def note_commands(note: NodeNote, flow: NodeFlow | None, forgotten: Sequence[str
     for key, record in ((NODES, note), (NODE_FLOWS, flow)):
         packed = msgspec.json.encode(record)
         if record is not None and len(packed) <= _NOTE_MAX:
-            commands += [("HSET", key, note.name, packed), ("EXPIRE", key, _KEPT_S)]
+            commands += [noted(key, note.name, packed), ("EXPIRE", key, _KEPT_S)]
         if forgotten:
             commands.append(("HDEL", key, *forgotten))
     return [*commands, ("HGETALL", NODES)]

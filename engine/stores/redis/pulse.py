@@ -3,6 +3,8 @@
 It measures Redis' clock (`engine.clocks.store_clock`), notes which formats it reads, and reads what the
 others have noted (`engine.formats`). All of it is for information, so an answer that does not come, and a
 Redis that refuses a note, change nothing: the last ones go on counting. Refused notes count as 0, the oldest.
+A full Redis takes the note: without it every process would soon count as one of an older version, and
+messages could not be canceled just when that makes room.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from engine.clocks.store_clock import TIME, StoreClock
 from engine.formats import FORMATS, SINCE, gone, least, note
 from engine.redis_keys import FORMATS_READ, holders_key
 from engine.stores.redis.link import Command, RedisLink
-from engine.stores.redis.wire import OutOfMemory, ReplyError
+from engine.stores.redis.own_notes import noted
+from engine.stores.redis.wire import ReplyError
 
 
 class Pulse:
@@ -30,7 +33,8 @@ class Pulse:
         # The number of the formats that every living process reads, as far as is known.
         self.formats = 0
         self._looked = False
-        self._gone: list[str] = []
+        # The notes that are too old to count, by the name of their process.
+        self._gone: dict[str, str] = {}
 
     def readable(self, kind: str) -> bool:
         """Whether every living process can read what is of this kind."""
@@ -42,15 +46,9 @@ class Pulse:
         if self.clock.measured:
             now_us = self.clock.now_us()
             beside += [("HGETALL", FORMATS_READ), ("HKEYS", holders_key(0))]
-            beside.append(("HSET", FORMATS_READ, self._name, note(now_us)))
-            if self._gone:
-                beside.append(("HDEL", FORMATS_READ, *self._gone))
+            beside.append(noted(FORMATS_READ, self._name, note(now_us), self._gone))
         asked = self.clock.asked()
-        try:
-            replies = await link.batch([*beside, *commands])
-        except OutOfMemory as e:
-            # Of these commands Redis refuses the note alone.
-            replies = e.replies
+        replies = await link.batch([*beside, *commands])
         self._take(asked, replies[: len(beside)])
         return replies[len(beside) :]
 
@@ -64,7 +62,7 @@ class Pulse:
             return
         flat = [part.decode() for part in replies[1]]
         notes, now_us = dict(zip(flat[::2], flat[1::2], strict=True)), self.clock.now_us()
-        self._gone = gone(notes, now_us)
+        self._gone = {name: notes[name] for name in gone(notes, now_us)}
         living = [name for name in map(bytes.decode, replies[2]) if name != self._name]
         self._note_least(least(notes, living, now_us))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,9 +12,15 @@ from structlog.testing import capture_logs
 
 from engine.clocks.store_clock import StoreClock, wall_us
 from engine.formats import FORMATS, GONE_US, note
+from engine.nodes.flow import NodeFlow
+from engine.nodes.records import NodeNote
 from engine.redis_keys import FORMATS_READ, holders_key
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.memory import memory_of
+from engine.stores.redis.node_notes import RedisNodeNotes, note_commands
 from engine.stores.redis.pulse import Pulse
+from engine.stores.redis.wire import OutOfMemory
+from supervisor.embedded.servers import Server, start_redis
 
 
 @pytest.fixture
@@ -23,6 +30,14 @@ async def link(redis_url: str) -> AsyncIterator[RedisLink]:
     yield link
     await link.call("DEL", FORMATS_READ, holders_key(0))
     await link.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A Redis of its own, whose memory a test may limit."""
+    server = start_redis(tmp_path)
+    yield server
+    server.stop(10)
 
 
 async def a_pulse(link: RedisLink, name: str, ahead_us: int = 0) -> Pulse:
@@ -76,6 +91,43 @@ async def test_the_newest_kinds_are_written_once_nobody_is_left_who_cannot_read_
         "all processes read the formats of this version",
         "all processes read the formats of this version",
     ]
+
+
+async def test_notes_that_are_all_old_after_an_outage_do_not_remove_the_new_ones(link: RedisLink) -> None:
+    with capture_logs() as lines:
+        pulses = [await a_pulse(link, f"n.{n}.1") for n in range(3)]
+        await link.call("HSET", holders_key(0), *(part for p in pulses for part in (p._name, 1)))
+        await beat(link, *pulses, *pulses)
+        before = len(lines)
+        old = note(pulses[0].clock.now_us() - GONE_US - 1)
+        await link.call("HSET", FORMATS_READ, *(part for p in pulses for part in (p._name, old)))
+        for _ in range(3):
+            await beat(link, *pulses)
+            assert [p.formats for p in pulses] == [FORMATS] * 3
+    assert lines[before:] == []
+
+
+async def test_processes_beside_a_full_redis_do_not_count_as_older_ones(server: Server) -> None:
+    link = RedisLink(server.url, timeout_s=5, name="pulse")
+    pulses = [await a_pulse(link, f"n.{n}.1") for n in range(2)]
+    try:
+        await link.call("HSET", holders_key(0), *(part for p in pulses for part in (p._name, 1)))
+        old = note(pulses[0].clock.now_us() - GONE_US - 1)
+        await link.call("HSET", FORMATS_READ, *(part for p in pulses for part in (p._name, old)))
+        used = memory_of(await link.call("INFO", "memory")).used_bytes
+        await link.call("CONFIG", "SET", "maxmemory", used // 2)
+        with pytest.raises(OutOfMemory):
+            await link.call("HSET", FORMATS_READ, "other", note(0))
+        for _ in range(3):
+            await beat(link, *pulses)
+        assert [p.formats for p in pulses] == [FORMATS] * 2
+        assert pulses[0].readable("canceled")
+        # And the node is noted, which would be shown as gone.
+        await link.batch(note_commands(NodeNote(name="n", at_us=5, state="running"), NodeFlow(at_us=5), []))
+        assert (await RedisNodeNotes(link).notes())["n"].at_us == 5
+        assert (await RedisNodeNotes(link).flows())["n"].at_us == 5
+    finally:
+        await link.close()
 
 
 async def test_a_user_that_may_not_note_anything_still_beats(link: RedisLink, redis_url: str) -> None:
