@@ -18,7 +18,7 @@ from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
 _MOVED_MAX = 256
-_TURNS_MIN, _ROUND, _STRETCH, _MUCH, _TURN = 4, 4, 32, 256, 4
+_TURNS_MIN, _ROUND, _STRETCH, _MUCH, _TURN = 4, 4, 32, 256, 8
 
 
 class Waiting:

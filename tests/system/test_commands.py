@@ -448,14 +448,14 @@ def test_what_somebody_else_wrote_does_nothing_to_the_terminal_and_json_has_it_t
     status, taken = caller.call("POST", "/v1/messages", draft)
     assert status == 202, taken
     # A name and a reason have no control characters.
-    status, made = admin.call("POST", "/v1/admin/organisations", {"name": "Acme \u202e[/red]"})
+    status, made = admin.call("POST", "/v1/admin/organisations", {"name": "\u202e[/red]"})
     assert status == 201, made
     pause = f"/v1/admin/organisations/{made['id']}/pause"
     assert admin.call("POST", pause, {"reason": "\u202e[/red]"})[0] == 200
     listed = ("message", "list", "--reference", HOSTILE)
     eventually(lambda: len(engine.run(*listed, "--json").stdout.splitlines()) == 1)
     assert answer(engine.run(*listed, "--json"))["reference"] == HOSTILE
-    name = r"Acme \u202e[/red]"
+    name = r"\u202e[/red]"
     for command, seen in ((listed, VISIBLE), (("org", "list"), name), (("status",), name)):
         shown = engine.run(*command)
         assert shown.returncode == 0, shown.stderr

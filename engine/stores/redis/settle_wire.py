@@ -187,8 +187,8 @@ def settle(
     `sent`: bundles, `alone`: entries of one message, none of them in `some`. `unread`: messages that no
     worker has been given, instead of those that one has been given.
     """
-    bundles, singles, parts = _by_entry(some)
-    sums = _Sums(some)
+    bundles, singles, parts, retries = _by_entry(some)
+    sums = _Sums(retries)
     details = [*map(sums.add_sent, sent), *map(sums.add, bundles), *sums.add_alone(alone)]
     details += map(sums.add, singles + parts)
     keys, whole, ones = _keys(queue, shard), len(sent) + len(bundles), len(alone.entries)
@@ -239,11 +239,19 @@ def _keys(queue: Queue, shard: int) -> tuple[bytes, ...]:
 _Messages = dict[int, Settled]
 
 
-def _by_entry(some: Sequence[Settled]) -> tuple[list[_Messages], list[_Messages], list[_Messages]]:
-    """(whole bundles, entries of one message, parts of bundles)."""
+def _by_entry(
+    some: Sequence[Settled],
+) -> tuple[list[_Messages], list[_Messages], list[_Messages], list[Settled]]:
+    """(whole bundles, entries of one message, parts of bundles; those of all of them that are due again, in the
+    order of `some`). Of a message that is settled twice, the first counts."""
     by_entry: dict[bytes, _Messages] = {}
+    retries = []
     for of in some:
-        by_entry.setdefault(of.entry_id, {}).setdefault(of.place, of)
+        messages = by_entry.setdefault(of.entry_id, {})
+        if of.place not in messages:
+            messages[of.place] = of
+            if of.outcome == "retry":
+                retries.append(of)
     whole_bundles: list[_Messages] = []
     singles: list[_Messages] = []
     parts: list[_Messages] = []
@@ -253,7 +261,7 @@ def _by_entry(some: Sequence[Settled]) -> tuple[list[_Messages], list[_Messages]
             (whole_bundles if size > 1 else singles).append(messages)
         else:
             parts.append(messages)
-    return whole_bundles, singles, parts
+    return whole_bundles, singles, parts, retries
 
 
 def _ids(entries: Sequence[_Messages]) -> list[bytes]:
@@ -272,19 +280,19 @@ def _part(messages: dict[int, Settled]) -> tuple[Argument, Argument, Argument]:
 class _Sums:
     """What settlements come to, if all of them count."""
 
-    def __init__(self, some: Sequence[Settled]) -> None:
+    def __init__(self, retries: Sequence[Settled]) -> None:
+        """`retries`: what is due again, in the order in which it is to be."""
         # By organisation: units captured and released.
         self.units: dict[int, list[int]] = {}
         self.rows: list[bytes] = []
-        # due_at_us and payload of each message that is due again, in the order of their settlements; their
-        # numbers by entry and place. Payloads of dead letters.
+        # due_at_us and payload of each message that is due again, and its number by entry and place; payloads
+        # of dead letters.
         self.due: list[Argument] = []
         self._numbers: dict[tuple[bytes, int], int] = {}
         self.dead: list[Argument] = []
-        for of in some:
-            if of.outcome == "retry" and (of.entry_id, of.place) not in self._numbers:
-                self.due += (of.due, of.payload)
-                self._numbers[of.entry_id, of.place] = len(self.due) // 2
+        for number, of in enumerate(retries, 1):
+            self.due += (of.due, of.payload)
+            self._numbers[of.entry_id, of.place] = number
 
     def add_sent(self, bundle: SentMessages) -> list[int]:
         """As `add`, for a bundle whose messages were accepted."""

@@ -40,18 +40,19 @@ local MARK = 128
 local CHUNK = 4000
 local CHUNK_SMALL = 1250
 local CHUNK_SMALL_MOST = 1500
--- The turns of all that wait come to so many moments, segments, about a tenth of a second of what is sent, or to LONG
+-- The turns of all that wait come to so many moments, segments, about a tenth of a second of what is sent, or to TURN
 -- segments each, whichever is more. So a step touches few lists. But a turn is no more than weight 1 is served in
 -- STRETCH moments, which is a sixteenth of ten seconds, nor than a part TURNS_MIN of the mark. It has a message at least.
 -- Where a moment has MUCH messages, it is twice as many moments, because it costs most to find a list for each message.
 local ROUND = 4
 local STRETCH = 32
 local MUCH = 256
-local LONG = 8
+local TURN = 8
 local TURNS_MIN = 4
--- A turn of fewer segments than LONG ends with its chunk, so that it reads one; the next one of its organisation goes on.
--- Small chunks have whole turns of TURN messages.
-local TURN = 4
+-- A turn of fewer segments ends with its chunk, so that it reads one; the next one of its organisation goes on. Small
+-- chunks have whole turns of SHORT messages.
+local LONG = 8
+local SHORT = 4
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256
 -- What is moved is counted in windows of so many seconds.

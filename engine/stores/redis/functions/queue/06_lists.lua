@@ -225,14 +225,14 @@ local function slice_of(line)
   local waiting, moment = waiting_of(line), line.moment or line.mark
   local stretch = moment < MUCH and STRETCH or 2 * STRETCH
   local most = max(1, floor(stretch * moment / (waiting + line.extra)))
-  return min(line.mark / TURNS_MIN, most, max(ROUND * moment / waiting, LONG))
+  return min(line.mark / TURNS_MIN, most, max(ROUND * moment / waiting, TURN))
 end
 
--- Whether so many octets more are to be in a small chunk that has `tail`. It is closed behind whole turns of TURN messages,
+-- Whether so many octets more are to be in a small chunk that has `tail`. It is closed behind whole turns of SHORT messages,
 -- as if all were of that size, so that its last turn is not a short one.
 local function fits(tail, octets)
-  if floor(tail / octets + 0.5) % TURN > 0 then return tail + octets <= CHUNK_SMALL_MOST end
-  return tail + TURN * octets <= CHUNK_SMALL
+  if floor(tail / octets + 0.5) % SHORT > 0 then return tail + octets <= CHUNK_SMALL_MOST end
+  return tail + SHORT * octets <= CHUNK_SMALL
 end
 
 -- Note that the last chunk of a list is to be written: `runs` behind what is there. A list of one chunk is not read again
