@@ -23,6 +23,7 @@ from engine.delivery.sweep_times import TAKE_OVER_S, TICK_S
 from engine.records import QUEUES, Queue
 from engine.routing.slot_clock import HORIZON_S
 from engine.routing.timing import timing
+from engine.written_numbers import plural
 
 # Arrivals of the first part of a run are not counted: it begins empty.
 _WARM_UP = 0.1
@@ -213,7 +214,8 @@ def _place(death: Death, chosen: Sequence[Shape]) -> int:
     """Of a process that dies, among those of both queues."""
     of = QUEUES.index(death.queue)
     if not 0 <= death.process < chosen[of].processes:
-        raise ValueError(f"{death.queue} has no process {death.process}, but {chosen[of].processes}")
+        there = chosen[of].processes
+        raise ValueError(f"{death.queue} has {there} {plural('process', there)}, and not one {death.process}")
     return death.process + sum(shape.processes for shape in chosen[:of])
 
 

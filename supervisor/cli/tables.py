@@ -16,6 +16,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from supervisor.output import visible
+
 # The first column of a table is not folded, unless it takes more characters than that.
 _WHOLE_MAX = 40
 # A column of text is folded so far that words of so many characters are whole, or of the second where that is
@@ -31,8 +33,9 @@ class Rows:
     def __init__(
         self, columns: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset()
     ) -> None:
-        self._columns = columns
-        self._cells = [*rows]
+        # As they are seen, so that they have the widths that are measured here.
+        self._columns = [*map(visible, columns)]
+        self._cells = [[*map(visible, row)] for row in rows]
         self._right = right
 
     def __bool__(self) -> bool:

@@ -242,8 +242,8 @@ _Messages = dict[int, Settled]
 def _by_entry(
     some: Sequence[Settled],
 ) -> tuple[list[_Messages], list[_Messages], list[_Messages], list[Settled]]:
-    """(whole bundles, entries of one message, parts of bundles; those of all of them that are due again, in the
-    order of `some`). Of a message that is settled twice, the first counts."""
+    """(whole bundles, entries of one message, parts of bundles, and those of all these that are due again, in
+    the order of `some`). Of a message that is settled twice, the first counts."""
     by_entry: dict[bytes, _Messages] = {}
     retries = []
     for of in some:
