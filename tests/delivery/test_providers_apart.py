@@ -29,10 +29,13 @@ class Arriving(Backlog):
         self.queue = queue
         self._came = asyncio.Event()
         self._count = 0
+        # The ids of those that came alone.
+        self._alone: set[str] = set()
 
     def arrive(self, to: str, count: int = 1, **fields: object) -> list[Message]:
         came = [message(f"m{self._count + n}", to=to, **fields) for n in range(count)]
         self._count += count
+        self._alone.update(m.id for m in came if count == 1)
         entries = [Entry(shard=0, queue=self.queue, entry_id=m.id.encode(), message=m) for m in came]
         # A message alone is of an organisation that sends little, whose turn is now.
         self.left = [*entries, *self.left] if count == 1 else [*self.left, *entries]
@@ -41,7 +44,10 @@ class Arriving(Backlog):
 
     def _recalled(self, recall: Recall) -> tuple[int, int]:
         self._came.set()
-        return super()._recalled(recall)
+        recalled = super()._recalled(recall)
+        # What is recalled lies behind what lay ready.
+        self.left.sort(key=lambda entry: entry.message.id not in self._alone)
+        return recalled
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         if not self.left:

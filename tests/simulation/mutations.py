@@ -395,7 +395,7 @@ MUTATIONS = [
         },
     ),
     Mutation(
-        "forget the stored outcome of a sequence", 190,
+        "forget the stored outcome of a sequence", 50,
         world={"functions": spoiled("NoOutcome", stored_outcome=_forget_hits)},
     ),
     Mutation("forget idempotency keys", 0, world={"functions": spoiled("NoKeys", used_before=_first_use)}),
@@ -419,7 +419,7 @@ MUTATIONS = [
     Mutation("refuse without recall", 0, [(posting, "_recall", _no_recall)]),
     Mutation("end a recall without looking at the quotas", 43, [(posting, "_recall", _recall_once)],
              {"faults": ["drain", "kill"]}),
-    Mutation("forget what a recall took from a request", 5, [(posting, "_without", lambda r, _: r)]),
+    Mutation("forget what a recall took from a request", 45, [(posting, "_without", lambda r, _: r)]),
     Mutation("leave quotas open when a lost shard is closed", 6,
              [(posting, "_close_books", _leave_quotas_open)]),
     Mutation("keep the quota after a fence", 1, [(WatchedMap, "drop", lambda self: [])]),
