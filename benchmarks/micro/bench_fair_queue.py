@@ -44,8 +44,10 @@ SIZES = {"batch": 100, "single": 100, "clients": 64}
 # 20 ms (`Supply.moment`).
 READY = 512
 WAYS = ("fair", "plain", "single")
-# Organisations that have a backlog, and messages of each.
-WAITING = ((0, 0), (1, 20_000), (100, 200), (1_000, 60), (10_000, 3))
+# Organisations that have a backlog, and messages of each. They came 50 at a time where that divides them, else
+# one by one.
+WAITING = ((0, 0), (1, 20_000), (100, 200), (1_000, 60), (1_000, 200), (10_000, 3), (10_000, 50))
+TOGETHER = 50
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +136,11 @@ class Queue:
         before = await self._used()
         if organisations == 1:
             await self._fill_one(messages)
-        for _ in range(messages if organisations > 1 else 0):
-            for first in range(0, organisations, 500):
-                await self._admit(list(range(1 + first, 1 + min(organisations, first + 500))))
+        together = TOGETHER if messages % TOGETHER == 0 else 1
+        for _ in range(messages // together if organisations > 1 else 0):
+            for first in range(1, 1 + organisations, 500 // together):
+                some = range(first, min(1 + organisations, first + 500 // together))
+                await self._admit([organisation for organisation in some for _ in range(together)])
         sent = await self._drain(organisations - READY)
         await self.trim()
         return (await self._used() - before) / max(1, organisations * messages - sent)
