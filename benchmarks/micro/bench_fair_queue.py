@@ -44,8 +44,8 @@ SIZES = {"batch": 100, "single": 100, "clients": 64}
 # 20 ms (`Supply.moment`).
 READY = 512
 WAYS = ("fair", "plain", "single")
-# Organisations that have a backlog, and messages of each. They came 50 at a time where that divides them, else
-# one by one.
+# Organisations that have a backlog, and messages of each. They came 50 at a time where that divides them,
+# else one by one.
 WAITING = ((0, 0), (1, 20_000), (100, 200), (1_000, 60), (1_000, 200), (10_000, 3), (10_000, 50))
 TOGETHER = 50
 
