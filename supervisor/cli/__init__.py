@@ -106,8 +106,11 @@ def run(arguments: list[str]) -> int:
     """Carry out a command line, without the program's name. Returns its exit code; errors are on stderr."""
     try:
         with surviving_output():
-            # Without standalone mode a command's own Exit comes back as its code.
-            return command()(arguments, prog_name="smsengine", standalone_mode=False) or 0
+            # Without standalone mode a command's own Exit comes back as its code, and Ctrl-C as 130.
+            code: int = command()(arguments, prog_name="smsengine", standalone_mode=False) or 0
+        if code == _INTERRUPTED:
+            _complain("interrupted.")
+        return code
     except typer.TyperException as e:
         # A group of commands without one of them says nothing: its help is printed by then.
         if words := usage_sentence(e.format_message(), arguments):
