@@ -108,9 +108,6 @@ def run(arguments: list[str]) -> int:
         with surviving_output():
             # Without standalone mode a command's own Exit comes back as its code, and Ctrl-C as 130.
             code: int = command()(arguments, prog_name="smsengine", standalone_mode=False) or 0
-        if code == _INTERRUPTED:
-            _complain("interrupted.")
-        return code
     except typer.TyperException as e:
         # A group of commands without one of them says nothing: its help is printed by then.
         if words := usage_sentence(e.format_message(), arguments):
@@ -123,11 +120,13 @@ def run(arguments: list[str]) -> int:
             return _INTERRUPTED
         return 2 if isinstance(e, ConfigError | Refusal | Unavailable) else 1
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted.")
-        return _INTERRUPTED
+        code = _INTERRUPTED
     except OSError as e:
         _complain(f"{e.filename or 'the operating system'}: {e.strerror or e}.")
         return 2
+    if code == _INTERRUPTED:
+        _complain("interrupted.")
+    return code
 
 
 @app.callback(invoke_without_command=True)
