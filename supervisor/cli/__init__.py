@@ -106,8 +106,8 @@ def run(arguments: list[str]) -> int:
     """Carry out a command line, without the program's name. Returns its exit code; errors are on stderr."""
     try:
         with surviving_output():
-            # Without standalone mode a command's own Exit comes back as its code.
-            return command()(arguments, prog_name="smsengine", standalone_mode=False) or 0
+            # Without standalone mode a command's own Exit comes back as its code, and Ctrl-C as 130.
+            code: int = command()(arguments, prog_name="smsengine", standalone_mode=False) or 0
     except typer.TyperException as e:
         # A group of commands without one of them says nothing: its help is printed by then.
         if words := usage_sentence(e.format_message(), arguments):
@@ -120,11 +120,13 @@ def run(arguments: list[str]) -> int:
             return _INTERRUPTED
         return 2 if isinstance(e, ConfigError | Refusal | Unavailable) else 1
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted.")
-        return _INTERRUPTED
+        code = _INTERRUPTED
     except OSError as e:
         _complain(f"{e.filename or 'the operating system'}: {e.strerror or e}.")
         return 2
+    if code == _INTERRUPTED:
+        _complain("interrupted.")
+    return code
 
 
 @app.callback(invoke_without_command=True)

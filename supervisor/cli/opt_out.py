@@ -21,6 +21,7 @@ from supervisor.cli import options, show
 from supervisor.cli.client import Client
 from supervisor.cli.csv_records import Records, column_name, delimiter_of
 from supervisor.cli.org_limits import Id
+from supervisor.cli.send_file import Interrupted
 from supervisor.cli.waiting import counting
 
 app = typer.Typer(
@@ -161,28 +162,31 @@ def _add(organisation: int, numbers: Sequence[str], client: Client) -> int:
 
 def _add_all(organisation: int, numbers: Sequence[str], engine: options.EngineOptions) -> tuple[int, bool]:
     """(how many had not opted out before, whether that is exact and not some more). Raises Refusal,
-    Unavailable."""
+    Unavailable, Interrupted."""
     client, pauses = engine.admin(), Backoff(_PAUSE_S, _PAUSE_S_MAX)
     added, start, size, is_exact = 0, 0, _BATCH, True
     until_s = time.monotonic() + _PATIENCE_S
     with counting("opting out", len(numbers), shown=not engine.as_json) as note:
-        while start < len(numbers):
-            some = numbers[start : start + size]
-            try:
-                added += _add(organisation, some, client)
-            except Unavailable as e:
-                pause_s = min(_PAUSE_S_MAX, max(e.retry_after, pauses.next()))
-                if time.monotonic() + pause_s > until_s or (not start and _is_nowhere(e)):
-                    raise _broken_off(e, start, len(numbers)) from e
-                time.sleep(pause_s)
-                # An attempt without an answer may have added some.
-                size, is_exact = max(_BATCH_MIN, size // 2), False
-                continue
-            start += len(some)
-            note(len(some))
-            size = min(_BATCH, 2 * size)
-            pauses.reset()
-            until_s = time.monotonic() + _PATIENCE_S
+        try:
+            while start < len(numbers):
+                some = numbers[start : start + size]
+                try:
+                    added += _add(organisation, some, client)
+                except Unavailable as e:
+                    pause_s = min(_PAUSE_S_MAX, max(e.retry_after, pauses.next()))
+                    if time.monotonic() + pause_s > until_s or (not start and _is_nowhere(e)):
+                        raise Unavailable(_broken_off(e.detail, start, len(numbers))) from e
+                    time.sleep(pause_s)
+                    # An attempt without an answer may have added some.
+                    size, is_exact = max(_BATCH_MIN, size // 2), False
+                    continue
+                start += len(some)
+                note(len(some))
+                size = min(_BATCH, 2 * size)
+                pauses.reset()
+                until_s = time.monotonic() + _PATIENCE_S
+        except KeyboardInterrupt as e:
+            raise Interrupted(_broken_off("Interrupted", start, len(numbers))) from e
     return added, is_exact
 
 
@@ -191,9 +195,9 @@ def _is_nowhere(e: Unavailable) -> bool:
     return isinstance(e.__cause__, OSError) and not isinstance(e.__cause__, TimeoutError)
 
 
-def _broken_off(e: Unavailable, done: int, wanted: int) -> Unavailable:
+def _broken_off(why: str, done: int, wanted: int) -> str:
     of = f"the first {show.number(done)} of {show.counted(wanted, 'number')} are opted out"
-    return Unavailable(f"{e.detail.rstrip('.')}; {of}, and the same command adds the rest.")
+    return f"{why.rstrip('.')}; {of}, and the same command adds the rest."
 
 
 def _print(

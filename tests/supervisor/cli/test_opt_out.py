@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from engine.errors import Unavailable
 from supervisor import cli
 from supervisor.cli import opt_out
+from supervisor.cli.client import Client
 from supervisor.cli.opt_out import _in_file
 
 ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
@@ -105,6 +109,45 @@ def test_an_import_that_broke_off_says_how_far_it_is(
         "smsengine: PostgreSQL is away; the first 2 of 5 numbers are opted out, and the same command adds the"
         " rest.\n"
     )
+
+
+@pytest.mark.parametrize("where", ["in a call", "in a pause"])
+def test_an_import_that_ctrl_c_ends_says_how_far_it_is(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[int] = []
+
+    def add(organisation: int, numbers: Sequence[str], client: Client) -> int:
+        calls.append(len(numbers))
+        if len(calls) == 1:
+            return 2
+        raise KeyboardInterrupt if where == "in a call" else Unavailable("PostgreSQL is away.")
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(opt_out, "_BATCH", 2)
+    monkeypatch.setattr(opt_out, "_add", add)
+    monkeypatch.setattr(time, "sleep", interrupted)
+    (tmp_path / "five.csv").write_text("".join(f"+49151123456{n}\n" for n in range(70, 75)))
+    assert cli.run(["opt-out", "import", "7", "five.csv", *ADMIN]) == 130
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
+        "smsengine: Interrupted; the first 2 of 5 numbers are opted out, and the same command adds the"
+        " rest.\n"
+    )
+
+
+def test_a_command_that_ctrl_c_ends_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "get", interrupted)
+    assert cli.run(["opt-out", "list", "7", *ADMIN]) == 130
+    assert capsys.readouterr().err == "smsengine: interrupted.\n"
 
 
 class BusyForLong(BaseHTTPRequestHandler):
