@@ -113,7 +113,7 @@ def assemble_worker(
     worker = Worker(
         reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log, fit=fit,
         linger_s=_EXPRESS_LINGER_S if reader.queue == "express" else _LINGER_S,
-        careful=unknown.sends_max == 1, recalling=recaller.run,
+        careful=unknown.sends_max == 1, recalling=recaller.run, known=recaller.known,
     )  # fmt: skip
     sweeper = _sweeper(reader, worker, ends, recaller, take_over_s, now_us, log)
     return WorkerParts(worker, sweeper, dispatcher)

@@ -46,6 +46,8 @@ class Recaller:
         self._clock_s = clock_s
         self._log = log
         self._looked = asyncio.Event()
+        # Set when the reader has found for the first time what is put off.
+        self.known = asyncio.Event()
 
     def asks(self) -> None:
         """The reader is about to ask what is put off."""
@@ -55,6 +57,7 @@ class Recaller:
         """Note what the reader has just found put off."""
         waiting = self._put_off.waiting
         self._ways.note(waiting, self._clock_s(), release=not self._put_off.allowed)
+        self.known.set()
         if waiting:
             self._looked.set()
 

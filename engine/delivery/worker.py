@@ -73,15 +73,18 @@ class Worker:
         linger_s: float = 0.0,
         careful: bool = False,
         recalling: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        known: asyncio.Event | None = None,
     ) -> None:
         """`concurrency` bounds the sends in flight, as the dispatcher counts them; `dispatcher`
         and `settler` are this worker's alone. While it is not `fit`, it takes nothing more. `linger_s`: after
         a read that has emptied the queue it lets so much time pass, seconds, so that more can come together.
         `careful`: what is in hand when the worker is killed is never sent again. So it takes little in hand:
         `concurrency` and half as many for each provider, what waits to be settled included. `recalling` runs
-        as long as it reads.
+        as long as it reads. Before several providers it reads nothing until `known` is set, that is until it
+        is known what is put off: what it read would be sent before that.
         """
         self._recalling = recalling
+        self._known = known
         self._reader = reader
         self._dispatcher = dispatcher
         self._settler = settler
@@ -149,6 +152,8 @@ class Worker:
             dispatching = group.create_task(self._dispatcher.run(), name="dispatch")
             waking = group.create_task(self._wake_when(draining), name="drain")
             recalling = group.create_task(self._recalling(), name="recall") if self._recalling else None
+            if self._known is not None and len(self._dispatcher.lanes) > 1:
+                await _first_of(self._known, draining)
             await self._read_loop(draining)
             self.take(await self._reader.rest())
             self._draining = True
@@ -243,6 +248,16 @@ class Worker:
             rested = bool(few and self._linger_s and not self._reader.more)
             if rested:
                 await asyncio.sleep(self._linger_s)
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    """Wait until one of these is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 async def _soon(event: asyncio.Event, timeout_s: float) -> None:

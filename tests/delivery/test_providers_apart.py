@@ -165,3 +165,41 @@ def test_each_lane_has_places_whatever_others_take_and_all_together_have_no_more
         )
     assert sum(in_flight) == concurrency
     assert in_flight[0] >= concurrency * 3 // 4 or concurrency < 4 * (lanes - 1)
+
+
+class LateToSay(Arriving):
+    """A reader whose first answer to what is put off comes after 50 ms, as of a Redis that is busy."""
+
+    async def promote(self, now_us: int, limit: int) -> int:
+        await asyncio.sleep(0.05)
+        return await super().promote(now_us, limit)
+
+
+def test_a_worker_that_starts_sends_what_was_put_off_before_what_came_later() -> None:
+    with VirtualTime() as virtual:
+        reader, slow, other = LateToSay("normal"), Carrier("slow"), Carrier("other")
+        slow.latency_s = 0.003
+        early = reader.arrive("+989121234567", 40)
+        # A worker before this one has put them off.
+        for entry in reader.left:
+            reader._put_off("1 slow", entry)
+        reader.left = []
+        reader.arrive("+989121234567", 40)
+        _, dispatcher, _ = started(virtual, reader, [slow, other], PaceInMemory(virtual))
+        dispatcher.use(RoutingPlan(version=1, routes=SLOW, throughput={"slow": 50.0}))
+        virtual.pass_s(2.0)
+        sent = [m.id for m in slow.submitted]
+        assert len(sent) >= 40
+        assert sent[:40] == [m.id for m in early]
+
+
+def test_a_worker_that_ends_before_it_knows_what_is_put_off_reads_nothing() -> None:
+    with VirtualTime() as virtual:
+        reader = LateToSay("normal")
+        reader.arrive("+989121234567", 40)
+        providers = [Carrier("slow"), Carrier("other")]
+        _, _, draining = started(virtual, reader, providers, PaceInMemory(virtual))
+        virtual.pass_s(0.01)
+        draining.set()
+        virtual.pass_s(1.0)
+        assert reader.reads == 0
