@@ -357,10 +357,9 @@ def audit(
 
     [cyan]smsengine audit[/cyan]
     """
-    client = engine.admin(timeout + _ANSWER_S)
     path = f"/v1/admin/audit?timeout={timeout}&full={str(full).lower()}"
     with waiting(f"Auditing, for {timeout} s at most", shown=not engine.as_json):
-        body = client.call("GET", path).body
+        body = engine.admin(timeout + _ANSWER_S).call("GET", path).body
     found = decode(body, Audit)
     if engine.as_json:
         print_exactly(body.decode())
@@ -378,8 +377,7 @@ def simulator(context: typer.Context) -> None:
 
     All options are its own: [cyan]smsengine simulator --help[/cyan].
     """
-    # Imported here, since it is a program of its own with its own event loop.
-    from supervisor import simulator as program
+    from supervisor import simulator as program  # here, since it is a program of its own
 
     program.run(program.options(context.args))
 
