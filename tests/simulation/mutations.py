@@ -395,7 +395,7 @@ MUTATIONS = [
         },
     ),
     Mutation(
-        "forget the stored outcome of a sequence", 50,
+        "forget the stored outcome of a sequence", 100,
         world={"functions": spoiled("NoOutcome", stored_outcome=_forget_hits)},
     ),
     Mutation("forget idempotency keys", 0, world={"functions": spoiled("NoKeys", used_before=_first_use)}),
@@ -410,7 +410,7 @@ MUTATIONS = [
     Mutation("write the position apart", 19, world={"postgres": PositionsApart}),
     Mutation("forget to keep answers", 0, world={"postgres": ForgetfulPostgres, "faults": ["restart_redis"]}),
     Mutation("write without proving the lead", 4, world={"postgres": Unproven}),
-    Mutation("forget that a fence was begun", 200, world={"postgres": BeginsUnseen, "half_fences": True}),
+    Mutation("forget that a fence was begun", 43, world={"postgres": BeginsUnseen, "half_fences": True}),
     Mutation("prove the entries and not the term", 212, world={"postgres": TermUnproven}),
     Mutation("send a flush again under a new number", 48, [(RedisAdmission, "admit", _number_again)]),
     Mutation("send the next flush before the outcome of the last", 2,
