@@ -150,13 +150,17 @@ class QueueKit:
         return sum([reply[0] for reply in await self._each("XPENDING", queue_key, GROUP)])
 
     async def put_off_messages(self) -> list[Message]:
-        """The messages that are put off and none of which was recalled."""
+        """The messages that are put off and none of which was recalled, of each list in order."""
         decode = msgspec.msgpack.Decoder(Message).decode
         found = []
         for flat in await self._each("HGETALL", wait_key):
+            # Redis gives the fields of a hash in no order.
+            chunks = {}
             for name, records in zip(flat[::2], flat[1::2], strict=True):
                 if re.fullmatch(rb"\d+@\d+:\d+", name):
-                    found += [decode(payload) for _, payload in records_of(records)]
+                    chunks[tuple(map(int, re.split(rb"[@:]", name)))] = records
+            for place in sorted(chunks):
+                found += [decode(payload) for _, payload in records_of(chunks[place])]
         return found
 
     async def due(self) -> list[tuple[int, Message]]:
