@@ -88,13 +88,15 @@ def show_queue(
 ) -> None:
     """Show the organisations with a backlog in a queue, the longest first.
 
-    They take turns, by their weights. [bold]share[/bold]: of all segments that left
-    backlogs in the last ten seconds. [bold]ends in[/bold]: when the last message of this
-    one will have left, at that pace. [bold]oldest[/bold]: how long it has waited.
+    They take turns, by their weights. Messages that are put off, because their provider takes no
+    more now, are counted too. Not counted are those that lie ready to be sent, and those that are
+    not due yet: scheduled, or to be tried again. [cyan]smsengine status[/cyan] counts everything that waits.
 
-    What is put off, because its provider takes no more now, is among it. What lies ready to be
-    sent, whoever it belongs to, is not, nor what is not due yet: scheduled, or to be tried again.
-    [cyan]smsengine status[/cyan] counts everything that waits.
+    [bold]oldest[/bold]   how long the oldest message has waited
+    [bold]share[/bold]    its part of all segments that left backlogs in the last ten seconds
+    [bold]ends in[/bold]  in how long its last message leaves: at the pace of the last ten seconds, and, for
+    what is put off, by the throughput of the provider; unknown where neither is known, as
+    of a provider that is paused or takes nothing
 
     [bold]Examples[/bold]
 
