@@ -196,14 +196,14 @@ def drain(
 @options.admin_options
 def scale(
     queue: _Name,
-    processes: Annotated[str, typer.Argument(metavar="N", help=f"0 to 256, or {_AS_CONFIGURED}.")],
+    processes: Annotated[str, typer.Argument(metavar="N", help=f"Workers: 0 to 256, or {_AS_CONFIGURED}.")],
     node: Annotated[
         str, typer.Option(metavar="NAME", help="Which node; without it, the one of the data directory.")
     ] = "",
     concurrency: Annotated[
         str,
         typer.Option(
-            metavar="C", help=f"Sends in flight in each: 1 to 10000, or {_AS_CONFIGURED}; else as it is."
+            metavar="C", help=f"Sends in flight in each: 1 to 10000, or {_AS_CONFIGURED}; without it, as now."
         ),
     ] = "",
     force: Annotated[
@@ -212,7 +212,7 @@ def scale(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Let a node have so many workers of a queue, at once and until something else is printed.
+    """Set how many workers of a queue a node has, at once and until another number is set.
 
     It counts in place of the number in the configuration, also after a reload or a restart of
     the node; [cyan]smsengine status[/cyan] shows both. N [cyan]as-configured[/cyan] ends that, for the
