@@ -10,6 +10,8 @@ faster provider. It is counted for each provider, over all shards:
     nothing was recalled for it lately nobody knows, because it may be broken; unless it takes less than a
                                        segment a second
     the routing plan is not known      nobody knows
+    messages move to another plan      by the throughput of the provider that they wait for by each plan; that
+                                       nothing was recalled for it says nothing then
 
 Organisations share a provider by their weights. So one that has `s` segments and the weight `w` is done when
 each other one has been served `s / w` times its own weight, or all that it has. Nobody knows what comes
@@ -83,11 +85,12 @@ def ends_in_ms(shards: Iterable[Shard], takes: Mapping[str, float | None]) -> di
     throughput; those that are paused are not in it.
     """
     shards = list(shards)
+    moves = len({way.text.partition(" ")[0] for shard in shards for way in shard.ways}) > 1
     lanes: dict[str, _Lane] = {}
     for shard in shards:
         for way in shard.ways:
             if name := _taker(way.text, takes):
-                lanes.setdefault(name, _Lane(takes[name])).add(way, shard.waits)
+                lanes.setdefault(name, _Lane(takes[name], moves)).add(way, shard.waits)
     found: dict[int, int | None] = {}
     for shard in shards:
         by_number = {way.number: lanes.get(_taker(way.text, takes)) for way in shard.ways}
@@ -128,8 +131,10 @@ def _taker(text: str, takes: Mapping[str, float | None]) -> str:
 class _Lane:
     """What waits for one provider."""
 
-    def __init__(self, throughput: float | None) -> None:
+    def __init__(self, throughput: float | None, moves: bool) -> None:
+        """`moves`: messages are moving from a plan to the next."""
         self._throughput = throughput
+        self._moves = moves
         self._moved = 0
         # (segments for each weight, segments, weight) of those that share it.
         self._shares: list[tuple[float, float, float]] = []
@@ -157,9 +162,9 @@ class _Lane:
     @property
     def rate(self) -> float | None:
         """Segments a second; None: nobody knows."""
-        if not self._moved and (self._throughput is None or self._throughput >= 1.0):
-            return None
-        return self._moved / DRAIN_S if self._throughput is None else self._throughput
+        if self._throughput is None:
+            return self._moved / DRAIN_S or None
+        return self._throughput if self._moved or self._moves or self._throughput < 1.0 else None
 
     def served(self, each: float) -> float:
         """The segments that are sent until everybody has been served `each` times its weight."""

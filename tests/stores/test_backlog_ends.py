@@ -74,6 +74,11 @@ def test_a_provider_that_takes_little_need_not_have_taken_anything_lately() -> N
     assert ends(Shard([waits(7, {1: 9})], [way(1, "3 slow", 9, moved=0)]), takes=takes) == {7: 180_000}
 
 
+def test_what_moves_from_a_plan_to_the_next_ends_by_the_throughputs_of_both() -> None:
+    ways = [way(1, "3 slow", 500, moved=0), way(2, "4 quick", 500, moved=0)]
+    assert ends(Shard([waits(7, {1: 500, 2: 500})], ways)) == {7: 10_000}
+
+
 def test_what_is_behind_the_stream_ends_at_the_pace_of_the_last_ten_seconds() -> None:
     assert ends(Shard([waits(7, {}, segments=4000, left=1000)], [])) == {7: 40_000}
     assert ends(Shard([waits(7, {}, segments=4000, left=0)], [])) == {7: None}

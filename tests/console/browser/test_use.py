@@ -122,6 +122,6 @@ def test_without_an_endpoint_nothing_is_said_to_be_delivered_but_how_to_make_one
             ("failed", "Nothing has failed."),
         ):
             visitor.open(f"webhooks?state={state}")
-            expect(visitor.page.locator(".page")).to_contain_text(words)
-            expect(visitor.page.locator(".page")).not_to_contain_text("No endpoint yet")
+            expect(visitor.page.get_by_text(words, exact=True)).to_be_visible()
+            expect(visitor.page.locator("p:visible", has_text="No endpoint yet")).to_have_count(0)
         visitor.check_console()
