@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run install-service uninstall-service test coverage simulate schemathesis chaos archive-kills day failover operations autoscaling soak systemd fuzz console lint check bench calibrate verify-plan format clean
+.PHONY: help install run install-service uninstall-service test coverage simulate schemathesis chaos outages archive-kills day failover operations autoscaling soak systemd fuzz console lint check bench calibrate verify-plan format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -78,8 +78,11 @@ coverage: $(STAMP) ## Test everything, and count the lines that were run
 # Minutes of chaos, and the seed of its choices.
 MINUTES ?= 3
 SEED ?= 1
-chaos: $(STAMP) ## Kill and freeze everything at random under load, for MINUTES
-	MINUTES=$(MINUTES) SEED=$(SEED) exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos
+chaos: $(STAMP) ## Kill and freeze everything at random under load, for MINUTES; then beside cancels, for MINUTES but two at most
+	MINUTES=$(MINUTES) SEED=$(SEED) exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos/test_chaos.py tests/chaos/test_cancels.py
+
+outages: $(STAMP) ## A store away for a minute, providers that go wrong, workers that die beside backlogs: about eight minutes
+	exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos/test_long_outages.py tests/chaos/test_carrier_faults.py tests/chaos/test_fair_backlogs.py
 
 # How many processes of each kind are killed.
 KILLS ?= 50

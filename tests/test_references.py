@@ -103,3 +103,9 @@ def test_a_heading_that_a_page_links_to_is_there() -> None:
         if not target.exists() or anchor not in anchors(target)
     ]
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_each_page_is_in_the_index_of_the_readme() -> None:
+    index = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where things are")[2]
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    assert pages - set(re.findall(r"`(docs/[\w-]+\.md)`", index)) == set()

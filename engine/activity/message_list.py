@@ -9,9 +9,9 @@ At most `_LOOKED_MAX` messages are looked at for a page. When a filter by status
 page is short, and the next one goes on from there. One organisation has one page made at a time in a process;
 the others wait for it.
 
-    ClickHouse does not answer, or the    Unavailable; the same page may be asked for again
-    filter needs longer than allowed
-    Redis does not answer                 Unavailable
+    the filter needs longer than allowed   Unavailable, which advises a shorter time
+    ClickHouse does not answer             Unavailable; the same page may be asked for again
+    Redis does not answer                  Unavailable
 """
 
 from __future__ import annotations

@@ -93,8 +93,13 @@ class Reports:
 
     async def backlog(self, queue: Queue) -> QueueBacklog:
         """What `GET /v1/admin/queues/{queue}` answers. Raises Unavailable."""
-        found = await self._status.backlog(queue, self._clock.now_us() // 1000)
-        known, missing = await _answered({"pause": self._status.queue_states()}, _SOURCES)
+        throughputs = {p.name: p.throughput for p in self._config.providers}
+        parts = {"pause": self._status.queue_states(), "ends_in_ms": self._status.takes(throughputs)}
+        known, missing = await _answered(parts, _SOURCES)
+        found = await self._status.backlog(queue, self._clock.now_us() // 1000, known.get("ends_in_ms"))
+        if not found.put_off:
+            # Then it does not depend on what providers take.
+            missing.pop("ends_in_ms", None)
         pauses, drains = known.get("pause", ({}, {}))
         return msgspec.structs.replace(
             found, pause=pauses.get(queue), drain=drains.get(queue), missing=missing
@@ -165,6 +170,7 @@ _SOURCES = {
     "nodes": "Redis",
     "flow": "Redis",
     "pause": "PostgreSQL",
+    "ends_in_ms": "PostgreSQL",
     "paused_organisations": "PostgreSQL",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,11 +10,11 @@ import msgspec
 from engine import redis_keys as keys
 from engine.activity.ports import ActivityStream
 from engine.disk_space import DiskSpace
-from engine.limits.records import DRAIN_S
 from engine.nodes.flow import Flow
 from engine.nodes.records import SeenNode
 from engine.organisations import Drain, Pause
 from engine.records import QUEUES, Queue
+from engine.stores.backlog_ends import Shard, Waits, Way, ends_in_ms
 from engine.stores.postgres.limits import LimitBook, PausedOrganisation
 from engine.stores.postgres.locks import blocker
 from engine.stores.postgres.losses import losses_in_all
@@ -159,7 +159,8 @@ class OrganisationBacklog(msgspec.Struct, frozen=True):
     # did; None when nothing did.
     segments_in_10_s: int
     share: float | None
-    # When the last of them will have left, milliseconds from now, by what left lately; None: nobody knows.
+    # When the last of them will have left, milliseconds from now: by what left lately, and what is put off by
+    # what its providers take; None: nobody knows.
     ends_in_ms: int | None
     # How many of the messages are put off, because their providers take no more now.
     put_off: int = 0
@@ -273,14 +274,28 @@ class StatusReader:
         async with self._pool.connection() as connection:
             return await webhook_status(connection, len(self._shards))
 
-    async def backlog(self, queue: Queue, now_ms: int) -> QueueBacklog:
-        """Who has a backlog in `queue`, in one round trip; `now_ms` is milliseconds since 1970."""
+    async def takes(self, throughputs: Mapping[str, float | None]) -> dict[str, float | None]:
+        """The segments a second of each provider that is not paused, None without a throughput; `throughputs`
+        has those of the configuration."""
+        plan = await Routing(self._pool).read()
+        return {
+            name: plan.throughput.get(name, configured)
+            for name, configured in throughputs.items()
+            if name not in plan.paused
+        }
+
+    async def backlog(
+        self, queue: Queue, now_ms: int, takes: Mapping[str, float | None] | None = None
+    ) -> QueueBacklog:
+        """Who has a backlog in `queue`, in one round trip; `now_ms` is milliseconds since 1970. `takes`: what
+        providers take, as the method of that name returns it; None: that is not known."""
         commands: list[Command] = [("ZCARD", keys.due_key(s, queue)) for s in self._shards]
         found = await self._link.batch(commands + [_backlog(queue, s) for s in self._shards])
         due, replies = sum(found[: len(commands)]), found[len(commands) :]
         replies = [reply for reply in replies if not isinstance(reply, ReplyError)]
         messages, paused, moved, put_off = (sum(reply[i] for reply in replies) for i in (0, 1, 2, 6))
-        rows = [_organisation(row, moved, now_ms) for reply in replies for row in reply[3]]
+        ends = ends_in_ms([_shard(reply) for reply in replies], takes or {})
+        rows = [_organisation(row, moved, now_ms, ends) for reply in replies for row in reply[3]]
         rows.sort(key=lambda o: (-o.messages, o.organisation_id))
         return QueueBacklog(queue, messages, paused, moved, rows[:_ORGANISATIONS_MAX], due, put_off)
 
@@ -301,8 +316,8 @@ class StatusReader:
         status = QueueStatus()
         for at in range(0, len(replies), _READS):
             first, due, dead, line = replies[at : at + _READS]
-            nothing: tuple[Any, ...] = (0, 0, 0, [], 0, 0, 0)
-            behind, parked, _, lists, in_hand, unread, _ = nothing if isinstance(line, ReplyError) else line
+            nothing: tuple[Any, ...] = (0, 0, 0, [], 0, 0)
+            behind, parked, _, lists, in_hand, unread = nothing if isinstance(line, ReplyError) else line[:6]
             status.in_hand += in_hand
             status.waiting += unread + behind
             status.paused += parked
@@ -310,15 +325,18 @@ class StatusReader:
             status.dead += dead
             if first:
                 status.oldest_ms = max(status.oldest_ms, now_ms - _ms(first[0][0]))
-            for _, _, _, oldest_us, _, _, is_paused, _ in lists:
+            for row in lists:
+                _, _, _, oldest_us, _, _, is_paused, *_ = row
                 if not is_paused:
                     status.oldest_ms = max(status.oldest_ms, now_ms - oldest_us // 1000)
         return status
 
 
-def _organisation(row: Sequence[Any], moved_of_all: int, now_ms: int) -> OrganisationBacklog:
+def _organisation(
+    row: Sequence[Any], moved_of_all: int, now_ms: int, ends: Mapping[int, int | None]
+) -> OrganisationBacklog:
     """One row of `backlog` in functions/queue; `moved_of_all`: segments that left all backlogs lately."""
-    organisation_id, messages, segments, oldest_us, moved, weight, paused, put_off = row
+    organisation_id, messages, segments, oldest_us, moved, weight, paused, put_off, *_ = row
     return OrganisationBacklog(
         organisation_id,
         messages,
@@ -328,9 +346,25 @@ def _organisation(row: Sequence[Any], moved_of_all: int, now_ms: int) -> Organis
         bool(paused),
         moved,
         share=round(moved / moved_of_all, 4) if moved_of_all else None,
-        ends_in_ms=segments * DRAIN_S * 1000 // moved if moved and not paused else None,
+        ends_in_ms=ends[organisation_id],
         put_off=put_off,
     )
+
+
+def _shard(reply: Sequence[Any]) -> Shard:
+    """What `backlog` in functions/queue replies of a shard, for `ends_in_ms`."""
+    waits = [
+        Waits(
+            organisation_id, float(weight), bool(paused), segments, left, turned, off,
+            {number: (messages, of_way) for number, messages, of_way in zip(*[iter(flat)] * 3, strict=True)},
+        )
+        for organisation_id, _, segments, _, left, weight, paused, _, turned, off, flat in reply[3]
+    ]  # fmt: skip
+    ways = [
+        Way(number, text.decode(), messages, float(weight), moved)
+        for number, text, messages, weight, moved in reply[7]
+    ]
+    return Shard(waits, ways)
 
 
 def _backlog(queue: Queue, shard: int) -> Command:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import cache
+from functools import cache, partial
 from typing import Annotated
 
 import msgspec
@@ -51,7 +51,7 @@ from supervisor.cli import (
 )  # fmt: skip
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
-from supervisor.cli.command_line import names, strict
+from supervisor.cli.command_line import advice, names, strict
 from supervisor.cli.send_file import Interrupted
 from supervisor.cli.text import command_sentence, readable, usage_sentence
 from supervisor.cli.waiting import waiting
@@ -110,7 +110,7 @@ def run(arguments: list[str]) -> int:
             code: int = command()(arguments, prog_name="smsengine", standalone_mode=False) or 0
     except typer.TyperException as e:
         # A group of commands without one of them says nothing: its help is printed by then.
-        if words := usage_sentence(e.format_message(), arguments):
+        if words := usage_sentence(e.format_message(), arguments, partial(advice, command(), arguments)):
             _complain(words)
         return 2
     except EngineError as e:
@@ -146,7 +146,7 @@ def root(
 def up(
     config: options.ConfigFile = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="With an organisation that has credit, and a simulated provider.")
+        bool, typer.Option("--demo", help="With a demo organisation that has credit, and a simulator.")
     ] = False,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address of the API.  \\[default: 127.0.0.1:8080]")
@@ -164,8 +164,8 @@ def up(
 ) -> None:
     """Start the engine and whatever it needs; Ctrl-C stops it again.
 
-    For Redis, PostgreSQL and ClickHouse the configuration names no URL of, a
-    server of its own is started, with its data in the data directory.
+    For each of Redis, PostgreSQL and ClickHouse that the configuration gives no
+    URL of, it starts a server of its own, whose data is in the data directory.
 
     On SIGHUP (smsengine reload) the configuration is read again, and when it is right the
     workers and the API are replaced by ones that have it, one process after another:
@@ -197,7 +197,7 @@ def up(
 @options.engine_options("data_dir", "as_json")
 def reload(
     timeout: Annotated[
-        int, typer.Option(min=1, max=3600, metavar="SECONDS", help="How long to wait for the end of it.")
+        int, typer.Option(min=1, max=3600, metavar="SECONDS", help="How long to wait until it is in force.")
     ] = 600,
     *,
     engine: options.EngineOptions,
@@ -223,11 +223,11 @@ def reload(
 @options.engine_options("data_dir", "as_json")
 def log_level(
     level: Annotated[str, typer.Argument(metavar="LEVEL", help="debug, info, warning or error.")],
-    role: Annotated[str, typer.Option(metavar="ROLE", help="Only the processes of this role.")] = "",
+    role: Annotated[str, typer.Option(metavar="ROLE", help="Only processes of this role; else all.")] = "",
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Have the running processes of this node log from another level on, and say what it was.
+    """Set the log level of the running processes of this node, and print the one before.
 
     A process that starts later, after a restart or a reload, has the level of the configuration.
 

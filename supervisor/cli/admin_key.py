@@ -40,12 +40,12 @@ class _Keys(msgspec.Struct, frozen=True, kw_only=True):
 @app.command()
 @options.admin_options
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Who or what has it; one at a time.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who or what uses it; each name once.")],
     scope: Annotated[
         list[str],
         typer.Option(
             metavar="SCOPE",
-            help="What it is good for, as listed above; may be given several times.",
+            help="What the key allows, as listed above; may be given several times.",
         ),
     ],
     expires: Annotated[
@@ -92,7 +92,7 @@ def create(
 def list_keys(*, engine: options.EngineOptions) -> None:
     """List the admin keys, the newest first; with --json one object a line.
 
-    The key of the configuration, which is good for all, is not among them.
+    The key of the configuration, which allows everything, is not among them.
 
     [bold]Example[/bold]
 
@@ -130,7 +130,7 @@ def revoke(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Make an admin key good for nothing, within about a second and for good.
+    """Revoke an admin key, for good: within about a second every call with it is refused.
 
     [bold]Example[/bold]
 

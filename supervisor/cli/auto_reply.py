@@ -21,10 +21,16 @@ app = typer.Typer(
 
 Action = Annotated[str, typer.Argument(metavar="ACTION", help="stop, start or help.")]
 Number = Annotated[
-    str, typer.Option(metavar="NUMBER", help="The number that was written to; without it, all others.")
+    str,
+    typer.Option(
+        metavar="NUMBER", help="Of ours, that was written to; without it, all without a reply of their own."
+    ),
 ]
 Language = Annotated[
-    str, typer.Option(metavar="CODE", help="Language of the word, such as de; without it, all others.")
+    str,
+    typer.Option(
+        metavar="CODE", help="Language of the word, such as de; without it, all without a reply of their own."
+    ),
 ]
 
 

@@ -24,10 +24,10 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
 @options.admin_options
 def changes(
     key: Annotated[
-        str, typer.Option(metavar="NAME", help="Only those made with this admin key; configuration: its own.")
+        str, typer.Option(metavar="NAME", help="Only those made with this key; configuration: its own key.")
     ] = "",
     organisation: Annotated[
-        int | None, typer.Option(metavar="ID", min=1, help="Only those of this one.")
+        int | None, typer.Option(metavar="ID", min=1, help="Only changes of this organisation.")
     ] = None,
     path: Annotated[
         str, typer.Option(metavar="PATH", help="Only calls whose path begins so: /v1/admin/prices.")

@@ -8,6 +8,7 @@ had not been given.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ ONLY_WITH = {
     "status": {"interval": "watch"},
 }
 
+# What an argument too many was probably meant for: by option, how its value looks.
+_GROUP = "status|queue|provider|country|organisation|reference|minute|hour|day"
+_MEANT = {
+    "organisation": r"[0-9]{1,19}",
+    "queue": "express|normal",
+    "by": rf"(?:{_GROUP})(?:,(?:{_GROUP}))*",
+}
+
 
 def strict(command: Any) -> Any:
     """The command, which refuses such a command line with a ConfigError from now on, as those below it do."""
@@ -49,11 +58,32 @@ def strict(command: Any) -> Any:
 
 def names(command: Any, arguments: Sequence[str]) -> dict[str, str]:
     """How the help of the command that these arguments name calls its parameters, by their names in it."""
+    return {parameter.name: _shown(parameter) for parameter in _named(command, arguments)[0].params}
+
+
+def advice(command: Any, arguments: Sequence[str], stray: str) -> str:
+    """What to do about `stray`, an argument that the command which `arguments` name does not take: the option
+    that was probably meant; else, of a command that takes options alone, where they are listed; else ""."""
+    leaf, path = _named(command, arguments)
+    given = {argument.partition("=")[0] for argument in arguments}
+    for parameter in leaf.params:
+        option = _shown(parameter)
+        looks = _MEANT.get(parameter.name) if isinstance(parameter, TyperOption) else None
+        if looks and option not in given and re.fullmatch(looks, stray, re.ASCII):
+            return f"did you mean {option} {stray}?"
+    if any(isinstance(parameter, TyperArgument) for parameter in leaf.params):
+        return ""
+    return f"`{path}` takes options alone, and `{path} --help` lists them."
+
+
+def _named(command: Any, arguments: Sequence[str]) -> tuple[Any, str]:
+    """The command that these arguments name, and its path."""
+    path = "smsengine"
     for word in arguments:
         if word not in getattr(command, "commands", {}):
             break
-        command = command.commands[word]
-    return {parameter.name: _shown(parameter) for parameter in command.params}
+        command, path = command.commands[word], f"{path} {word}"
+    return command, path
 
 
 def _check(given: Mapping[str, Any], order: list[Any], path: str) -> None:

@@ -30,7 +30,7 @@ class _NewRules(msgspec.Struct, frozen=True, kw_only=True):
 @app.command("list")
 @options.admin_options
 def list_rules(*, engine: options.EngineOptions) -> None:
-    """List what destinations take; the longest prefix that matches counts, and others take any sender.
+    """List which senders destinations take. The longest prefix that matches counts; all others take any.
 
     [bold]Example[/bold]
 
@@ -44,12 +44,14 @@ def list_rules(*, engine: options.EngineOptions) -> None:
 def set_rules(
     changes: Annotated[
         list[str],
-        typer.Argument(metavar="PREFIX=KINDS...", help="Kinds: name, short, long with commas; none; any."),
+        typer.Argument(
+            metavar="PREFIX=KINDS...", help="Kinds: name, short, long, with commas between; or none, or any."
+        ),
     ],
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Set what destinations take, all in one step; the others stay.
+    """Set which senders destinations take, all in one step; other rules stay.
 
     [bold]name[/bold] is a sender of characters, [bold]short[/bold] one of up to 8 digits, [bold]long[/bold] a
     phone number. With [cyan]none[/cyan] nothing is sent there, [cyan]any[/cyan] takes a rule back. An empty

@@ -36,18 +36,21 @@ _Format = StrEnum("_Format", ("CSV", "JSONL", "PARQUET"))
 _Rows = StrEnum("_Rows", ("MESSAGES", "EVENTS"))
 
 
-_Organisation = Annotated[int, typer.Argument(metavar="ORGANISATION", min=1, help="Its id.")]
+_Organisation = Annotated[
+    int, typer.Argument(metavar="ORGANISATION", min=1, help="Its id: see `smsengine org list`.")
+]
 _Since = Annotated[
     str, typer.Option(metavar="TIME", help="Accepted from then on: a time, or 30d, 12h, 5m ago.")
 ]
-_Until = Annotated[str | None, typer.Option(metavar="TIME", help="And before then; now if absent.")]
+_Until = Annotated[str | None, typer.Option(metavar="TIME", help="Accepted before then; now if absent.")]
 _Queue = Annotated[str, typer.Option(metavar="QUEUE", help="Only those of this queue.")]
-_RowsOption = Annotated[_Rows, typer.Option(help="What has a row each.")]
+_RowsOption = Annotated[_Rows, typer.Option(help="What a row is: a message, or an event of one.")]
 _FormatOption = Annotated[
-    _Format | None, typer.Option("--format", help="By the end of the name of the file if absent, else csv.")
+    _Format | None, typer.Option("--format", help="Without it, what the name of the file ends in, else csv.")
 ]
 _OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Standard output if absent.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Where to write; without it, standard output."),
 ]
 
 
@@ -65,8 +68,8 @@ def export(
 ) -> None:
     """Write the messages of an organisation that were accepted in a period as CSV, JSON lines or Parquet.
 
-    Of any size: it is written as it comes. The file has its name only when it
-    is whole. Periods begin and end at quarters of an hour. An organisation gets
+    It may be of any size: it is written as it comes. The file gets its name when
+    it is whole. Periods begin and end at quarters of an hour. An organisation gets
     its own with GET /v1/reports/messages.
 
     [bold]Examples[/bold]

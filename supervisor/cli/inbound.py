@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 routes = typer.Typer(
-    help="Whose the messages to a number are: list, add, remove. In force for the next message.",
+    help="Who gets the messages to a number: list, add, remove. In force for the next message.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -28,7 +28,10 @@ _MESSAGES, _ROUTES = "/v1/admin/inbound-messages", "/v1/admin/inbound-routes"
 
 Number = Annotated[str, typer.Argument(metavar="NUMBER", help="The number or short code, digits.")]
 Keyword = Annotated[
-    str, typer.Option(metavar="WORD", help="The first word of the messages; without it, all others.")
+    str,
+    typer.Option(
+        metavar="WORD", help="Only messages that begin with it; without it, all that no other keyword has."
+    ),
 ]
 
 
@@ -113,7 +116,7 @@ def write(
 @routes.command("list")
 @options.admin_options
 def list_routes(*, engine: options.EngineOptions) -> None:
-    """List whose the messages to each number are.
+    """List which organisation gets the messages to each number.
 
     [bold]Example[/bold]
 
@@ -153,7 +156,7 @@ def add_route(
 @routes.command("remove")
 @options.admin_options
 def remove_route(number: Number, keyword: Keyword = "", *, engine: options.EngineOptions) -> None:
-    """Let the messages to a number, or those of a keyword, be nobody's.
+    """Give the messages to a number, or those with a keyword, to no organisation any more.
 
     [bold]Example[/bold]
 

@@ -148,7 +148,7 @@ def estimate(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Say what a message would come to: encoding, segments, units, and whether it would be accepted.
+    """Say what a message would cost: encoding, segments, units, and whether it would be accepted.
 
     Nothing is sent. Exit code 1 if it would not be accepted.
 
@@ -191,8 +191,10 @@ def list_messages(
     reference: Annotated[str, typer.Option(metavar="TEXT", help="Only those with this reference.")] = "",
     queue: Annotated[Queue | None, typer.Option(help="Only those of this queue.")] = None,
     batch: Annotated[str, typer.Option(metavar="ID", help="Only those of this batch.")] = "",
-    since: Annotated[str, typer.Option(metavar="TIME", help="Accepted from then on.")] = "",
-    until: Annotated[str, typer.Option(metavar="TIME", help="Accepted before then.")] = "",
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="Accepted from then on: 2026-12-01T00:00:00Z.")
+    ] = "",
+    until: Annotated[str, typer.Option(metavar="TIME", help="Accepted before then; now if absent.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 100,
     *,
     engine: options.EngineOptions,

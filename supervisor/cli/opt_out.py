@@ -114,7 +114,7 @@ def import_file(
     """Add all numbers of a file, of any size. Repeating it changes nothing, also after an interruption.
 
     They are added some at a time, and are in force as they are added. Where the engine is
-    busy or a store is away, it goes on when it can, and gives up after two minutes in vain.
+    busy or a store is away, it goes on when it can, and gives up after two minutes without success.
 
     The column is called number, phone, to, msisdn, recipient or mobile; without
     a header it is the first. A line without a phone number is named, and nothing

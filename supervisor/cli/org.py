@@ -122,7 +122,7 @@ def balance(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Show the credit: paid in and not spent, of that held for messages under way, available.
+    """Show the credit in units: paid in and not spent, held of that for messages under way, available.
 
     [bold]Example[/bold]
 

@@ -27,10 +27,15 @@ def adjust(
     organisation: Id,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for people to read.")],
     reference: Annotated[
-        str, typer.Option(metavar="TEXT", help="Your name for it; the same one never counts twice.")
+        str,
+        typer.Option(metavar="TEXT", help="Your name for the adjustment; the same one never counts twice."),
     ],
-    give: Annotated[int | None, typer.Option(metavar="UNITS", min=1, max=_MOST, help="To give.")] = None,
-    take: Annotated[int | None, typer.Option(metavar="UNITS", min=1, max=_MOST, help="To take.")] = None,
+    give: Annotated[
+        int | None, typer.Option(metavar="UNITS", min=1, max=_MOST, help="Units to give.")
+    ] = None,
+    take: Annotated[
+        int | None, typer.Option(metavar="UNITS", min=1, max=_MOST, help="Units to take.")
+    ] = None,
     *,
     engine: options.EngineOptions,
 ) -> None:

@@ -35,13 +35,14 @@ class _Keys(msgspec.Struct, frozen=True, kw_only=True):
 
 _Scopes = Annotated[
     list[str],
-    typer.Option(metavar="SCOPE", help="What it is good for: send, read, admin; without it, send and read."),
+    typer.Option(metavar="SCOPE", help="What the key allows: send, read, admin; without it, send and read."),
 ]
 _Expires = Annotated[
     str | None, typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now.")
 ]
 _Rotate = Annotated[
-    int | None, typer.Option(metavar="KEY_ID", min=1, help="Make one like that key, which ends then.")
+    int | None,
+    typer.Option(metavar="KEY_ID", min=1, help="Make a key like that one, which ends after --overlap."),
 ]
 _Overlap = Annotated[
     str, typer.Option(metavar="TIME", help="With --rotate: how long that key is still good.")

@@ -47,7 +47,7 @@ class _Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def limits(
     organisation: Id,
     weight: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Its share of a queue: 0.1 to 100, 1 for all others.")
+        str | None, typer.Option(metavar="NUMBER", help="Its share of a queue: 0.1 to 100; of others 1.")
     ] = None,
     backlog_max: Annotated[
         str | None,

@@ -14,8 +14,12 @@ from supervisor.cli.org_limits import Id
 
 # How a list is given to be changed: nothing at all, and everything.
 _ANY, _NONE = "any", "none"
-_LIST = typer.Option(metavar="SENDER", help="A sender that it may use, again and again; any: all of them.")
-_PREFIXES = typer.Option(metavar="PREFIX", help="Where it may send, such as +49, again and again; any.")
+_LIST = typer.Option(
+    metavar="SENDER", help="A sender that it may use; may be given several times. any: every sender."
+)
+_PREFIXES = typer.Option(
+    metavar="PREFIX", help="Where it may send, such as +49; may be given several times. any: everywhere."
+)
 
 
 @options.admin_options
@@ -23,7 +27,8 @@ def senders(
     organisation: Id,
     allow: Annotated[list[str], _LIST] = [],  # noqa: B006 - typer makes a new one for each call
     default: Annotated[
-        str, typer.Option(metavar="SENDER", help="For messages that name none; none: the provider's.")
+        str,
+        typer.Option(metavar="SENDER", help="Sender of messages that name none; none: the provider's own."),
     ] = "",
     destination: Annotated[list[str], _PREFIXES] = [],  # noqa: B006 - the same
     *,

@@ -56,7 +56,8 @@ def problems(
 ) -> None:
     """Show what providers sent that was not understood: how often, when last, and how it looked.
 
-    A provider's new habit shows here first. Texts, numbers and secrets are masked in the samples.
+    When a provider changes what it sends, you see it here first. Texts, numbers and secrets are
+    masked in the samples.
 
     [bold]Examples[/bold]
 

@@ -88,13 +88,15 @@ def show_queue(
 ) -> None:
     """Show the organisations with a backlog in a queue, the longest first.
 
-    They take turns, by their weights. [bold]share[/bold]: of all segments that left
-    backlogs in the last ten seconds. [bold]ends in[/bold]: when the last message of this
-    one will have left, at that pace. [bold]oldest[/bold]: how long it has waited.
+    They take turns, by their weights. Messages that are put off, because their provider takes no
+    more now, are counted too. Not counted are those that lie ready to be sent, and those that are
+    not due yet: scheduled, or to be tried again. [cyan]smsengine status[/cyan] counts everything that waits.
 
-    What is put off, because its provider takes no more now, is among it. What lies ready to be
-    sent, whoever it belongs to, is not, nor what is not due yet: scheduled, or to be tried again.
-    [cyan]smsengine status[/cyan] counts everything that waits.
+    [bold]oldest[/bold]   how long the oldest message has waited
+    [bold]share[/bold]    its part of all segments that left backlogs in the last ten seconds
+    [bold]ends in[/bold]  in how long its last message leaves: at the pace of the last ten seconds, and, for
+    what is put off, by the throughput of the provider; unknown where neither is known, as
+    of a provider that is paused or takes nothing
 
     [bold]Examples[/bold]
 
@@ -194,14 +196,14 @@ def drain(
 @options.admin_options
 def scale(
     queue: _Name,
-    processes: Annotated[str, typer.Argument(metavar="N", help=f"0 to 256, or {_AS_CONFIGURED}.")],
+    processes: Annotated[str, typer.Argument(metavar="N", help=f"Workers: 0 to 256, or {_AS_CONFIGURED}.")],
     node: Annotated[
         str, typer.Option(metavar="NAME", help="Which node; without it, the one of the data directory.")
     ] = "",
     concurrency: Annotated[
         str,
         typer.Option(
-            metavar="C", help=f"Sends in flight in each: 1 to 10000, or {_AS_CONFIGURED}; else as it is."
+            metavar="C", help=f"Sends in flight in each: 1 to 10000, or {_AS_CONFIGURED}; without it, as now."
         ),
     ] = "",
     force: Annotated[
@@ -210,7 +212,7 @@ def scale(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Let a node have so many workers of a queue, at once and until something else is printed.
+    """Set how many workers of a queue a node has, at once and until another number is set.
 
     It counts in place of the number in the configuration, also after a reload or a restart of
     the node; [cyan]smsengine status[/cyan] shows both. N [cyan]as-configured[/cyan] ends that, for the

@@ -51,15 +51,20 @@ _By = Annotated[
 _Since = Annotated[
     str, typer.Option(metavar="TIME", help="Accepted from then on: a time, or 30d, 12h, 5m ago.")
 ]
-_Until = Annotated[str | None, typer.Option(metavar="TIME", help="And before then; now if absent.")]
-_TimeZone = Annotated[str, typer.Option(metavar="ZONE", help="Of hours and days: Europe/Berlin.")]
-_Organisation = Annotated[int | None, typer.Option(metavar="ID", min=1, help="Only those of this one.")]
+_Until = Annotated[str | None, typer.Option(metavar="TIME", help="Accepted before then; now if absent.")]
+_TimeZone = Annotated[str, typer.Option(metavar="ZONE", help="Whose hours and days they are: Europe/Berlin.")]
+_Organisation = Annotated[
+    int | None, typer.Option(metavar="ID", min=1, help="Only messages of this organisation.")
+]
 _Queue = Annotated[str, typer.Option(metavar="QUEUE", help="Only those of this queue.")]
 _Provider = Annotated[str, typer.Option(metavar="NAME", help="Only those that ended with this provider.")]
 _Country = Annotated[str, typer.Option(metavar="CODE", help="Only those to this country: DE.")]
 _Campaign = Annotated[
     str,
-    typer.Option(metavar="NAME", help="Only those whose reference is this, or begins with it and a mark."),
+    typer.Option(
+        metavar="NAME",
+        help="Only those whose reference is this, or begins with it and one of - _ / : . or a blank.",
+    ),
 ]
 _Order = Annotated[
     str,
@@ -67,7 +72,9 @@ _Order = Annotated[
         metavar="ORDER", help="time; messages: the largest first; failure, latency: the worst first."
     ),
 ]
-_MessagesMin = Annotated[int, typer.Option(metavar="COUNT", min=0, help="Only groups of so many messages.")]
+_MessagesMin = Annotated[
+    int, typer.Option(metavar="COUNT", min=0, help="Only groups of at least so many messages.")
+]
 _Limit = Annotated[int, typer.Option(metavar="COUNT", min=1, help="How many groups at most.")]
 _AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, with all numbers.")]
 

@@ -43,7 +43,7 @@ class _Routes(msgspec.Struct, frozen=True, kw_only=True):
 Prefix = Annotated[
     str,
     typer.Argument(
-        metavar="PREFIX", help="Of the destination, such as +98; [cyan]all[/cyan] for all destinations."
+        metavar="PREFIX", help="How the number begins, such as +98; [cyan]all[/cyan] for all destinations."
     ),
 ]
 Sender = Annotated[str, typer.Option("--sender", metavar="ID", help="Only for messages with this sender id.")]

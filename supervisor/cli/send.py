@@ -35,15 +35,19 @@ To = Annotated[str, _one("NUMBER", "Recipient in E.164, e.g. +989121234567.")]
 Text = Annotated[str, _one("TEXT", "Text of the message.")]
 From = Annotated[str, _one("SENDER", "Sender shown to the recipient.", "--from")]
 QueueName = Annotated[Queue | None, _one(None, "Queue; normal unless the line says otherwise.")]
-Validity = Annotated[int | None, _one("SECONDS", "Not sent after this time.")]
+Validity = Annotated[
+    int | None, _one("SECONDS", "How long it may wait; without it, as the queue's setting says.")
+]
 SendAt = Annotated[str, _one("TIME", "Not sent before this, e.g. 2030-01-31T09:00:00Z.")]
-Reference = Annotated[str, _one("TEXT", "Your own name for it.")]
+Reference = Annotated[str, _one("TEXT", "Your own name for the message.")]
 Smart = Annotated[
     bool, _one(None, "Typographic quotes, dashes, spaces become those of GSM-7.", "--smart-encoding")
 ]
 File = Annotated[Path | None, _many("FILE", "CSV or JSONL file.")]
-Format = Annotated[FileFormat | None, _many(None, "When the name does not tell.", "--format")]
-Encoding = Annotated[str, _many("NAME", "When it is neither UTF-8 nor UTF-16, e.g. cp1256.")]
+Format = Annotated[
+    FileFormat | None, _many(None, "Format of the file, when its name does not say.", "--format")
+]
+Encoding = Annotated[str, _many("NAME", "Encoding of the file, when it is neither UTF-8 nor UTF-16: cp1256.")]
 Batch = Annotated[int, _many(None, "Messages a request.", least=1, most=BATCH_MAX)]
 InFlight = Annotated[int, _many(None, "Requests under way at once.", least=1, most=64)]
 RunKey = Annotated[str, _many("KEY", "Go on with a run that broke off; nothing is sent twice.")]

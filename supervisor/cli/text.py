@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from engine.written_numbers import plural
 
@@ -71,16 +71,20 @@ def span(ms: int) -> str:
     return f"{seconds // 86400} d"
 
 
-def usage_sentence(words: str, arguments: Sequence[str] = ()) -> str:
+def usage_sentence(
+    words: str, arguments: Sequence[str] = (), advice: Callable[[str], str] = lambda stray: ""
+) -> str:
     """What is wrong with a command line, as the library that reads it said it of these arguments. Whoever
-    types -50 means a number, which the library reads as the option -5, and names so."""
+    types -50 means a number, which the library reads as the option -5, and names so. `advice`: what to do
+    about an argument too many, a sentence from its middle on, or ""."""
     below = re.fullmatch(r"No such option: (-[0-9].*)", words)
     if below:
         number_given = next((given for given in arguments if given.startswith(below[1])), below[1])
         return f"A number here must not be below 0, as {number_given} is."
     unexpected = re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", words, re.DOTALL)
     if unexpected:
-        return f"Too many arguments: {unexpected[1]}."
+        rest = advice(unexpected[1])
+        return f"Too many arguments: {unexpected[1]}" + (f"; {rest}" if rest else ".")
     wrong = _WRONG_VALUE.match(words)
     if wrong is None:
         # A command of ours says the rest itself.

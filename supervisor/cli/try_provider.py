@@ -12,13 +12,14 @@ from supervisor.cli import options
 _WAIT_S_MAX = 3600.0
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the provider in the configuration.")]
-To = Annotated[str, typer.Option(metavar="NUMBER", help="A telephone of yours, e.g. +989121234567.")]
+To = Annotated[str, typer.Option(metavar="NUMBER", help="A telephone that you can look at: +989121234567.")]
 Text = Annotated[str, typer.Option(metavar="TEXT", help="Text of the message.")]
 Sender = Annotated[
-    str, typer.Option(metavar="SENDER", help="Sender shown to the recipient; many providers ask for one.")
+    str, typer.Option(metavar="SENDER", help="Sender that the recipient sees; many providers need one.")
 ]
 Timeout = Annotated[
-    float, typer.Option(metavar="SECONDS", help="How long to wait for the receipt; 0: do not wait.")
+    float,
+    typer.Option(metavar="SECONDS", help="How long to wait for the receipt: up to 3600; 0: not at all."),
 ]
 
 
@@ -35,25 +36,25 @@ def trial(
 ) -> None:
     """Send one message through one provider, and show each step on the wire.
 
-    The first thing to do with a new provider. It is a real message to a real
-    telephone, past the queues: nobody is charged, it is in no history, and
-    `throughput` does not count it. The engine may run or not; without --config
-    the provider is that of the engine that runs in the data directory.
+    Try a new provider with it before any route names the provider. The message is
+    real: it goes to the telephone that --to names, and the provider may charge for
+    it. It goes through no queue: no organisation pays for it, no history has it, and
+    `throughput` does not count it. The engine need not run. Without --config, the
+    provider is that of the engine that runs in the data directory.
 
-    It shows the connection, what was sent (SMPP: the fields of each PDU, and
-    the whole in hex; HTTP: the request), what was answered, and what the engine
-    makes of that. Then it waits for the receipt and shows whether its id meets
-    the message, by the setting receipt_ids. Secrets are masked.
+    It shows the connection, what was sent (SMPP: the fields of each PDU, and all of
+    it in hex; HTTP: the request), what the provider answered, and what the engine
+    makes of it. Then it waits for the receipt, and shows whether its id is that of
+    the message by the setting `receipt_ids`. Passwords and keys are masked.
 
-    An SMPP receipt comes on the session of the test, or on one of the engine's
-    when that runs. The provider must allow one session more. Receipts of other
-    messages that come to the test are refused for now, and the provider sends
-    them again. An HTTP receipt is pushed to the engine, which must run. What
-    comes to the engine finds no message there, and after a quarter of an hour
-    it is counted as receipt_unmatched.
+    SMPP: the provider must allow one more session. The receipt comes on that of the
+    test, or on one of the engine. Receipts of other messages that come to the test
+    are refused for now, and the provider sends them again. HTTP: the provider sends
+    the receipt to the engine, which must run. The engine does not know the message,
+    and counts the receipt as `receipt_unmatched` after a quarter of an hour.
 
-    Exit code 0: accepted, with its receipt where one was waited for. 1: refused,
-    not known, or no receipt. 2: it cannot be tried. With --json one line a step.
+    Exit code 0: accepted, with its receipt if one was waited for. 1: refused, not
+    known, or no receipt. 2: the test cannot be made. With --json one line a step.
 
     [bold]Examples[/bold]
 

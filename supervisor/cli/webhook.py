@@ -175,7 +175,7 @@ def set_events(
 @app.command()
 @options.admin_options
 def remove(organisation: _Organisation, endpoint: _EndpointId, *, engine: options.EngineOptions) -> None:
-    """Tell an endpoint nothing more; what waits for it has failed.
+    """Remove an endpoint: it is told nothing more, and the deliveries that wait for it have failed.
 
     [bold]Example[/bold]
 
@@ -289,7 +289,7 @@ def replay(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Make deliveries again that have failed, now.
+    """Try failed deliveries again, now.
 
     Exit code 1 when one of them is not there any more.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -12,10 +13,13 @@ from engine.activity.blocks import block_of
 from engine.activity.message_list import MessageLists
 from engine.activity.records import ActivityEntry, MessageFilter
 from engine.batches import Batch, batch_from, batch_of
+from engine.errors import Unavailable
 from engine.ids import MessageIds
 from engine.records import Event
 from engine.redis_keys import activity_key
 from engine.shards import shard_of
+from engine.stores.clickhouse import message_list
+from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.message_list import ClickHouseMessageList
 from engine.stores.redis.archive_progress import RedisArchiveProgress
 from engine.stream_id import StreamId
@@ -120,6 +124,47 @@ async def test_a_list_says_up_to_when_it_knows_everything(listed: Listed) -> Non
     page = await listed.lists.page(ACME, MessageFilter(), "", 10)
     # Two seconds before the oldest entry that is not archived.
     assert page.as_of[:19] == "2026-11-22T08:25:58"
+
+
+async def test_a_list_that_takes_too_long_advises_a_shorter_time(
+    listed: Listed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = await listed.archive(listed.rows(T0, *[("accepted",)] * 8))
+    monkeypatch.setattr(message_list, "_QUERY_S", 0.2)
+    monkeypatch.setattr(message_list, "_PATIENCE_S", 60.0)
+    slow = message_list._MATCHING + " AND sleepEachRow(0.1) = 0"
+    monkeypatch.setattr(message_list, "_MATCHING", slow)
+    with pytest.raises(Unavailable) as ended:
+        await listed.page()
+    assert ended.value.public == (
+        "ClickHouse has ended a query that took too long;"
+        " a list of a shorter time (`since`, `until`) is found faster."
+    )
+    with pytest.raises(Unavailable, match=r"that took too long\.$"):
+        await listed.page(batch=batch_from(names[0], 0, 8))
+
+
+async def test_a_list_without_clickhouse_says_that_it_is_away_and_advises_no_shorter_time(
+    listed: Listed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_list, "_QUERY_S", 0.2)
+    monkeypatch.setattr(message_list, "_PATIENCE_S", 0.2)
+    with socket.socket() as away, socket.socket() as frozen:
+        for one in (away, frozen):
+            one.bind(("127.0.0.1", 0))
+        # Connections are made, and nobody ever answers.
+        frozen.listen()
+        for server, sentence in (
+            (away, "ClickHouse cannot be reached: nothing listens there."),
+            (frozen, "ClickHouse gives no answer within 0.4 s."),
+        ):
+            store = ClickHouseActivityStore(f"http://127.0.0.1:{server.getsockname()[1]}")
+            lists = MessageLists(ClickHouseMessageList(store), listed.lists._progress, SHARDS, lambda: T0)
+            with pytest.raises(Unavailable) as failed:
+                await lists.page(ACME, MessageFilter(), "", 10)
+            assert failed.value.public == sentence
+            assert failed.value.retry_after >= 1
+            await store.close()
 
 
 @pytest.mark.parametrize("archived", [True, False])

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
+from engine.activity.message_list import MessageLists
 from engine.organisations import NewOrganisation
+from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.clickhouse.message_list import ClickHouseMessageList
 from engine.stores.postgres.directory import Directory
+from engine.stores.redis.archive_progress import RedisArchiveProgress
+from engine.stores.redis.link import RedisLink
 from tests.api.world import ADMIN_KEY, DRAFT, DeskIngest, services_with, serving
 
 
@@ -74,6 +80,26 @@ async def test_a_late_answer_names_the_store_that_is_away_and_says_what_fits_the
         parts["postgres"] = "ok"
         reply = (await api.ask(method, path, body, key=key, **headers))[2]
         assert reply["detail"].startswith("The request was not answered within 0.2 seconds")
+
+
+async def test_a_list_without_clickhouse_is_503_with_retry_after_and_says_so(
+    directory: Directory, acme: NewOrganisation, streams_url: str
+) -> None:
+    link = RedisLink(streams_url, timeout_s=60, name="lists")
+    # Nobody listens there.
+    store = ClickHouseActivityStore("http://127.0.0.1:9")
+    lists = MessageLists(ClickHouseMessageList(store), RedisArchiveProgress(link, 16), 16, time.time_ns)
+    async with serving(await services_with(directory, lists=lists), acme.api_key) as api:
+        operators = f"/v1/admin/organisations/{acme.id}/messages"
+        for path, key, where in (
+            ("/v1/messages", acme.api_key, ""),
+            (operators, ADMIN_KEY, " at http://127.0.0.1:9"),
+        ):
+            status, headers, reply = await api.ask("GET", path, key=key)
+            assert (status, reply["code"], headers["Retry-After"]) == (503, "unavailable", "1")
+            assert reply["detail"] == f"ClickHouse{where} cannot be reached: nothing listens there."
+    await store.close()
+    await link.close()
 
 
 async def test_only_a_call_that_reads_for_long_ends_when_its_caller_hangs_up(

@@ -1,5 +1,7 @@
 """Messages and batches are canceled while workers, ingest, ledger and Redis are killed and frozen.
 
+    make chaos [MINUTES=3] [SEED=1]
+
 At the end each message is canceled or sent, never both, and the books say the same.
 """
 
@@ -19,6 +21,7 @@ from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import Engine, answer
 from tests.system.faults import assert_clean, fetch_processes
 
+# Each message is looked at afterwards, so it is two minutes at most.
 SECONDS = min(120.0, 60 * float(os.environ.get("MINUTES", "1")))
 # Segments a second that the provider takes: about as many as are sent.
 RATE = 300

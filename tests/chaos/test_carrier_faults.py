@@ -1,6 +1,6 @@
 """Everything a carrier can do wrong, under express traffic, while another carrier is well.
 
-    make chaos [MINUTES=3] [SEED=1]
+    make outages
 
 Nothing accepted is lost, nothing is charged that no carrier took, and express keeps its time:
 all but the messages in flight when the trouble began (and those that probe whether it is over)

@@ -1,7 +1,7 @@
 // Tables that keep their rows: an update changes only the cells that differ, so that focus, selection and
 // the place of a pointer stay where they are while numbers move.
 
-import { button, fill, h, state } from "./dom.js";
+import { button, fill, h, say, state } from "./dom.js";
 import { json } from "./format.js";
 
 /** Columns: `title`, `cell(row)` → a text, a number, a node, {text, tone} for a state, or {text, href} for a
@@ -20,6 +20,11 @@ export class Table {
     this._region = h("div", { class: "table", role: "region", tabindex: "0", "aria-label": caption },
       h("table", {}, h("caption", { class: "visually-hidden" }, caption), h("thead", {}, head), this._body));
     this.element = h("div", { class: "block" }, this._region, this._empty);
+  }
+
+  /** What is said while there are no rows, from now on. */
+  sayEmpty(text) {
+    say(this._empty, text);
   }
 
   /** Show these rows, in this order. */

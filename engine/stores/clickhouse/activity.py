@@ -267,15 +267,19 @@ class ClickHouseActivityStore(ClickHouseAdapter):
         return dict(zip(organisations, map(Units, *units), strict=True)), sum(counts)
 
     async def ask(
-        self, query: str, parameters: Mapping[str, Any], timeout_s: float
+        self, query: str, parameters: Mapping[str, Any], timeout_s: float, patience_s: float = 0.0
     ) -> Sequence[Sequence[Any]]:
-        """The rows of an answer about many events; read on few threads, and ended as `units_between`."""
+        """The rows of an answer about many events; read on few threads, and ended as `units_between`.
+
+        The answer is waited for `patience_s` seconds longer than the query may take: so a server that has
+        ended it can say so (TooSlow), and is not taken for one that is away.
+        """
         settings = {
             "max_threads": _UNITS_THREADS,
             "max_execution_time": timeout_s,
             "max_bytes_before_external_group_by": _GROUPED_BYTES,
         }
-        async with answering(self._url, timeout_s):
+        async with answering(self._url, timeout_s + patience_s):
             client = await self._connected()
             found = await client.query(query, parameters=dict(parameters), settings=settings)
         rows: Sequence[Sequence[Any]] = found.result_rows

@@ -40,7 +40,13 @@ _TO_ACT_ON = {
 
 # Of these the server's own text names the grant or the setting.
 _IN_FULL = (452, 497)
+# The server ended a query at the bound that it was given for it.
+_TOO_SLOW = 159
 _REASON = re.compile(r"DB::Exception: (?:[^:]{1,100}: )?(.*?)(?:\. \([A-Z_]+\)|$)", re.DOTALL)
+
+
+class TooSlow(Unavailable):
+    """The server answers, and has ended a query that took longer than it may."""
 
 
 class ClickHouseUrl(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +135,11 @@ def _tls(url: ClickHouseUrl) -> dict[str, Any]:
 
 @asynccontextmanager
 async def answering(url: ClickHouseUrl, timeout_s: float) -> AsyncIterator[None]:
-    """Give this block a deadline; raise its failures as Unavailable or ConfigError."""
+    """Give this block a deadline; raise its failures as Unavailable or ConfigError.
+
+    Of a query that the server has ended for its time they are TooSlow. After `timeout_s` nobody knows whether
+    the server is slow or away, so that is a plain Unavailable.
+    """
     try:
         with timed(CLICKHOUSE):
             async with asyncio.timeout(timeout_s):
@@ -143,6 +153,8 @@ async def answering(url: ClickHouseUrl, timeout_s: float) -> AsyncIterator[None]
             if code in _IN_FULL:
                 what += f" ({_reason(e)})"
             raise ConfigError(f"ClickHouse at {url.shown} refuses: {what}.") from e
+        if code == _TOO_SLOW:
+            raise TooSlow(f"ClickHouse at {url.shown} has ended a query that took too long.") from e
         if isinstance(e, ProgrammingError):
             # Without a request: the client knows from the server that a setting cannot be changed.
             raise ConfigError(f"ClickHouse at {url.shown} cannot be used: {_sentence(e)}.") from e

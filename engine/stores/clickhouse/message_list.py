@@ -2,7 +2,14 @@
 
 The table is kept in the order of organisation, time of acceptance and id, so a page is read from where it
 begins, backwards, as far as it needs. `to` and `reference` have indexes that pass over granules without them
-(migration 0008). Reads alone; a query that takes longer than `_QUERY_S` is ended by the server.
+(migration 0008). Reads alone.
+
+    the query takes longer than `_QUERY_S`   the server ends it and says so: Unavailable, which says that a
+                                             shorter time is found faster
+    the server is away                       Unavailable, which says that it cannot be reached
+    frozen, or it never answers              Unavailable `_PATIENCE_S` later: it gives no answer
+
+In the last two a shorter time would help nobody. All may be asked again.
 """
 
 from __future__ import annotations
@@ -14,12 +21,12 @@ from engine import ids
 from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.records import MessageFilter, MessageKey
 from engine.batches import Batch
-from engine.errors import Unavailable
 from engine.records import ActivityRow
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.clickhouse.client import TooSlow
 
-# The deadline of a query, seconds.
-_QUERY_S = 6.0
+# How long a query may take, and how much later the server's word that it took longer may come, seconds.
+_QUERY_S, _PATIENCE_S = 6.0, 1.0
 
 _MATCHING = """
 SELECT message_id FROM activity
@@ -72,7 +79,15 @@ class ClickHouseMessageList:
         for column in ("reference", "queue"):
             if value := getattr(wanted, column):
                 add(f"`{column}` = {{{column}:String}}", **{column: value})
-        rows = await self._ask(_MATCHING + "".join(conditions) + _ORDER, given)
+        try:
+            query = _MATCHING + "".join(conditions) + _ORDER
+            rows = await self._store.ask(query, given, _QUERY_S, _PATIENCE_S)
+        except TooSlow as e:
+            if wanted.batch is not None:
+                # All of a batch was accepted at one time.
+                raise
+            detail = f"{e.detail.rstrip('.')}; a list of a shorter time (`since`, `until`) is found faster."
+            raise TooSlow(detail, e.retry_after) from e
         return [str(message_id) for (message_id,) in rows]
 
     async def rows_of(self, messages: Sequence[MessageKey]) -> Mapping[MessageKey, Sequence[ActivityRow]]:
@@ -88,10 +103,3 @@ class ClickHouseMessageList:
         assert at_us is not None
         keys = [MessageKey(organisation_id, message_id, at_us) for message_id in found]
         return [row for rows in (await self.rows_of(keys)).values() for row in rows]
-
-    async def _ask(self, query: str, given: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        try:
-            return await self._store.ask(query, given, _QUERY_S)
-        except Unavailable as e:
-            detail = f"{e.detail.rstrip('.')}; a list of a shorter time (`since`, `until`) is found faster."
-            raise Unavailable(detail, e.retry_after) from e

@@ -94,3 +94,34 @@ def test_the_menu_of_a_phone_opens_and_closes(
         expect(visitor.page.locator("h1")).to_have_text("Queues")
         expect(menu).to_be_hidden()
         visitor.check_console()
+
+
+def test_without_an_endpoint_nothing_is_said_to_be_delivered_but_how_to_make_one(
+    browser: Browser, engine: Engine
+) -> None:
+    admin = Caller(engine.admin_url, engine.admin_key)
+    made = admin.call("POST", "/v1/admin/organisations", {"name": "Told nothing"})[1]
+    for key, path, how in (
+        (engine.admin_key, f"?organisation={made['id']}", f"run smsengine webhook add {made['id']} https"),
+        (made["api_key"], "", "call POST /v1/webhook-endpoints"),
+    ):
+        with Visitor(browser, engine) as visitor:
+            visitor.log_in(key)
+            visitor.open(f"webhooks{path}")
+            page = visitor.page.locator(".page")
+            expect(page).to_contain_text("No endpoint yet, so there is nothing to deliver.")
+            expect(page).to_contain_text(f"No endpoint yet. To make one, {how}")
+            expect(page).not_to_contain_text("delivered")
+            visitor.expect_fits()
+            visitor.check_console()
+    Caller(engine.url, made["api_key"]).call("POST", "/v1/webhook-endpoints", {"url": "http://127.0.0.1:9/"})
+    with Visitor(browser, engine) as visitor:
+        visitor.log_in(made["api_key"])
+        for state, words in (
+            ("any", "Nothing waits, and nothing has failed."),
+            ("failed", "Nothing has failed."),
+        ):
+            visitor.open(f"webhooks?state={state}")
+            expect(visitor.page.get_by_text(words, exact=True)).to_be_visible()
+            expect(visitor.page.locator("p:visible", has_text="No endpoint yet")).to_have_count(0)
+        visitor.check_console()

@@ -48,6 +48,16 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
         (["sned"], "No such command 'sned'. Did you mean 'send'?"),
         (["send", "--tto", "x"], "No such option: --tto"),
         (["org", "limits", "1", "2", *ADMIN], "Too many arguments: 2."),
+        (["report", "2", *ADMIN], "Too many arguments: 2; did you mean --organisation 2?"),
+        (["report", "normal", *ADMIN], "Too many arguments: normal; did you mean --queue normal?"),
+        (["report", "status,day", *ADMIN], "Too many arguments: status,day; did you mean --by status,day?"),
+        (["changes", "7", *ADMIN], "Too many arguments: 7; did you mean --organisation 7?"),
+        # It has been given.
+        (
+            ["report", "--organisation", "3", "2", *ADMIN],
+            "Too many arguments: 2; `smsengine report` takes options alone, and `smsengine report --help`",
+        ),
+        (["status", "now", *ADMIN], "Too many arguments: now; `smsengine status` takes options alone"),
         (
             ["org", "limits", "1", "--weight", "", *ADMIN],
             "--weight must be a number from 0.1 to 100, or none.",

@@ -73,3 +73,32 @@ def test_a_list_without_anything_says_so() -> None:
 def test_the_id_of_a_message_is_in_one_piece() -> None:
     message = _Message(id="01a22435-8edd-7903-950a-df7573dbf042", status="sent", charge="captured", units=1)
     assert str(_lines(message)).startswith("01a22435-8edd-7903-950a-df7573dbf042  sent, captured 1\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (
+            ["provider", "test"],
+            "Try a new provider with it before any route names the provider. The message is real: it goes to "
+            "the telephone that --to names, and the provider may charge for it.",
+        ),
+        (["queue", "show"], "for what is put off, by the throughput of the provider; unknown where neither"),
+        (["queue", "scale"], "Set how many workers of a queue a node has, at once and until another number"),
+        (
+            ["admin-key", "revoke"],
+            "Revoke an admin key, for good: within about a second every call with it is",
+        ),
+        (["org", "balance"], "Show the credit in units: paid in and not spent, held of that for messages"),
+        (["inbound-route", "list"], "List which organisation gets the messages to each number."),
+        (["report"], "Only groups of at least so many messages."),
+        (["export"], "What a row is: a message, or an event of one."),
+        (["changes"], "Only changes of this organisation."),
+        (["message", "list"], "Accepted from then on: 2026-12-01T00:00:00Z."),
+        (["send"], "How long it may wait; without it, as the queue's setting says."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_help_says_what_a_command_does_and_what_a_value_is(command: list[str], says: str) -> None:
+    shown = CliRunner().invoke(cli.app, [*command, "--help"], env={"TERMINAL_WIDTH": "250"}).output
+    assert says in " ".join(word for word in shown.split() if word != "│")

@@ -1,8 +1,9 @@
-"""`make install` on a machine that lacks something says in one sentence what."""
+"""`make install` says in one sentence what a machine lacks; variables of targets govern what they say."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,3 +66,21 @@ def test_make_alone_lists_the_targets(tmp_path: Path) -> None:
     shown = make(tmp_path).stdout
     for target in ("install", "run", "test", "lint", "check", "bench", "clean"):
         assert f"  make {target} " in shown
+
+
+# By target, the variable that says how much of it is done; "": nothing does.
+CHAOS = {"chaos": "MINUTES", "outages": "", "archive-kills": "KILLS", "day": "MESSAGES"}
+
+
+def test_each_test_of_chaos_is_run_by_one_target_whose_variable_governs_it(tmp_path: Path) -> None:
+    by_target = {
+        target: re.findall(r"tests/chaos/(test_\w+\.py)", make(tmp_path, "--dry-run", target).stdout)
+        for target in CHAOS
+    }
+    run = sorted(file for files in by_target.values() for file in files)
+    assert run == sorted(path.name for path in (ROOT / "tests" / "chaos").glob("test_*.py"))
+    for target, files in by_target.items():
+        for file in files:
+            text = (ROOT / "tests" / "chaos" / file).read_text()
+            read = {name for name in CHAOS.values() if name and f'os.environ.get("{name}"' in text}
+            assert read == ({CHAOS[target]} - {""}), (target, file)

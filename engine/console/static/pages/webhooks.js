@@ -9,6 +9,8 @@ import { organisationField, pathOf } from "../organisation_choice.js";
 import { Table } from "../tables.js";
 
 const LIMIT = 50;
+// What a list of deliveries says that has none, by the state that is asked for.
+const NONE = { any: "Nothing waits, and nothing has failed.", failed: "Nothing has failed.", waiting: "Nothing waits." };
 
 export async function open(view, context) {
   const { query, session, remember } = context;
@@ -21,9 +23,9 @@ export async function open(view, context) {
     const path = pathOf(session, values.organisation);
     const changes = session.kind === "admin" ? context.may("operate") : context.may("send") && context.may("read");
     const list = deliveries(path, values.state, changes, context);
-    const endpoints = endpointsBlock(path, changes, context);
-    fill(result, section("Deliveries", list.element), section("Endpoints", endpoints.element));
-    list.load();
+    const endpoints = endpointsBlock(path, changes, values.organisation, context, (count) => list.know(count));
+    fill(result, section("Deliveries", list.block.element), section("Endpoints", endpoints.element));
+    list.block.load();
     endpoints.load();
   };
   const values = { organisation: own[0]?.value ?? "", state: query.get("state") ?? "any" };
@@ -60,7 +62,7 @@ function deliveries(path, state, changes, { signal }) {
   if (changes) columns.push({ title: "Controls", controls: (row) => [
     { label: "Replay", name: `delivery ${row.id}`, act: () => replay(path, row, again) }] });
   const table = new Table({ caption: "Deliveries that wait or have failed, newest first", columns, key: (row) => String(row.id),
-    emptyText: "Everything was delivered." });
+    emptyText: NONE[state] });
   const more = h("div", { class: "more" }, button("Older deliveries", () => block.load()));
   const block = new Block({ signal, load: () => get(`${path}/webhook-deliveries`, { state, limit: LIMIT, cursor }, { signal }), draw: (page) => {
     found.push(...page.webhook_deliveries);
@@ -71,7 +73,9 @@ function deliveries(path, state, changes, { signal }) {
       table.update(found).element, more,
     ];
   } });
-  return block;
+  // Without an endpoint nothing waits either, but for another reason.
+  const know = (endpoints) => table.sayEmpty(endpoints ? NONE[state] : "No endpoint yet, so there is nothing to deliver.");
+  return { block, know };
 }
 
 function replay(path, row, changed) {
@@ -97,7 +101,9 @@ function replaySince(path, changed) {
   });
 }
 
-function endpointsBlock(path, changes, { signal }) {
+/** `organisation`: its id, of an operator. `known` is told how many endpoints there are, each time that they are loaded;
+ * the callback URLs of messages count as one. */
+function endpointsBlock(path, changes, organisation, { session, signal }, known) {
   const columns = [
     { title: "Id", cell: (row) => String(row.id) },
     { title: "URL", code: true, wide: true, cell: (row) => row.url ?? "the callback URLs of messages" },
@@ -112,8 +118,17 @@ function endpointsBlock(path, changes, { signal }) {
       tell(problem.message, "bad");
     }
   } }] });
-  const table = new Table({ caption: "Endpoints", columns, key: (row) => String(row.id), emptyText: "There is no endpoint." });
+  const table = new Table({ caption: "Endpoints", columns, key: (row) => String(row.id), emptyText: howToMake(session, organisation) });
   const block = new Block({ signal, load: () => get(`${path}/webhook-endpoints`, {}, { signal }),
-    draw: (found) => table.update(found.webhook_endpoints).element });
+    draw: (found) => {
+      known(found.webhook_endpoints.length);
+      return table.update(found.webhook_endpoints).element;
+    } });
   return block;
+}
+
+function howToMake(session, organisation) {
+  const call = 'POST /v1/webhook-endpoints with {"url": "https://example.com/hook"}';
+  if (session.kind === "organisation") return `No endpoint yet. To make one, call ${call}.`;
+  return `No endpoint yet. To make one, run smsengine webhook add ${organisation} https://example.com/hook; the organisation itself calls ${call}.`;
 }

@@ -1,21 +1,21 @@
--- Messages that are put off, because the providers that may carry them take no more now. They wait in lists of their
--- own, beside those behind the ready stream: one for each organisation and *way*. A way is what a message waits for:
--- a text that only workers read, the same for all messages that the same providers may carry. The lists of a way share
--- what its providers take by the rule of the turns: start-time fair queueing, a message a turn. A worker whose provider
--- has room moves messages from the front to the ready stream (`recall`). So no time is set at which a message comes
--- back. In the hash of the line:
---   put_off      how many messages wait so
---   plan         the version of the routing plan that workers recalled by when they last recalled what waits by another one
---   ways         MessagePack: of each way its number, its text, how many messages wait, the weight of the organisations
---                of which some do and that are not paused, its virtual time, and in windows (see `moved_in`) when the
---                present one began, the segments that were recalled in it and in the one before and not put back, and
---                those that were put off less those of `ways.ended`; then the next way
---   <organisation>@<number>      a list as others, MessagePack, and behind it the start time of its next message, and
---                                the segments put off in the window and in the one before
---   <organisation>@<number>:<n>  a chunk
--- `turns` of a way are members of the sorted set `ways`, all with the score 0: the number of the way, the start time and
--- the organisation, so that they lie in the order of their starts. One that is paused has none. An organisation of
--- which no message is left keeps its turn until that comes, so that coming in small portions gains nothing.
+-- Messages that are put off: the providers that may carry them take no more now. Such a message waits in a list of its
+-- organisation for its *way*, apart from the list behind the ready stream. A way is what the message waits for: a text
+-- that only workers read, the same for all messages that the same providers may carry. The lists of a way share what its
+-- providers take by start-time fair queueing, one message a turn. A worker whose provider has room moves messages from
+-- the front of the lists to the ready stream (`recall`). No time is set at which a message comes back.
+-- Fields in the hash of the line:
+--   put_off      how many messages are put off
+--   plan         the version of the routing plan that was in force when a worker last recalled from a way of another version
+--   ways         MessagePack, ten values for each way: its number, its text, how many messages wait, the sum of the weights
+--                of the organisations that have messages there and are not paused, its virtual time, when its present
+--                window began (see `moved_in`), the segments that were recalled in that window and in the one before and
+--                not put back, and the segments that were put off in both, less those that `ways.ended` was given
+--   <organisation>@<number>      a list as others, MessagePack; then the start time of its next message, and the segments
+--                                that were put off in its present window and in the one before
+--   <organisation>@<number>:<n>  a chunk of that list
+-- The turns of all ways are members of the sorted set `ways`, each with the score 0. A member is the number of the way,
+-- the start time and the organisation, so members lie in the order of their starts. A paused organisation has no turn. An
+-- organisation that has no message left keeps its turn until that turn comes, so it gains nothing by small portions.
 local ways = {}
 -- Most turns that one step looks at.
 ways.TURNS = 256
@@ -56,7 +56,7 @@ function ways.of(line)
   return line.ways
 end
 
--- The way with this number; '': of none.
+-- The way with this number; nothing for ''.
 function ways.numbered(line, number)
   for _, way in ipairs(number ~= '' and ways.of(line) or {}) do
     if way.number == tonumber(number) then return way end
@@ -117,8 +117,9 @@ function ways.list(line, way, organisation)
   return list
 end
 
--- Move windows on by what was recalled and put off: began, now, before, off, off before. What comes back was recalled
--- in this window, or in the one before.
+-- The windows {began, now, before, off, off before}, after `moved` more segments were recalled and `came` more were put
+-- off. `moved` is below 0 where more was put back than recalled. What is put back was recalled in this window or in the
+-- one before, so what this window does not have is subtracted from that one.
 function ways.windows(began, now, before, off, off_before, moved, came, begins)
   local _, off_now, off_then = moved_in(began, off, off_before, came, begins)
   began, now, before = moved_in(began, now, before, moved, begins)
@@ -133,13 +134,14 @@ function ways.begins(line)
   return at_s - at_s % WINDOW
 end
 
--- The windows of a list as they are with what this step has done.
+-- The windows of a list, with what this step has recalled and put off.
 function ways.windows_of(list, begins)
   local of = list.window
   return ways.windows(of[7], of[8], of[9], of[11], of[12], list.moved, list.came, begins)
 end
 
--- What turns moved, in a window that begins at `begins` and in the one before, with what was recalled less what was put off.
+-- The window {began, now, before} of what left a backlog: what turns moved, plus what was recalled, less what was put off.
+-- `of`: the windows of the way or of its list, as `ways.windows` returns them.
 function ways.all_moved(began, now, before, of, begins)
   began, now, before = moved_in(began, now, before, of[2] - of[4], begins)
   before = before + of[3] - of[5]
@@ -147,8 +149,8 @@ function ways.all_moved(began, now, before, of, begins)
   return began, now, max(0, before)
 end
 
--- What the windows of a list that ends say goes to another list of its organisation, where there is one: so what left its
--- backlog lately is known when all of it has gone to another way. Where there is none, to the list behind the stream.
+-- A list ends: add the counts of its windows to another list of its organisation. So what left the backlog lately is
+-- known when all of it has gone to another way. Where there is no other list, they go to the list behind the ready stream.
 function ways.hand_on(line, list, begins)
   for i = #line.ways, 1, -1 do
     local heir = line.ways[i] ~= list.way and ways.list(line, line.ways[i], list.own)
@@ -167,7 +169,7 @@ function ways.hand_on(line, list, begins)
   local of, began, now, before = {ways.windows_of(list, begins)}, window_of(behind, begins)
   local kept = pack_kept(first, last, taken, tail, messages, segments, ways.all_moved(began, now, before, of, begins))
   call('HSET', line.wait, list.own, kept)
-  -- Where this step writes it again.
+  -- This step may write that list once more, from what it has of it.
   if line.lists[list.own] then line.lists[list.own].kept = kept end
 end
 
@@ -216,7 +218,7 @@ function ways.keep(line)
     way.began, way.now, way.before, way.off, way.off_before = ways.windows(
       way.began, way.now, way.before, way.off, way.off_before, list.moved, list.came, begins)
   end
-  -- Without a turn of its own nothing here makes one: `ways` is named wherever something is put off or recalled.
+  -- Turns change only in steps that put off or recall, and those name the key of the sorted set.
   if ended[1] then call_with('ZREM', line.ways_key, ended) end
   if turns[1] then call_with('ZADD', line.ways_key, turns) end
   call_with('HSET', line.wait, fields)
@@ -224,7 +226,7 @@ function ways.keep(line)
   ways.write(line)
 end
 
--- As `ways.hand_on`, of a way that ends.
+-- As `ways.hand_on`, for a way that ends.
 function ways.hand_on_way(line, way)
   local begins, heir = ways.begins(line), nil
   for _, other in ipairs(line.ways) do
@@ -244,9 +246,10 @@ function ways.hand_on_way(line, way)
   heir.before, heir.off_before = heir.before + before, heir.off_before + off_before
 end
 
--- What turns have moved of lists behind the stream that end goes to what is put off of the same organisation, as what was
--- not put off of it; and of the whole line to a way. `ended`: {organisation, when its window began, what was moved in it
--- and in the one before} of each list; `window`: of the line; false: it has not ended.
+-- Lists behind the ready stream end, and what their turns moved would be forgotten with them. It is subtracted from what
+-- the organisation has put off, in its list of the last way that has one: `ways.left` then counts the same as before. When
+-- the line ends, its own window is subtracted from the last way. `ended`: for each list {organisation, when its window
+-- began, what was moved in it and in the one before}; `window`: that of the line; false: it has not ended.
 function ways.ended(line, ended, window)
   local begins, all, names, fields = ways.begins(line), ways.of(line), {}, {}
   local function shifted(window, at)
@@ -279,13 +282,14 @@ function ways.ended(line, ended, window)
   end
 end
 
--- The turn of an organisation begins, when it has nothing waiting: now, or when what it was served is over.
+-- When the next turn of an organisation begins that has nothing waiting: at the virtual time now, or at the end of what it
+-- was served, where that is later.
 function ways.begin(list)
   if list.messages == 0 then list.start = max(list.way.time, list.start or 0) end
 end
 
--- How many messages and segments of an organisation are put off, and its segments that were recalled lately and that
--- were put off lately. `all`: the ways of the line.
+-- Of an organisation: its messages that are put off, their segments, the segments that were recalled lately, and those
+-- that were put off lately. `all`: the ways of the line.
 function ways.sums(wait, all, organisation, at_s)
   local names, messages, segments, moved, off = {}, 0, 0, 0, 0
   for i, way in ipairs(all) do names[i] = ways.name(organisation, way) end
@@ -300,8 +304,8 @@ function ways.sums(wait, all, organisation, at_s)
   return messages, segments, moved, off
 end
 
--- What was recalled from ways of plans before and is on its way still, ready or in a worker's hand: segments by organisation.
--- Nobody knows yet whether it is put off again. `all`: the ways of the line.
+-- Segments by organisation that were recalled from ways of earlier routing plans and are not settled: they lie in the ready
+-- stream, or a worker has them. Nobody knows yet whether they will be put off again. `all`: the ways of the line.
 function ways.between(line, all)
   local version, found = all[1] and tonumber(call('HGET', line.wait, 'plan') or 0), {}
   local function version_of(text) return tonumber(match(text, '^%d+') or 0) end
@@ -322,8 +326,9 @@ function ways.between(line, all)
   return found
 end
 
--- What left a backlog lately: what its turns moved and was not put off, and what was recalled. What was put off without
--- having waited before is not among what turns moved.
+-- Segments that left a backlog lately: those that turns moved, less those that were put off, plus those that were recalled.
+-- It is never less than those that were recalled: `off` also counts messages that were put off without having waited in a
+-- list, which no turn has moved.
 function ways.left(moved, recalled, off)
   return max(0, recalled, moved + recalled - off)
 end

@@ -1,13 +1,13 @@
--- The organisations in front, in the order of their turns, as far as `refill` looked at them: their names, what the
--- hash keeps of their lists, the first chunks of these, and the starts of their turns. Where there is no chunk, the
--- list is one of `line.lists`, or becomes one with its turn. `whole`: nobody who has a turn was passed over.
+-- The page: the organisations whose turns are first, in the order of their turns, as far as `refill` has looked. Of each
+-- place it has the name, what the hash keeps of the list, the list's first chunk, and the start of the turn. A place
+-- without a chunk has its list in `line.lists`, or gets one there when its turn comes. `whole`: nobody was left out.
 local function turns_of(line)
   line.fields, line.turned, line.left, line.passed, line.ended = {}, {}, {}, {}, {}
   return {names = {}, kept = {}, chunks = {}, starts = {}, size = 0, fetched = 0, whole = true}
 end
 
--- Put organisations on the page of which this step knows no list, and none of which has limits: what Redis gives is what
--- the page has. Returns whether that could be done.
+-- Put organisations on the page, if this step has the list of none of them; none may have limits. Then the page has what
+-- Redis answers, as it is. Returns whether it was done.
 local function fetch_new(line, page, flat)
   local lists, names, starts, wanted, n, text, start = line.lists, {}, {}, {}, 0, nil, nil
   for i = 1, #flat, 2 do
@@ -36,7 +36,7 @@ local function fetch_new(line, page, flat)
   return true
 end
 
--- Look at `count` more organisations. What this step knows of their lists is not read.
+-- Put `count` more organisations on the page. A list that this step has is not read again.
 local function fetch(line, page, count)
   local flat = call('ZRANGE', line.turns, page.fetched, page.fetched + count - 1, 'WITHSCORES')
   if line.limited == 0 and fetch_new(line, page, flat) then
@@ -50,7 +50,7 @@ local function fetch(line, page, count)
     local list = lists[name]
     -- Many have the same start.
     if flat[i + 1] ~= text then text, start = flat[i + 1], tonumber(flat[i + 1]) end
-    -- One that this step has emptied has its turn until the end of it.
+    -- An organisation whose list this step has emptied keeps its turn until the step ends.
     if not list or list.messages > 0 then
       n = n + 1
       names[n], starts[n], chunks[n] = name, start, false
@@ -87,7 +87,7 @@ local function fetch(line, page, count)
   page.size, page.fetched = n, #flat == 2 * count and page.fetched + count or nil
 end
 
--- The list at a place of the page, for what `take_turns` does not do, and from then on.
+-- The list at a place of the page. It is made for the first turn that `take_turns` leaves, and then stays in `line.lists`.
 local function listed(line, page, i)
   local name = page.names[i]
   local list = line.lists[name]
@@ -98,8 +98,8 @@ local function listed(line, page, i)
   return list
 end
 
--- Put a place of the page, which has had a turn, among the others that had one, by the starts of their next ones: behind
--- those with the same start.
+-- Put a place of the page that has had a turn into `again`, the places that had one, in the order of their next starts. It
+-- goes behind those with the same start.
 local function put_again(again, next, starts, i)
   local at, start = #again, starts[i]
   while at >= next and starts[again[at]] > start do
@@ -116,10 +116,10 @@ local function next_bundle(line, open, octets)
   return line.records, 0, 0
 end
 
--- The turns of those on the page from the place `i` on, of organisations without limits that this step has not looked at:
--- what `move_some` does, and what is to be written noted at once. With ten thousand lists each turn is one message of
--- another. It stops where a turn is in two chunks or two bundles, or where one of `again` is first.
--- Returns the place behind the last one, and how many messages are left to be moved.
+-- Take the turns from the place `i` of the page on, of organisations that have no limits and no list in `line.lists`. It
+-- does what `move_some` does, and notes at once what is to be written: with ten thousand lists each turn is one message of
+-- another list, so each is to cost little. It stops at a turn that needs two chunks or two bundles, and where a place of
+-- `again` is first. Returns the place behind the last turn, and how many messages are left to be moved.
 local function take_turns(line, page, i, left, slice, again, next)
   local names, kepts, chunks, starts, size_all = page.names, page.kept, page.chunks, page.starts, page.size
   local fields, turned, gone, begins = line.fields, line.turned, line.gone, line.begins
@@ -127,7 +127,7 @@ local function take_turns(line, page, i, left, slice, again, next)
   local left_names, four, pack = line.left, FOUR, struct_pack
   local written, ended, started, waits = #fields, #gone, #turned, #again
   local moved_all, sum_all, soonest = 0, 0, again[next] and starts[again[next]] or math.huge
-  -- Where a bundle has many turns, one that has no room for a whole one is closed.
+  -- A bundle that is large enough for many turns is closed as soon as a whole turn does not fit any more.
   local open_most = bundle_most >= 8 * slice and bundle_most - slice or bundle_most - 1
   while i <= size_all and left > 0 do
     local start, chunk = starts[i], chunks[i]
@@ -221,7 +221,7 @@ local function refill(line)
       if list.messages > 0 then put_again(again, next, starts, i) end
     end
   end
-  -- The organisations in front that had a turn, where that is known.
+  -- How many of the first organisations had a turn; false where one between them was left out.
   line.turns_taken = page.whole and first - 1
 end
 
@@ -253,8 +253,8 @@ local function count_served(line, fields)
   put(fields, 'moved', cmsgpack.pack({moved_in(window[1], window[2], window[3], all, line.begins)}))
 end
 
--- Tell those of whom something is put off what their turns moved, of lists that end in this step, and of the whole line
--- when its busy period ends.
+-- Lists that end in this step, and a line whose busy period ends, forget what their turns moved. While anything is put off
+-- these counts are still needed, so the ways are given them (`ways.ended`).
 local function hand_on_moved(line, is_over)
   local begins, all, ended = ways.begins(line), line.moved, line.ended or {}
   for _, list in ipairs(line.order) do

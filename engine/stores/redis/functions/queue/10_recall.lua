@@ -1,13 +1,15 @@
--- The list that a message is put off to, its segments, and from which way it was recalled, '' for none. `to`: '@' and the
--- text of the way, for the end of the list; or '<' or '^', that text, an octet 0 and the text of the other, for the front.
--- With '^' what of the same list was recalled and nobody has been given goes back as well: see `ways.give_back`.
+-- Of a message that is put off: the list it goes to, its segments, and the text of the way it was recalled from, '' for
+-- none. `to` is '@' and the text of the way, for the end of the list. Or it is '<' or '^', the text of the way, an octet 0
+-- and the text of the way it was recalled from, for the front. With '^' what was recalled of the same list and lies unread
+-- in the ready stream goes back as well: see `ways.give_back`.
 function ways.of_payload(line, to, payload)
   local organisation, segments = read_payload(payload)
   local text, recalled = match(to, '^.(%Z*)%z?(.*)$')
   return ways.list(line, ways.named(line, text), organisation or '0'), segments or 0, recalled
 end
 
--- Take what comes back off what was counted in a list of a way when it was recalled. Returns what is left of it.
+-- Subtract segments that come back from those that the list of a way counts as recalled. Returns how many are more than
+-- it counts.
 function ways.take_off(line, way, organisation, segments)
   local list = ways.list(line, way, organisation)
   local _, now, before = ways.windows_of(list, ways.begins(line))
@@ -16,9 +18,10 @@ function ways.take_off(line, way, organisation, segments)
   return segments - part
 end
 
--- Count what comes back and had left no backlog: it is taken off where its recall was counted, also when that was by a
--- plan before; and where that has ended since, from who was handed its windows: a list of another way, or that behind the
--- stream, whose turns have moved it then. What was not recalled is put off as what is new.
+-- Count segments that come back: they have not left the backlog. They are subtracted where their recall was counted, in the
+-- way they were recalled from, also one of an earlier plan. When its list has ended since, another way was given its
+-- counts (`ways.hand_on`), so they are subtracted there. What is left then counts as put off: it was not recalled, or its
+-- counts were given to the list behind the stream, where they stand among what turns moved.
 function ways.count_back(line, list, segments, recalled)
   for _, way in ipairs(recalled ~= '' and line.ways or {}) do
     if way.text == recalled then segments = ways.take_off(line, way, list.own, segments) end
@@ -29,8 +32,8 @@ function ways.count_back(line, list, segments, recalled)
   list.came = list.came + segments
 end
 
--- Put messages off: `came` is of each to where (see `ways.of_payload`), and its payload. One that comes back was
--- recalled, and its worker had no room, or was tried: it goes to the front, in the order of the ids. `finish` has to follow.
+-- Put messages off. `came` has two values of each: where it goes (see `ways.of_payload`), and its payload. One that comes
+-- back goes to the front, in the order of ids: its worker had no room for it, or tried it. `finish` has to follow.
 -- `moved`: see `note_moved`.
 function ways.put_off(line, came, moved)
   local back, order = {}, {}
@@ -135,9 +138,9 @@ end
 -- -> {how many messages came into the ready stream, their segments, the ways of the line as the hash has them, the
 --     weight that waits behind the stream now}
 -- `plan`: the version of the plan that is in force, '0' where the way is one of that plan.
--- The entries say for which way their messages waited, in the field `w`. A second call moves more. A way of which nothing
--- is left goes with its last turn. Where nothing is left of an organisation, what comes of it is not put off any more. So
--- what lies unread of it came later and goes behind what was recalled.
+-- The field `w` of an entry says for which way its messages waited. A second call moves more messages. A way that has no
+-- message left is removed with its last turn. New messages of an organisation that has nothing left there are not put off
+-- any more. So what lies unread of it came later than what was recalled, and is put behind that.
 local function recall(keys, args)
   local line = line_of(keys, 1, args[7])
   line.ways_key, line.plan = keys[5], args[8] ~= '0' and args[8]

@@ -141,9 +141,12 @@ end
 -- backlog(line, limits, ways; organisations_max)
 -- -> {messages in lists, of those of paused organisations that are not put off, segments that left lately,
 --     {{organisation, messages, segments, accepted_at_us of its oldest, segments that left lately, weight as text,
---      1 when it is paused, messages that are put off} ...},
+--      1 when it is paused, messages that are put off, segments that its turns moved lately, segments that were put off
+--      lately, {number of a way, its messages there, their segments ...}} ...},
 --     messages in the ready stream that a worker has been given, and that none has, and messages in lists that are
---     put off}
+--     put off,
+--     {{number of a way, its text, messages there, the weight of those that wait there as text, segments that were
+--      recalled from it lately and not put back} ...}}
 -- The organisations that have a list, in the order of their turns, up to `organisations_max`, as many that have messages
 -- put off, and as many of those that are paused. It reads only.
 -- A list keeps the order of admission, so its first message is its oldest, retries aside.
@@ -157,11 +160,15 @@ local function backlog(keys, args)
     local messages, segments, moved, of = backlog_of(wait, organisation, at_s)
     local oldest = messages and oldest_in(wait, organisation, of)
     local put_off, put_off_segments, recalled, off = ways.sums(wait, all, organisation, at_s)
+    local waits = {}
     for _, way in ipairs(put_off > 0 and all or {}) do
       local name = ways.name(organisation, way)
       local kept = call('HGET', wait, name)
       of = kept and cmsgpack.unpack(kept)
-      if of and of[5] > 0 then oldest = min(oldest or math.huge, oldest_in(wait, name, of)) end
+      if of and of[5] > 0 then
+        oldest = min(oldest or math.huge, oldest_in(wait, name, of))
+        for _, value in ipairs({way.number, of[5], of[6]}) do waits[#waits + 1] = value end
+      end
     end
     if not oldest then return end
     local weight, paused = read_limits(call('HGET', wait, limits_name(organisation)))
@@ -169,7 +176,7 @@ local function backlog(keys, args)
     sum = sum + left
     found[#found + 1] = {
       tonumber(organisation), (messages or 0) + put_off, (segments or 0) + put_off_segments, oldest, left,
-      tostring(weight), paused and 1 or 0, put_off,
+      tostring(weight), paused and 1 or 0, put_off, moved or 0, max(0, off), waits,
     }
   end
   for _, organisation in ipairs(call('ZRANGE', keys[3], 0, args[1] - 1)) do show(organisation) end
@@ -179,15 +186,18 @@ local function backlog(keys, args)
   local known = call('HMGET', wait, 'parked', 'moved')
   local parked, unread, recalled, off = tonumber(known[1] or 0), count_unread(line), 0, 0
   for _, segments in pairs(between) do recalled = recalled - segments end
-  for _, way in ipairs(all) do
-    recalled = recalled + moved_lately({way.began, way.now, way.before}, at_s)
+  local of_ways = {}
+  for i, way in ipairs(all) do
+    local moved = moved_lately({way.began, way.now, way.before}, at_s)
+    of_ways[i] = {way.number, way.text, way.messages, tostring(way.weight), moved}
+    recalled = recalled + moved
     off = off + moved_lately({way.began, way.off, way.off_before}, at_s)
   end
   -- What one has put off that waited nowhere before hides nothing that left the backlogs of others.
   local left = max(sum, ways.left(known[2] and moved_lately(cmsgpack.unpack(known[2]), at_s) or 0, recalled, off))
   return {
     line.messages + parked + line.put_off, parked, left, found,
-    call('XLEN', line.sms) + line.bundled - unread, unread, line.put_off,
+    call('XLEN', line.sms) + line.bundled - unread, unread, line.put_off, of_ways,
   }
 end
 
