@@ -23,7 +23,8 @@ every step. Per organisation, in units:
 7. canceled or sent     what is canceled is never given to the carrier, and was not taken by it
 8. on two machines      where it takes a replica to accept a message, no message is lost at a failover
    to that replica that was accepted, or given to a provider
-9. the books            every commit conserves; its quotas add up; and it says exactly what
+9. one id, one entry    no entry of a ready stream has the id of another, wherever Redis went back
+10. the books           every commit conserves; its quotas add up; and it says exactly what
    a second, simpler reading of the usage entries up to its position says
 """
 

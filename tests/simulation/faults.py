@@ -21,6 +21,8 @@ _REWINDS = (0.0, 0.0, 0.5, 2.0)
 _MOMENTS = ("", "", "admit", "deliver", "settle", "fence", "register", "seal", "close", "begin")
 # From how long ago at most the data is that Redis comes back with.
 _AGES_S = (0.01, 0.2, 1.0)
+# Longer than a run takes: all entries from there on have the same milliseconds.
+_FAR_BEHIND_MS = -40_000
 # The same for PostgreSQL.
 _BOOKS_AGES_S = (0.05, 0.5, 3.0)
 
@@ -56,6 +58,8 @@ class Faults:
         self._rewinds = rng.choice(_REWINDS) if world.rewinds else 0.0
         if world.half_fences:
             _halve_fences(self, world)
+        if world.clock_behind:
+            self._rewinds = _REWINDS[-1]
         if world.faults:
             self.enabled = [fault for fault in every if fault.__name__.strip("_") in world.faults]
             self._rate = _RATES[-1]
@@ -215,7 +219,8 @@ class Faults:
         rng = world.clock.rng
         world.redis.stop()
         world.redis.lose(kept)
-        world.redis.store.skew_ms = rng.choice((0, 0, rng.randrange(-500, 500), rng.randrange(-3000, 1000)))
+        skew_ms = rng.choice((0, 0, rng.randrange(-500, 500), rng.randrange(-3000, 1000)))
+        world.redis.store.skew_ms = _FAR_BEHIND_MS if world.clock_behind else skew_ms
         world.truth.rewound(past)
         world.clock.trace("redis goes back; lost are shards", sorted(world.truth.broken))
         world.clock.after(self._seconds(0.02, 1.0), setattr, world.redis, "up", True)

@@ -9,6 +9,7 @@ import msgspec
 
 from engine import redis_keys as keys
 from engine.stores.redis.link import RedisLink
+from tests.simulation.redis_store import run_id
 
 
 async def real_line(link: RedisLink, shard: int, queue: Any) -> Any:
@@ -49,6 +50,13 @@ async def real_line(link: RedisLink, shard: int, queue: Any) -> Any:
     fields.pop(b"moved", None)
     fields.pop(b"plan", None)
     return lists, scores, plain_fields(fields), (kept, turns)
+
+
+async def write_elsewhere(link: RedisLink, server: Any, shard: int, number: int) -> None:
+    """As where another run of Redis was the last that wrote to the lines; `number`: of that run."""
+    for wait in (keys.wait_key(shard, "express"), keys.wait_key(shard, "normal")):
+        await link.call("HSET", wait, "run", run_id(number))
+        server.store.hash(wait)[b"run"] = run_id(number)
 
 
 def plain_fields(fields: dict[bytes, bytes]) -> Any:

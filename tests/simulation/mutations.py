@@ -375,6 +375,8 @@ MUTATIONS = [
     Mutation("acknowledge with one message open", 0, world=with_line("Hasty", is_over=_leave_one_behind)),
     Mutation("take settled messages out of a bundle", 9,
              world=with_line("AllApart", open_messages=_take_all_apart)),
+    Mutation("give numbers again where redis goes back", 7,
+             world={**with_line("Again", move_on=lambda _: None), "clock_behind": True}),
     Mutation("forget the refill", 1, world=with_line("Dry", refill=lambda _: None)),
     Mutation("wait without a turn", 1, world=with_line("Turnless", take_turn=lambda *_: None)),
     Mutation("lose what is moved to the ready stream", 0, world=with_line("Losing", serve=_lose_when_listed)),

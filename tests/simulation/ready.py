@@ -12,12 +12,19 @@ from tests.simulation.redis_store import Store, parse_id
 
 # The number of the first message that is made ready is one more.
 FIRST = 1 << 40
+# In each run of Redis the numbers move on by so much at least, and by less than twice as much.
+JUMP = 1 << 30
 
 
 def bundled(records: Iterable[bytes], number: int = 0) -> bytes:
     """The bundle of these records; `number`: of its last message."""
     parts = list(records)
     return b"\xc1\x01" + len(parts).to_bytes(2, "big") + number.to_bytes(8, "big") + b"".join(parts)
+
+
+def jump_of(run: bytes) -> int:
+    """By how much the numbers move on in a run of Redis."""
+    return JUMP + int(run[:8], 16) % JUMP
 
 
 def note_of(number: int) -> bytes:
@@ -39,6 +46,8 @@ class Ready:
         self.moment = int(kept[b"moment"]) if b"moment" in kept else None
         self.bundled = int(kept.get(b"bundled", b"0"))
         self.number = int(kept.get(b"number", b"%d" % FIRST))
+        # The run of Redis in which an entry was last written.
+        self.run: bytes | None = kept.get(b"run")
         self.bundle_max = bundle_max
         # The messages of the bundle that was begun; whether the ready stream was changed.
         self.begun: list[tuple[int, bytes]] = []
@@ -76,7 +85,10 @@ class Ready:
             return len(self.begun)
         most = unread + self.bundled
         if group is not None and group.last[1] >= FIRST:
-            most = min(most, self.number - group.last[1])
+            behind = self.number - group.last[1]
+            if behind >= JUMP and self.run:
+                behind -= jump_of(self.run)
+            most = min(most, behind)
         return max(unread, most) + len(self.begun)
 
     def room(self) -> int:
@@ -118,9 +130,17 @@ class Ready:
             content = records[0][1] if len(records) == 1 else b"".join(record(*of) for of in records)
             self.add_entry(content, len(records))
 
+    def move_on(self) -> None:
+        """This run of Redis has not written to the line yet."""
+        self.run = self.store.run
+        self.number += jump_of(self.run)
+        self.store.hash(self.wait).update({b"number": b"%d" % self.number, b"run": self.run})
+
     def add_entry(self, content: bytes, count: int, given: int = 0, from_id: bytes = b"") -> None:
         """Write an entry of a message or of records; its id ends in the number of its last message."""
         stream = self.store.stream(self.sms)
+        if self.run != self.store.run:
+            self.move_on()
         ms, before = self.store.now_ms(), self.number
         if (ms, before + count) <= stream.last:
             ms, before = max(ms, stream.last[0]), max(before, stream.last[1])

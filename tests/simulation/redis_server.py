@@ -15,7 +15,7 @@ from engine.stores.redis.wire import ReplyError
 from tests.simulation.clock import Clock
 from tests.simulation.redis_functions import Functions
 from tests.simulation.redis_hashes import Hashes
-from tests.simulation.redis_store import Store, Watch, as_bytes, format_id, parse_id
+from tests.simulation.redis_store import Store, Watch, as_bytes, format_id, parse_id, run_id
 from tests.simulation.replica import Replica
 from tests.simulation.wires import BLOCKED, Call, Wire
 
@@ -93,7 +93,7 @@ class RedisServer(Hashes):
         """All connections break; what has not been carried out never will be."""
         self.up = False
         self.life += 1
-        self.store.run = b"run%d" % self.life
+        self.store.run = run_id(self.life)
         self._parked.clear()
         for wire in sorted(self.wires, key=hash):
             wire.fail()
@@ -173,6 +173,9 @@ class RedisServer(Hashes):
     def _set(self, key: bytes, value: str) -> bytes:
         self.store.db[key] = as_bytes(value)
         return b"OK"
+
+    def _del(self, key: bytes) -> int:
+        return int(self.store.db.pop(key, None) is not None)
 
     def _zcount(self, key: bytes, _: str, score_max: int) -> int:
         return len(self.store.zrange(key, score_max))

@@ -7,6 +7,7 @@ activity stream, below the functions, so that a wrong function cannot hide from 
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left, bisect_right
 from typing import Any, Protocol
 
@@ -32,6 +33,11 @@ def format_id(entry_id: StreamId) -> bytes:
     return b"%d-%d" % entry_id
 
 
+def run_id(life: int) -> bytes:
+    """What a server process calls itself in this life, as Redis does: 40 digits of hex."""
+    return hashlib.sha1(b"run %d" % life).hexdigest().encode()
+
+
 class Watch(Protocol):
     """Hears of changes as they happen, and of each command's end."""
 
@@ -41,6 +47,7 @@ class Watch(Protocol):
     def cleared(self, shard: int) -> None: ...
     def recorded(self, shard: int, blob: bytes) -> None: ...
     def done(self, command: tuple[Any, ...], reply: Any) -> None: ...
+    def fail(self, sentence: str) -> None: ...
 
 
 class Group:
@@ -81,8 +88,10 @@ class Store:
         self.watch = watch
         self.db: dict[bytes, Any] = {}
         # Of the server process, and how far its clock is from the one of the world.
-        self.run = b"run0"
+        self.run = run_id(0)
         self.skew_ms = 0
+        # Every id that an entry of a ready stream ever had, also where the data went back.
+        self._names: set[tuple[bytes, StreamId]] = set()
         # Streams that grew during the present command.
         self.grown: set[bytes] = set()
         self._kinds: dict[bytes, tuple[str, int]] = {}
@@ -136,6 +145,8 @@ class Store:
             raise ReplyError(
                 "ERR The ID specified in XADD is equal or smaller than the target stream top item"
             )
+        elif self.kind(key)[0] == "place":
+            self._name(key, entry_id)
         stream.last = entry_id
         stream.ids.append(entry_id)
         stream.fields[entry_id] = fields
@@ -149,6 +160,12 @@ class Store:
         elif kind == "activity":
             self.watch.recorded(shard, fields[1])
         return format_id(entry_id)
+
+    def _name(self, key: bytes, entry_id: StreamId) -> None:
+        """An entry of a ready stream is given an id that no other ever had."""
+        if (key, entry_id) in self._names:
+            self.watch.fail(f"another entry of {key.decode()} had the id {format_id(entry_id).decode()}")
+        self._names.add((key, entry_id))
 
     def xdel(self, key: bytes, entry_id: StreamId) -> int:
         stream = self.stream(key)

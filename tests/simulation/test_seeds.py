@@ -50,6 +50,11 @@ def test_a_fence_that_was_booked_in_part_and_lost_lets_nobody_overspend(seed: in
     assert run(seed, half_fences=True).violation == ""
 
 
+@pytest.mark.parametrize("seed", [7, 9])
+def test_no_entry_has_the_id_of_one_that_redis_lost_while_its_clock_is_behind(seed: int) -> None:
+    assert run(seed, clock_behind=True).violation == ""
+
+
 def test_who_holds_what_is_counted_anew_where_an_older_version_kept_the_sum_alone() -> None:
     counted: list[bytes] = []
 

@@ -137,6 +137,7 @@ class World:
         books_go_back: bool = False,
         older_sums: bool = False,
         half_fences: bool = False,
+        clock_behind: bool = False,
         operators: int = 0,
         cancelers: int = 0,
         throughput: float = 200.0,
@@ -146,15 +147,15 @@ class World:
         """`rewinds`: Redis loses the last moments of its data, not all of it. `books_go_back`: PostgreSQL
         does, and Redis loses nothing. `older_sums`: a version wrote last that kept of what messages hold the
         sum alone, and ledgers begin; again and again, and Redis does not go back. `half_fences`: the faults
-        are those by which a fence is lost that is booked in part.
-        `operators`: so many replay and drop dead letters, of which there are many then.
-        `cancelers`: so many cancel messages, waiting or not. `throughput`: of the provider `other`,
-        segments a second; with the usual one it is hardly ever reached. `plans`: routing plans that are in
-        force one after another, a second each, all with the same throughput; in the end the first of them.
-        `faults`: the only ones, by their names, and often (see faults.py)."""
+        are those by which a fence is lost that is booked in part. `clock_behind`: Redis goes back often, and
+        its clock does. `operators`: so many replay and drop dead letters, of which there are many then.
+        `cancelers`: so many cancel messages, waiting or not. `throughput`: of the provider `other`, segments
+        a second; with the usual one it is hardly ever reached. `plans`: routing plans that are in force one
+        after another, a second each, all with the same throughput; in the end the first of them. `faults`:
+        the only ones, by their names, and often (see faults.py)."""
         self.operators = operators
         self.cancelers = cancelers
-        self.half_fences = half_fences
+        self.half_fences, self.clock_behind = half_fences, clock_behind
         self.faults = faults
         if half_fences:
             settings = _with_few_shards(settings, seed)

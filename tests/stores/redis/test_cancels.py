@@ -208,7 +208,7 @@ async def test_a_list_that_is_canceled_to_the_last_leaves_no_turn_behind(waiting
     assert len(found.canceled) + len(found.in_hand) == 1000
     assert found.in_hand == set(ready)
     left = await waiting.link.call("HGETALL", keys.wait_key(SHARD, "normal"))
-    assert set(left[::2]) <= {b"bundled", b"number", b"mark"}
+    assert set(left[::2]) <= {b"bundled", b"number", b"run", b"mark"}
     assert await waiting.link.call("EXISTS", keys.line_keys(SHARD, "normal")[2]) == 0
 
 

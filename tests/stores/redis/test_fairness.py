@@ -207,6 +207,7 @@ async def nothing_is_left(link: RedisLink) -> None:
     """Of all that a line kept, only its mark and its numbers are there."""
     left = await _fields(link)
     assert int(left.pop(b"number")) > 0
+    assert left.pop(b"run")
     assert left == {b"mark": b"128", b"bundled": b"0"}
 
 

@@ -142,7 +142,7 @@ async def test_a_way_of_which_nothing_is_left_leaves_nothing_behind(kit: PutOffK
     await reader.promote(0, 10)
     while reader.put_off.waiting:
         await kit.recalled(reader, 5)
-    assert set(await kit.fields()) <= {b"mark", b"moment", b"number", b"bundled"}
+    assert set(await kit.fields()) <= {b"mark", b"moment", b"number", b"run", b"bundled"}
     assert await kit.turns() == []
 
 

@@ -14,6 +14,7 @@
 --                 bundled          how many more messages than entries the ready stream holds: the messages that
 --                                  are not settled, less 1 for each entry
 --                 number           of the last message that was made ready; see `add_entry`
+--                 run              the run of Redis in which an entry was last written; see `move_on`
 --                 part:<number>    of the bundle whose last message has the number: which of its messages are
 --                                  settled, a character each, '.' for not settled, 'x' for settled; none: none
 --                 time             the virtual time: the start time of the last message that was moved
@@ -62,6 +63,9 @@ local BUNDLE_OCTETS = 32768
 local BUNDLES = 4
 -- The number of the first message that is made ready is one more. Ids that others made end in smaller ones.
 local FIRST = 1099511627776
+-- In each run of Redis the numbers move on by so much at least, and by less than twice as much. No line has so many
+-- unread messages. Lua counts exactly up to 2^53, so the numbers last for four million runs.
+local JUMP = 1073741824
 
 -- Bundles: see engine/bundle_format.py. A *record* is a message as a part of a bundle or of a chunk: its segments,
 -- its size, and itself.
@@ -134,6 +138,12 @@ local function each_open(wait, payload, read)
   end
 end
 
+-- By how much the numbers move on in a run of Redis: by its id, so that two runs that begin with the same data give
+-- different numbers.
+local function jump_of(run)
+  return JUMP + (tonumber(sub(run, 1, 8), 16) or 0) % JUMP
+end
+
 -- Set how many messages a bundle may have now.
 local function size_bundles(line)
   line.bundle = max(1, min(line.bundle_max, floor(line.mark / BUNDLES)))
@@ -144,7 +154,7 @@ end
 local function line_of(keys, first, bundle_max)
   local known = call(
     'HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra', 'bundled', 'number', 'moved',
-    'put_off', 'moment')
+    'put_off', 'moment', 'run')
   local line = {
     sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
     messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), mark = tonumber(known[3] or MARK),
@@ -153,7 +163,8 @@ local function line_of(keys, first, bundle_max)
     bundled = tonumber(known[7] or 0), number = tonumber(known[8] or FIRST),
     bundle_max = tonumber(bundle_max or 1),
     records = {''}, open = 0, octets = 0, gone = {}, moved = 0, window = known[9],
-    put_off = tonumber(known[10] or 0), moment = known[11] and tonumber(known[11]), aside = {}, aside_by = {},
+    put_off = tonumber(known[10] or 0), moment = known[11] and tonumber(known[11]), run = known[12],
+    aside = {}, aside_by = {},
   }
   -- What of this the hash is known to have: nothing in the first step of a busy period.
   line.known = known[2] and {messages = line.messages, time = line.time, extra = line.extra} or {}
@@ -202,16 +213,19 @@ end
 
 -- How many messages of the ready stream no worker has been given, with those that are about to be written.
 -- The id of the last entry that a worker was given shows it, because it ends in the number of its last message.
--- Where an older version wrote that entry, bundles in hand count as if they were not. Where messages were
--- ended unread, or an older version wrote unread entries, it is at least the entries, and at most all messages
--- but one for each entry in hand.
+-- Where the numbers have moved on since then, it is known by how much, but only of the last time.
+-- Where an older version wrote that entry, or the numbers have moved on twice, bundles in hand count as if they were
+-- not. Where messages were ended unread, or an older version wrote unread entries, it is at least the entries, and at
+-- most all messages but one for each entry in hand.
 local function count_unread(line)
   local entries, group = call('XLEN', line.sms), group_of(line.sms)
   local unread = entries - (group and group['pending'] or 0)
   if unread <= 0 then return line.open end
   local most = unread + line.bundled
   local number = group and tonumber(match(group['last-delivered-id'], '%d+$')) or 0
-  if number >= FIRST then most = min(most, line.number - number) end
+  local behind = line.number - number
+  if behind >= JUMP and line.run then behind = behind - jump_of(line.run) end
+  if number >= FIRST then most = min(most, behind) end
   return max(unread, most) + line.open
 end
 

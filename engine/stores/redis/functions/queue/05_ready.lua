@@ -1,6 +1,17 @@
+-- Move the numbers on, because this run of Redis has not written to the line yet. Redis may have lost entries that
+-- workers have in hand, and its clock may be behind: without this another message could have the id of such an entry,
+-- and would be settled with it. Written at once: should the step fail, its numbers are not given again.
+-- The run is in the hash, not in a variable: functions of several versions stand beside each other, and lines of several
+-- databases have the same keys.
+local function move_on(line)
+  line.run = run_id()
+  line.number = line.number + jump_of(line.run)
+  call('HSET', line.wait, 'number', line.number, 'run', line.run)
+end
+
 -- Write an entry of one message, or of several: a table of their records, with room for the head before them.
 -- `given`: how often its message was given to a worker before, in the entry `from`. The id ends in the number of its
--- last message. Numbers count up, so the clock may go back.
+-- last message. Numbers count up, so the clock may go back; they are not given twice, so Redis may go back as well.
 local function add_entry(line, content, count, given, from)
   local function add(ms, number)
     line.number = number
@@ -14,6 +25,7 @@ local function add_entry(line, content, count, given, from)
     if line.way then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', 0, 'i', '', 'w', line.way) end
     return redis.pcall('XADD', line.sms, id, 'm', payload)
   end
+  if line.run ~= run_id() then move_on(line) end
   line.now = line.now or now_ms()
   local before = line.number
   local id = add(line.now, before + count)
