@@ -129,7 +129,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     # Where it is in a bundle (`engine.bundle_format`), from 0, and of how many messages.
     place: int = 0
     bundle: int = 1
-    # The entry in which it became ready, when that was another: a bundle that was taken apart. Else b"".
+    # The entry in which it became ready, when that was another: a bundle that was taken apart, or an entry
+    # that was written again because something in it, or before it, was canceled. Else b"".
     first_id: bytes = b""
     # What it waited for when it was put off and recalled (`engine.delivery.ways`); "" for any other.
     way: str = ""

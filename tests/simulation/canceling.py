@@ -9,16 +9,21 @@ from typing import Any
 import msgspec
 
 from engine.activity.records import CampaignPlace
-from engine.bundle_format import payloads_of, records_of
+from engine.bundle_format import is_bundle, record, records_of
 from engine.redis_keys import GROUP
 from engine.stores.redis.cancels import IdRange, cancel, cancel_campaign
 from tests.simulation.line import Line, LineFunctions
+from tests.simulation.ready import ready_id
 from tests.simulation.redis_store import format_id
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 # References of messages, and campaigns: some are one another's beginning.
 CAMPAIGNS = ("spring", "spring-1", "sp")
+# As in functions/queue.
+UNREAD_MAX = 8192
+EntryId = tuple[int, int]
+Records = list[tuple[int, bytes]]
 
 
 class Wanted:
@@ -156,21 +161,29 @@ class Canceling(LineFunctions):
         if stream is None:
             return in_hand
         given = stream.groups[GROUP].last if GROUP in stream.groups else (0, 0)
+        unread, before = line.unread(), len(wanted.canceled)
+        again: list[tuple[EntryId, list[bytes], Records]] = []
         for entry_id in list(stream.ids):
             fields = stream.fields[entry_id]
-            messages = line.open_messages(format_id(entry_id), fields[1])
-            ids = [m[0].encode() for m in map(wanted.read, messages) if m is not None]
-            if not ids:
-                continue
-            if self.is_given(entry_id, given):
+            records = self.open_records(line, entry_id, fields[1])
+            ids = [m[0].encode() for m in (wanted.read(of) for _, of in records) if m is not None]
+            left = records
+            if ids and self.is_given(entry_id, given):
                 in_hand += ids
-            elif self.was_given(fields):
+            elif ids and self.was_given(fields):
                 wanted.before += ids
-            else:
-                self.cancel_unread(line, entry_id, fields, messages, wanted)
+            elif ids:
+                left = [of for of in records if not wanted.take(of[1])]
+            if left != records:
+                line.take_entry(entry_id, len(records))
+            if left and (left != records or (again and self.goes_along(unread))):
+                again.append((entry_id, fields, left))
+        self.write_again(line, again)
+        if canceled := len(wanted.canceled) - before:
+            line.leave_unread(unread - canceled)
         return in_hand
 
-    def is_given(self, entry_id: tuple[int, int], given: tuple[int, int]) -> bool:
+    def is_given(self, entry_id: EntryId, given: EntryId) -> bool:
         """Whether a worker has the entry in hand."""
         return entry_id <= given
 
@@ -178,37 +191,31 @@ class Canceling(LineFunctions):
         """Whether a worker had its message in hand before, in another entry."""
         return len(fields) > 2 and fields[3] != b"0"
 
-    def cancel_unread(
-        self,
-        line: Line,
-        entry_id: tuple[int, int],
-        fields: list[bytes],
-        messages: list[bytes],
-        wanted: Wanted,
-    ) -> None:
-        payload = fields[1]
-        before = len(wanted.canceled)
-        kept = [message for message in messages if not wanted.take(message)]
-        is_bundle = len(payloads_of(payload)) > 1
-        if len(wanted.canceled) == before:
-            return
-        self.store.xdel(line.sms, entry_id)
-        if not is_bundle:
-            return
-        self.store.hash(line.wait).pop(b"part:%d" % entry_id[1], None)
-        line.bundled -= len(messages) - 1
-        line.changed = True
-        segments = dict(zip(messages, [_unpack(m)[6] for m in messages], strict=True))
-        if kept:
-            line.close_bundle()
-            line.recalled_way = fields[7].decode() if len(fields) > 6 else ""
-            line.make_all_ready([(self.segments_of(payload, m, segments[m]), m) for m in kept])
-            line.close_bundle()
-            line.recalled_way = ""
+    def goes_along(self, unread: int) -> bool:
+        """Whether what is behind a bundle that is written again is written again as well."""
+        return unread <= UNREAD_MAX
 
-    def segments_of(self, payload: bytes, message: bytes, segments: int) -> int:
-        """As its record in the bundle says: one whose place was not asked has 0."""
-        return {m: of for of, m in records_of(payload, 12)}.get(message, segments)
+    def open_records(self, line: Line, entry_id: EntryId, payload: bytes) -> Records:
+        """(segments, message) of each message of an entry that is not settled; one that is alone has 0."""
+        messages = line.open_messages(format_id(entry_id), payload)
+        if not is_bundle(payload):
+            return [(0, message) for message in messages]
+        return [of for of in records_of(payload, 12) if of[1] in messages]
+
+    def write_again(self, line: Line, again: list[tuple[EntryId, list[bytes], Records]]) -> None:
+        """Write entries at the end of the stream, in their order, with these of their messages."""
+        for entry_id, fields, records in again:
+            if entry_id in self.store.stream(line.sms).fields:
+                line.take_entry(entry_id, len(records))
+            line.recalled_way = fields[7].decode() if len(fields) > 6 else ""
+            content = records[0][1] if len(records) == 1 else b"".join(record(*of) for of in records)
+            given = int(fields[3]) if len(fields) > 2 else 0
+            line.add_entry(content, len(records), given, self.from_id(entry_id, fields))
+        line.recalled_way = ""
+
+    def from_id(self, entry_id: EntryId, fields: list[bytes]) -> bytes:
+        """Since when the messages of an entry that is written again are ready."""
+        return ready_id(entry_id, fields)
 
 
 def _place_of(payload: bytes) -> tuple[bytes, bytes]:

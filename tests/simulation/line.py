@@ -162,7 +162,7 @@ class Line(PutOff):
         self.close_bundle()
         self.recalled_way = ""
         if found:
-            self._counted, self._left = True, self.mark - left
+            self.leave_unread(left)
         return taken
 
     def goes_back(self, wanted: set[tuple[str, bytes]], way: str, organisation: bytes) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from engine.bundle_format import payloads_of, record
 from engine.redis_keys import GROUP
 from engine.stores.redis.queue import MARK
-from tests.simulation.redis_store import Store, parse_id
+from tests.simulation.redis_store import Store, format_id, parse_id
 
 # The number of the first message that is made ready is one more.
 FIRST = 1 << 40
@@ -25,6 +25,11 @@ def bundled(records: Iterable[bytes], number: int = 0) -> bytes:
 def jump_of(run: bytes) -> int:
     """By how much the numbers move on in a run of Redis."""
     return JUMP + int(run[:8], 16) % JUMP
+
+
+def ready_id(entry_id: tuple[int, int], fields: list[bytes]) -> bytes:
+    """The id of the entry in which the messages of an entry became ready."""
+    return (len(fields) > 2 and fields[5]) or format_id(entry_id)
 
 
 def note_of(number: int) -> bytes:
@@ -102,6 +107,10 @@ class Ready:
             self._counted = True
             self._left = self.mark - self.unread()
 
+    def leave_unread(self, unread: int) -> None:
+        """So many messages are unread, and the numbers of entries do not say it until one is read."""
+        self._counted, self._left = True, self.mark - unread
+
     def is_open(self) -> bool:
         if self.messages:
             return False
@@ -137,7 +146,10 @@ class Ready:
         self.store.hash(self.wait).update({b"number": b"%d" % self.number, b"run": self.run})
 
     def add_entry(self, content: bytes, count: int, given: int = 0, from_id: bytes = b"") -> None:
-        """Write an entry of a message or of records; its id ends in the number of its last message."""
+        """Write an entry of a message or of records; its id ends in the number of its last message.
+
+        `from_id`: of the entry in which they became ready, when that was another.
+        """
         stream = self.store.stream(self.sms)
         if self.run != self.store.run:
             self.move_on()
@@ -147,9 +159,11 @@ class Ready:
         self.number = before + count
         head = bundled((), self.number)
         payload = content if count == 1 else head[:2] + count.to_bytes(2, "big") + head[4:] + content
-        fields = [b"m", payload, *([b"d", b"%d" % given, b"i", from_id] if given else [])]
+        fields = [b"m", payload]
         if self.recalled_way:
-            fields += [b"d", b"0", b"i", b"", b"w", self.recalled_way.encode()]
+            fields += [b"d", b"0", b"i", from_id, b"w", self.recalled_way.encode()]
+        elif given or from_id:
+            fields += [b"d", b"%d" % given, b"i", from_id]
         self.store.xadd(self.sms, fields, (ms, self.number))
         self.count_entry(count)
 

@@ -19,7 +19,7 @@ from tests.simulation.canceling import Canceling, Wanted
 from tests.simulation.held import Held
 from tests.simulation.line import Line, LineFunctions
 from tests.simulation.put_off import packed_ways
-from tests.simulation.ready import note_of
+from tests.simulation.ready import note_of, ready_id
 from tests.simulation.redis_notes import Notes
 from tests.simulation.redis_store import Group, Store, format_id, parse_id
 from tests.simulation.redis_store import as_bytes as _b
@@ -313,7 +313,7 @@ class Settling(Closing, LineFunctions):
                 fields = stream.fields[parse_id(entry_id)]
                 deliveries = given + (int(fields[3]) if len(fields) > 2 else 0)
                 if len(payloads_of(fields[1])) > 1:
-                    apart += self.take_apart(line, entry_id, fields[1], deliveries)
+                    apart += self.take_apart(line, entry_id, fields, deliveries)
                     continue
                 if deliveries == deliveries_max - 1 and suspects == 0:
                     passed += 1
@@ -325,15 +325,15 @@ class Settling(Closing, LineFunctions):
         line.keep_ready()
         return [taken, passed, apart]
 
-    def take_apart(self, line: Line, entry_id: bytes, payload: bytes, deliveries: int) -> int:
+    def take_apart(self, line: Line, entry_id: bytes, fields: list[bytes], deliveries: int) -> int:
         """Make each message of a bundle that is not settled an entry of its own."""
-        messages = line.open_messages(entry_id, payload)
+        messages = line.open_messages(entry_id, fields[1])
         # They stay in the stream: for whoever watches, they leave it before they come again.
         self.store.xack(line.sms, GROUP, parse_id(entry_id))
         self.store.xdel(line.sms, parse_id(entry_id))
         self.store.hash(line.wait).pop(note_of(parse_id(entry_id)[1]), None)
         for message in messages:
-            line.add_entry(message, 1, deliveries, entry_id)
+            line.add_entry(message, 1, deliveries, ready_id(parse_id(entry_id), fields))
         line.bundled -= len(messages) - 1
         return len(messages)
 

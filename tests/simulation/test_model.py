@@ -441,7 +441,7 @@ async def database(redis_url: str) -> AsyncIterator[RedisLink]:
 
 
 # Their sequences come to all states that are looked for at the end.
-@pytest.mark.parametrize("seed", [0, 4, 5, 6, 8, 10, 11, 13, 15, 22])
+@pytest.mark.parametrize("seed", [0, 4, 5, 6, 10, 11, 13, 15, 16, 22])
 async def test_the_simulated_redis_answers_as_the_real_one(database: RedisLink, seed: int) -> None:
     clock = Clock(seed)
     server = RedisServer(clock, Nobody())

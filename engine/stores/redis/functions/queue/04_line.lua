@@ -8,8 +8,10 @@
 -- The messages of an organisation that is paused wait in its list, and it has no turn.
 -- Messages that workers put off wait in lists of their own: see 07_put_off.lua.
 --   sms    the ready stream. An entry has one message or a bundle of several, in the field `m`. When its message
---          was given to a worker in a bundle before, the field `d` says how often, and `i` has the id of that.
---          Of messages that were put off before, `d` is 0, `i` is empty, and the field `w` has their way.
+--          was given to a worker in a bundle before, the field `d` says how often, and `i` has the id of the entry in
+--          which it became ready. An entry that `cancel` has written again has that `i` too, and `d` is 0 where no
+--          worker was given it. Of messages that were put off before, the field `w` has their way, `d` is 0, and `i`
+--          is empty unless they were written again.
 --   wait   hash:  messages         how many messages wait in all lists
 --                 bundled          how many more messages than entries the ready stream holds: the messages that
 --                                  are not settled, less 1 for each entry

@@ -9,9 +9,16 @@ local function move_on(line)
   call('HSET', line.wait, 'number', line.number, 'run', line.run)
 end
 
+-- The id of the entry in which the messages of an entry became ready: its own, or that of the one from which they came.
+-- Workers go by it where an organisation is paused, so a message that is written again keeps it.
+local function ready_id(id, fields)
+  return fields[6] and fields[6] ~= '' and fields[6] or id
+end
+
 -- Write an entry of one message, or of several: a table of their records, with room for the head before them.
--- `given`: how often its message was given to a worker before, in the entry `from`. The id ends in the number of its
--- last message. Numbers count up, so the clock may go back; they are not given twice, so Redis may go back as well.
+-- `given`: how often its message was given to a worker before; `from`: see `ready_id`. Both or neither. The id ends in
+-- the number of its last message. Numbers count up, so the clock may go back; they are not given twice, so Redis may go
+-- back as well.
 local function add_entry(line, content, count, given, from)
   local function add(ms, number)
     line.number = number
@@ -20,9 +27,9 @@ local function add_entry(line, content, count, given, from)
       content[1] = BUNDLE_HEAD .. struct_pack('>HI8', count, number)
       payload = concat(content)
     end
-    if given then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', given, 'i', from) end
     -- Versions that do not know ways read four fields, or six.
-    if line.way then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', 0, 'i', '', 'w', line.way) end
+    if line.way then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', 0, 'i', from or '', 'w', line.way) end
+    if given then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', given, 'i', from) end
     return redis.pcall('XADD', line.sms, id, 'm', payload)
   end
   if line.run ~= run_id() then move_on(line) end

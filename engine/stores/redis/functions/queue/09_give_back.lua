@@ -24,7 +24,7 @@ local function take_unread(line, wanted)
       close_bundle(line)
       line.way, at = way ~= '' and way or nil, way
     end
-    if way == '' and fields[4] then
+    if tonumber(fields[4] or 0) > 0 then
       close_bundle(line)
       return add_entry(line, payload, 1, fields[4], fields[6])
     end

@@ -1,63 +1,104 @@
--- Cancel messages of an entry that no worker has been given. What is left of a bundle is written anew, because
--- whoever reads it is not told what is noted of it. `fields`: of the entry.
-local function cancel_unread(line, id, fields, wanted)
-  local payload = fields[2]
-  local count, is_bundle = count_of(payload)
-  if not is_bundle then
-    if wanted.take(payload) then call('XDEL', line.sms, id) end
-    return
-  end
-  local name = note_of(id)
-  local note, rest, open, at = call('HGET', line.wait, name), {}, 0, 13
-  local before = #wanted.canceled
-  for place = 1, count do
+-- The records of the messages of a bundle that are not settled, behind room for the head of another bundle.
+local function open_records(line, id, payload)
+  local note, found, at, place = call('HGET', line.wait, note_of(id)), {''}, 13, 0
+  while at + 5 <= #payload do
     local _, size, from = struct_unpack('>HI4', payload, at)
-    if not note or sub(note, place, place) == '.' then
-      open = open + 1
-      if not wanted.take(sub(payload, from, from + size - 1)) then
-        rest[#rest + 1] = sub(payload, at, from + size - 1)
-      end
-    end
+    place = place + 1
+    if not note or sub(note, place, place) == '.' then found[#found + 1] = sub(payload, at, from + size - 1) end
     at = from + size
   end
-  if #wanted.canceled == before then return end
+  return found
+end
+
+-- Take an entry that no worker has been given out of the stream. `open`: how many messages of a bundle are not settled,
+-- false where it is none.
+local function take_entry(line, id, open)
   call('XDEL', line.sms, id)
-  call('HDEL', line.wait, name)
-  line.bundled, line.changed = line.bundled - open + 1, true
-  if #rest == 0 then return end
-  close_bundle(line)
-  line.way = fields[8]
-  make_all_ready(line, concat(rest), #rest)
-  close_bundle(line)
+  if open then
+    call('HDEL', line.wait, note_of(id))
+    line.bundled, line.changed = line.bundled - open + 1, true
+  end
+end
+
+-- Cancel messages of an entry that no worker has been given. Returns the records of the others, when some of a bundle
+-- were canceled and some were not; else whether the entry is still there.
+local function cancel_unread(line, id, payload, wanted)
+  if not select(2, count_of(payload)) then
+    if not wanted.take(payload) then return true end
+    take_entry(line, id, false)
+    return false
+  end
+  local records, rest = open_records(line, id, payload), {''}
+  for i = 2, #records do
+    if not wanted.take(sub(records[i], 7)) then rest[#rest + 1] = records[i] end
+  end
+  if #rest == #records then return true end
+  take_entry(line, id, #records - 1)
+  return #rest > 1 and rest
+end
+
+-- Write entries at the end of the stream, in their order: of each its id, its fields, and the records of a bundle of
+-- which some were canceled, which is gone already. Each says when it became ready, so what is paused stays so.
+local function write_again(line, entries)
+  for _, entry in ipairs(entries) do
+    local id, fields, records = unpack(entry, 1, 3)
+    if not records then
+      records = select(2, count_of(fields[2])) and open_records(line, id, fields[2])
+      -- It only looks like a bundle.
+      if records and #records == 1 then records = false end
+      take_entry(line, id, records and #records - 1)
+    end
+    local count = records and #records - 1 or 1
+    line.way = fields[8]
+    add_entry(
+      line, records and (count == 1 and sub(records[2], 7) or records) or fields[2], count, tonumber(fields[4] or 0),
+      ready_id(id, fields))
+  end
   line.way = nil
 end
 
 -- Cancel messages of the ready stream. Returns the ids of those that a worker has in hand.
+-- Whoever reads a bundle is not told what is noted of it, so what is left of one is written again, and all that is
+-- behind it, so that everything keeps its order. In a stream of more than UNREAD_MAX messages only what is left of
+-- bundles is written again, at the end, because to write all would hold up everybody.
 local function cancel_ready(line, wanted)
   local group = group_of(line.sms)
   local given, from, page = group and group['last-delivered-id'] or '0-0', '-', nil
-  local in_hand = {}
+  local in_hand, again, unread, before = {}, {}, count_unread(line), #wanted.canceled
   local function note(ids, payload)
     each_open(line.wait, payload, function(message)
       if wanted.read(message) then ids[#ids + 1] = id_in(message) end
     end)
   end
+  local function look_at(id, fields)
+    local left = true
+    if string.find(fields[2], wanted.needle, 1, true) then
+      if not is_behind(id, given) then
+        note(in_hand, fields[2])
+      elseif tonumber(fields[4] or 0) > 0 then
+        note(wanted.before, fields[2])
+      else
+        left = cancel_unread(line, id, fields[2], wanted)
+      end
+    end
+    if left == true then
+      if again[1] and unread <= UNREAD_MAX then again[#again + 1] = {id, fields} end
+    elseif left then
+      again[#again + 1] = {id, fields, left}
+    end
+  end
   repeat
     page = call('XRANGE', line.sms, from, '+', 'COUNT', 200)
     for _, entry in ipairs(page) do
-      local id, fields = entry[1], entry[2]
-      from = '(' .. id
-      if string.find(fields[2], wanted.needle, 1, true) then
-        if not is_behind(id, given) then
-          note(in_hand, fields[2])
-        elseif tonumber(fields[4] or 0) > 0 then
-          note(wanted.before, fields[2])
-        else
-          cancel_unread(line, id, fields, wanted)
-        end
-      end
+      from = '(' .. entry[1]
+      look_at(entry[1], entry[2])
     end
   until #page < 200
+  write_again(line, again)
+  if #wanted.canceled > before then
+    -- The numbers of entries do not say any more how many are unread, until one is read.
+    line.counted, line.room = true, line.mark - unread + #wanted.canceled - before
+  end
   return in_hand
 end
 

@@ -19,17 +19,17 @@ end
 -- until the ones taken are settled.
 --
 -- A bundle is taken apart instead: each message that is not settled goes to the end of the ready stream, in an
--- entry of its own that says how often the message was delivered, and in which entry. So a message that kills workers
--- does not take others with it. At most MOVED_MAX messages, and those of one bundle, are moved in a step.
+-- entry of its own that says how often the message was delivered, and in which entry it became ready. So a message that
+-- kills workers does not take others with it. At most MOVED_MAX messages, and those of one bundle, are moved in a step.
 local function take_over(keys, args)
   local name, limit, suspects = args[1], tonumber(args[3]), tonumber(args[4])
   -- A worker of an older version does not send `deliveries_max`.
   local last_chance = tonumber(args[5] or '3') - 1
   local line = line_of(keys, 1)
   local taken, passed, apart = {}, 0, 0
-  local function take_apart(id, payload, deliveries)
-    each_open(line.wait, payload, function(message)
-      add_entry(line, message, 1, deliveries, id)
+  local function take_apart(id, fields, deliveries)
+    each_open(line.wait, fields[2], function(message)
+      add_entry(line, message, 1, deliveries, ready_id(id, fields))
       apart, line.bundled = apart + 1, line.bundled - 1
     end)
     call('XACK', line.sms, GROUP, id)
@@ -48,7 +48,7 @@ local function take_over(keys, args)
         local deliveries = p[4] + (fields[4] or 0)
         local _, is_bundle = count_of(fields[2] or '')
         if is_bundle then
-          take_apart(p[1], fields[2], deliveries)
+          take_apart(p[1], fields, deliveries)
         elseif deliveries == last_chance and suspects == 0 then
           passed = passed + 1
         else
