@@ -1,4 +1,4 @@
-"""The commands of a simulated Redis on hashes."""
+"""The commands of a simulated Redis on hashes, and on keys of any kind."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ class Hashes:
     """A part of `redis_server.RedisServer`."""
 
     store: Store
+
+    def _del(self, key: bytes) -> int:
+        return int(self.store.db.pop(key, None) is not None)
 
     def _hget(self, key: bytes, name: str | bytes) -> bytes | None:
         return self._hmget(key, name)[0]

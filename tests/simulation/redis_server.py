@@ -174,9 +174,6 @@ class RedisServer(Hashes):
         self.store.db[key] = as_bytes(value)
         return b"OK"
 
-    def _del(self, key: bytes) -> int:
-        return int(self.store.db.pop(key, None) is not None)
-
     def _zcount(self, key: bytes, _: str, score_max: int) -> int:
         return len(self.store.zrange(key, score_max))
 

@@ -153,8 +153,7 @@ class World:
         a second; with the usual one it is hardly ever reached. `plans`: routing plans that are in force one
         after another, a second each, all with the same throughput; in the end the first of them. `faults`:
         the only ones, by their names, and often (see faults.py)."""
-        self.operators = operators
-        self.cancelers = cancelers
+        self.operators, self.cancelers = operators, cancelers
         self.half_fences, self.clock_behind = half_fences, clock_behind
         self.faults = faults
         if half_fences:
