@@ -64,6 +64,11 @@ class Demand:
                 self._coming.appendleft((until_s, count - left))
             left -= count
 
+    @property
+    def expects(self) -> bool:
+        """Whether something was recalled for the lane that has not come, and may still come."""
+        return bool(self._coming)
+
     def lasts_s(self, now_s: float) -> float:
         """For how long a quarter of what waits lasts, when as much was recalled as is wanted, seconds."""
         waiting = units_waiting(self.lane) + max(0.0, self.lane.room(now_s))

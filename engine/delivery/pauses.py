@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from engine.records import Entry
 from engine.stream_id import StreamId
@@ -38,4 +38,24 @@ class Pauses:
         if self._queue_paused:
             return True
         paused_at = self._organisations.get(entry.message.organisation_id)
-        return paused_at is not None and StreamId.parse(entry.first_id or entry.entry_id) <= paused_at
+        return paused_at is not None and _ready_at(entry) <= paused_at
+
+    def after(self, entries: Iterable[Entry]) -> Pauses:
+        """The same without organisations that have been resumed, as `entries`, read together, show.
+
+        One of them became ready after the pause. What came before it must not go back and be sent after it.
+        """
+        resumed = set()
+        for entry in entries:
+            organisation_id = entry.message.organisation_id
+            paused_at = self._organisations.get(organisation_id)
+            if paused_at is not None and _ready_at(entry) > paused_at:
+                resumed.add(organisation_id)
+        if not resumed:
+            return self
+        return self.of_organisations({o: at for o, at in self._organisations.items() if o not in resumed})
+
+
+def _ready_at(entry: Entry) -> StreamId:
+    """The entry in which its message became ready."""
+    return StreamId.parse(entry.first_id or entry.entry_id)

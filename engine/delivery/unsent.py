@@ -3,7 +3,8 @@
     no room, or its providers    put off (`engine.delivery.ways`): behind what is put off there; before that,
     are closed                   when it waited in a lane, because what was put off meanwhile came later
     the worker ends, or what     to the front of its organisation's backlog; to the front of what is put off,
-    it is for is paused          when it was recalled, or waited in a lane for which something is put off
+    it is for is paused          when it was recalled, or waited in a lane for which something is put off or
+                                 was recalled: that came later, and goes back to what is put off, too
 
 What lies unread in Redis of the same list goes back behind it in the same step (`take_unread` in
 functions/queue).
@@ -21,7 +22,7 @@ from engine.delivery.lane import Lane
 from engine.delivery.lanes import Lanes
 from engine.delivery.provider_choice import ProviderChoice
 from engine.delivery.settler import Settler
-from engine.delivery.ways import Ways
+from engine.delivery.ways import Ways, providers_of
 from engine.records import Entry
 from engine.routing.routes import Candidates
 
@@ -60,17 +61,34 @@ class Unsent:
     def give_back(self, entries: Iterable[Entry]) -> None:
         """Give back entries that were only read."""
         for entry in entries:
-            self._settler.put_back(entry)
+            self._put_back(entry)
 
     def leave(self, which: Callable[[Entry], bool] = lambda entry: True) -> None:
         """Give back what waits in the lanes, or some of it."""
         for lane in self._lanes:
-            for entry, _ in lane.leave(which):
-                if lane.behind and len(self._lanes) > 1 and not entry.way and self._puts_off():
+            entries = [entry for entry, _ in lane.leave(which)]
+            to_way = len(self._lanes) > 1 and self._puts_off() and self._is_waited_for(lane, entries)
+            for entry in entries:
+                if to_way and not entry.way:
                     way = self._way(entry, lane, self._choice.candidates(entry.message))
                     self._settler.put_off(entry, 0.0, way, front=True)
+                    lane.behind = lane.behind_lately = True
                 else:
-                    self._settler.put_back(entry)
+                    self._put_back(entry)
+
+    def _is_waited_for(self, lane: Lane, entries: Iterable[Entry]) -> bool:
+        """Whether something is put off for a lane, or was recalled for it and has not been sent.
+
+        What was recalled is among `entries`, which leave the lane, or has not come yet.
+        """
+        return lane.behind or self._ways.expects(lane) or any(entry.way for entry in entries)
+
+    def _put_back(self, entry: Entry) -> None:
+        # What was recalled is put off again, also where Redis has said before that nothing is.
+        for name in providers_of(entry.way) if entry.way else ():
+            if (lane := self._lanes.by_name.get(name)) is not None:
+                lane.behind = lane.behind_lately = True
+        self._settler.put_back(entry)
 
     def _way(self, entry: Entry, lane: Lane, candidates: Candidates) -> str:
         """The way of a message that would go to `lane`.

@@ -198,6 +198,10 @@ class Ways:
         if over > 0 and (recall.shard, recall.way) in self._behind:
             self._behind[recall.shard, recall.way] -= over
 
+    def expects(self, lane: Lane) -> bool:
+        """Whether something was recalled for a lane that has not come."""
+        return self._demands[lane.name].expects
+
     def came(self, lane: Lane, message: Message) -> None:
         """Note that a message has come that was recalled for `lane`."""
         self._demands[lane.name].came(message)
@@ -221,6 +225,11 @@ class Ways:
         for of, share, count in zip(ways, shares, counts, strict=True):
             self._behind[of.shard, of.way] = share - count
         return [(of, count) for of, count in zip(ways, counts, strict=True) if count]
+
+
+def providers_of(way: str) -> list[str]:
+    """The names of the providers that may carry the messages of a way."""
+    return _read(way)[1]
 
 
 @lru_cache(maxsize=1024)
