@@ -179,6 +179,12 @@ def settled(engine: Engine, received: int, timeout_s: float) -> float:
     return time.monotonic() - start
 
 
+def ours_s(target: Engine) -> float:
+    """CPU time that the engine and this process have used so far, seconds. A worker that is killed takes its
+    own with it."""
+    return sum(target.cpu_s().values()) + time.process_time()
+
+
 def cpu_s_of(pid: int, *, ended: bool = False) -> float:
     """CPU time that a process has used so far, with its threads, seconds. Raises OSError once it is gone.
 

@@ -35,7 +35,7 @@ from benchmarks.machine_cpu import machine_cpu_s
 from benchmarks.open_load import OpenLoad, segments_of
 from benchmarks.plan_scenarios import SCENARIOS, Scenario
 from benchmarks.results import note
-from benchmarks.running import Engine, engine, settled
+from benchmarks.running import Engine, engine, ours_s, settled
 from benchmarks.shaped import (
     archived,
     behave,
@@ -173,15 +173,9 @@ def _sent(target: Engine, load: OpenLoad, typical: TypicalLoad) -> tuple[int, fl
     """Send the load, and kill workers as it says: (how many messages it was, how many CPUs others used)."""
     for death in typical.deaths:
         threading.Timer(death.at_s, kill_worker, (target, death.queue, death.process + 1)).start()
-    cpu, ours_s = machine_cpu_s(), _ours_s(target)
+    machine, before_s = machine_cpu_s(), ours_s(target)
     count = uvloop.run(load.run(typical.arrivals))
-    return count, round(machine_cpu_s().others(cpu, _ours_s(target) - ours_s), 2)
-
-
-def _ours_s(target: Engine) -> float:
-    """CPU time that the engine and this process have used so far, seconds. A worker that is killed takes its
-    own with it."""
-    return sum(target.cpu_s().values()) + time.process_time()
+    return count, round(machine_cpu_s().others(machine, ours_s(target) - before_s), 2)
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import uvloop
 
+from benchmarks.machine_cpu import OTHERS_MAX, machine_cpu_s
 from benchmarks.open_load import OpenLoad
-from benchmarks.running import Engine, engine
+from benchmarks.running import Engine, engine, ours_s
 from benchmarks.shaped import archived, latencies_ms
 from engine.capacity import costs, response_times
 from engine.capacity.peaks import Peak
@@ -73,7 +74,7 @@ def test_a_process_more_when_one_loop_cannot_do_it_and_one_less_when_it_is_calm(
     load = OpenLoad(running.url, keys, ["express"] * len(keys))
     uvloop.run(load.run(arrivals(14, 10, 1)))
     # Ten times as many, which is more than one worker can do.
-    step_us = time.time_ns() // 1000
+    step_us, machine, ours = time.time_ns() // 1000, machine_cpu_s(), ours_s(running)
     sending = threading.Thread(target=lambda: uvloop.run(load.run(arrivals(140, 30, 2))))
     sending.start()
     more = eventually(lambda: scaled_to(running, 2, 3), 60)
@@ -81,18 +82,24 @@ def test_a_process_more_when_one_loop_cannot_do_it_and_one_less_when_it_is_calm(
     sending.join()
     assert not load.trouble
     archived(running)
+    others = machine_cpu_s().others(machine, ours_s(running) - ours)
     count, seen_ms = latencies_ms(tmp_path, "express", step_us + 10_000_000)
     print(f"\na process more after {after_s:.1f} s: {more['reason']}")  # noqa: T201 - the figures
     print(f"from the tenth second on p99 is {seen_ms[0.99]:.0f} ms, of {count} messages")  # noqa: T201 - the figures
+    print(f"others used {others:.1f} CPUs")  # noqa: T201 - the figures
     changes = [line for line in (tmp_path / "log").read_text().splitlines() if " autoscaled " in line]
     print(*changes, sep="\n")  # noqa: T201 - the figures
     assert more["reason"].startswith("the loops of the workers are full: ")
     assert more["concurrency"] <= 100, "and no concurrency that is of no use"
-    # Ten seconds after the step, 99 % of what is due is sent within two seconds again.
     assert count > 2_300
-    assert seen_ms[0.99] <= 2_000
+    # Ten seconds after the step, 99 % of what is due is sent within two seconds again. A second worker needs
+    # a CPU: when others have it, the latency says nothing of the engine.
+    disturbed = others > OTHERS_MAX
+    assert disturbed or seen_ms[0.99] <= 2_000
     # Nothing arrives any more.
     less = eventually(lambda: scaled_to(running, 1), CALM_S * 6 + 60)
     print(f"a process less: {less['reason']}")  # noqa: T201 - the figures
     assert less["processes_before"] > 1
     assert less["reason"].startswith("no more was needed for ")
+    if disturbed:
+        pytest.skip(f"others used {others:.1f} CPUs of this machine: the latency is not judged")
