@@ -149,7 +149,7 @@ class Dispatcher:
         """Give entries that were read at `now_s` to the providers' lanes, or back to the settler, and submit
         what may be sent."""
         if self._pauses:
-            self._pauses = self._pauses.after(entries)
+            self._pauses = self._pauses.after(entries, self._settler.now_us())
             self.unsent.give_back(filter(self._pauses.hold, entries))
             entries = [entry for entry in entries if not self._pauses.hold(entry)]
         for entry in self._choice.give(entries, now_s, now_s):

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from engine.records import Entry
 from engine.stream_id import StreamId
 
+# The clocks of Redis and of a worker are no further apart than this, as a rule, microseconds.
+_CLOCKS_APART_US = 10_000_000
+
 
 class Pauses:
     """The organisations that are paused, each with the last id of the ready stream by then; and whether the
@@ -40,17 +43,20 @@ class Pauses:
         paused_at = self._organisations.get(entry.message.organisation_id)
         return paused_at is not None and _ready_at(entry) <= paused_at
 
-    def after(self, entries: Iterable[Entry]) -> Pauses:
+    def after(self, entries: Iterable[Entry], now_us: int) -> Pauses:
         """The same without organisations that have been resumed, as `entries`, read together, show.
 
         One of them became ready after the pause. What came before it must not go back and be sent after it.
+        One whose validity is over, or nearly, shows nothing: Redis makes it ready also while its
+        organisation is paused, so that it is ended.
         """
         resumed = set()
         for entry in entries:
-            organisation_id = entry.message.organisation_id
-            paused_at = self._organisations.get(organisation_id)
-            if paused_at is not None and _ready_at(entry) > paused_at:
-                resumed.add(organisation_id)
+            message = entry.message
+            paused_at = self._organisations.get(message.organisation_id)
+            lasts = message.expires_at_us > now_us + _CLOCKS_APART_US
+            if paused_at is not None and lasts and _ready_at(entry) > paused_at:
+                resumed.add(message.organisation_id)
         if not resumed:
             return self
         return self.of_organisations({o: at for o, at in self._organisations.items() if o not in resumed})

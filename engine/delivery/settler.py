@@ -60,7 +60,7 @@ class Settler:
         self._reader = reader
         self._pauses = pauses
         self._hand_s = hand_s
-        self._now_us = now_us
+        self.now_us = now_us
         self._clock_s = clock_s
         self._rng = rng
         self._log = log
@@ -94,7 +94,7 @@ class Settler:
         """Those of `waiting` that are still to be sent, now that their turn has come. The others were dropped
         or settled. Each comes with the time at which it was read."""
         # Nearly always: what `may_be_sent` comes to for entries with nothing out of the ordinary.
-        plain = plain_entries(waiting, self._clock_s() - self._hand_s, self._now_us())
+        plain = plain_entries(waiting, self._clock_s() - self._hand_s, self.now_us())
         if plain is not None:
             return plain
         return [entry for entry, read_at_s in waiting if self.may_be_sent(entry, read_at_s)]
@@ -105,7 +105,7 @@ class Settler:
             self._reader.drop([entry])
             self._let_go(1)
             return False
-        settlement = before_sending(entry, self._now_us(), self._unknown)
+        settlement = before_sending(entry, self.now_us(), self._unknown)
         if settlement is not None:
             self._settle(settlement)
         return settlement is None
@@ -128,7 +128,7 @@ class Settler:
             after_verdict(
                 entry,
                 verdict,
-                self._now_us(),
+                self.now_us(),
                 self._pauses,
                 self._rng,
                 others=others,
@@ -156,7 +156,7 @@ class Settler:
                 latency_us,
                 provider=provider,
                 code=code,
-                now_us=self._now_us(),
+                now_us=self.now_us(),
                 receipts_by=receipts_by,
             )
         )
@@ -166,7 +166,7 @@ class Settler:
         """Put `entry` off for `pause_s`, because no provider can take it now; or, with a way
         (`engine.delivery.ways`), until there is room at the providers of that, before what waits there with
         `front`."""
-        now_us = self._now_us()
+        now_us = self.now_us()
         # An entry that must not be sent any more is settled now instead.
         # One that expires before its turn is due then, to be ended.
         due_at_us = min(now_us + int(pause_s * 1e6), entry.message.expires_at_us)
@@ -176,11 +176,11 @@ class Settler:
     def put_back(self, entry: Entry) -> None:
         """Give back `entry`, which was only read: to the front of its organisation's backlog, for any worker.
         One that must not be sent any more is settled instead."""
-        self._settle(before_sending(entry, self._now_us(), self._unknown) or put_back(entry))
+        self._settle(before_sending(entry, self.now_us(), self._unknown) or put_back(entry))
 
     def unroutable(self, entry: Entry) -> None:
         """Settle `entry`, which no route matches."""
-        now_us = self._now_us()
+        now_us = self.now_us()
         self._settle(before_sending(entry, now_us, self._unknown) or unroutable(entry, now_us))
 
     async def run(self) -> None:
@@ -194,7 +194,7 @@ class Settler:
 
     def _settle(self, settlement: Settlement) -> None:
         if settlement.row is not None and not self._readable(settlement.row.event):
-            due_at_us = self._now_us() + int(_WAITS_S * 1e6)
+            due_at_us = self.now_us() + int(_WAITS_S * 1e6)
             settlement = in_older_words(settlement, self._unknown, due_at_us)
         self._writer.add(settlement)
         self.freed.set()

@@ -101,8 +101,17 @@ def test_a_message_that_became_ready_after_the_pause_shows_for_those_before_it_t
     queue_paused: bool,
 ) -> None:
     pauses = Pauses({7: StreamId(3, 0), 8: StreamId(3, 0)}, queue_paused=queue_paused)
-    assert pauses.after(entries(1, 3)) is pauses
-    after = pauses.after(entries(1, 5))
+    assert pauses.after(entries(1, 3), 0) is pauses
+    after = pauses.after(entries(1, 5), 0)
     assert [after.hold(entry) for entry in entries(1, 5)] == [queue_paused] * 5
     other = Entry(shard=0, queue="normal", entry_id=b"2-0", message=message("m", organisation_id=8))
     assert after.hold(other)
+
+
+def test_what_is_made_ready_to_be_ended_does_not_show_that_a_pause_is_over() -> None:
+    pauses = Pauses({7: StreamId(3, 0)})
+    some = entries(1, 5)
+    [over_us] = {entry.message.expires_at_us for entry in some}
+    # Where the clock of the worker is a little behind that of Redis, too.
+    assert pauses.after(some, over_us - 5_000_000) is pauses
+    assert not pauses.after(some, over_us - 60_000_000).hold(some[0])
