@@ -97,6 +97,17 @@ def test_a_long_name_leaves_room_for_what_else_is_said_of_an_organisation(
             assert place["x"] + place["width"] <= width + 16
 
 
+def test_a_number_is_not_broken_beside_a_long_name(visitor: Visitor) -> None:
+    visitor.open("queues")
+    names = visitor.page.evaluate("""() => [...document.querySelectorAll(".facts dd")].filter((one) => {
+        one.textContent = "1,234,567";
+        const text = document.createRange();
+        text.selectNodeContents(one);
+        return text.getClientRects().length > 1;
+    }).map((one) => one.previousElementSibling.textContent)""")
+    assert names == []
+
+
 def test_names_with_markup_are_shown_as_text(visitor: Visitor, engine: Engine) -> None:
     status, made = Caller(engine.admin_url, engine.admin_key).call(
         "POST", "/v1/admin/organisations", {"name": HOSTILE}
