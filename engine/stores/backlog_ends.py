@@ -6,7 +6,7 @@ faster provider. It is counted for each provider, over all shards:
 
     it has a throughput                by that
     it has none                        by what was recalled for it in the last ten seconds
-    it is paused, or not configured    nobody knows
+    it is paused, or not configured    nobody knows; of all that waits, where no other is left
     nothing was recalled for it lately nobody knows, because it may be broken; unless it takes less than a
                                        segment a second
     the routing plan is not known      nobody knows
@@ -78,13 +78,16 @@ class Shard(NamedTuple):
     ways: Sequence[Way]
 
 
-def ends_in_ms(shards: Iterable[Shard], takes: Mapping[str, float | None]) -> dict[int, int | None]:
+def ends_in_ms(shards: Iterable[Shard], takes: Mapping[str, float | None] | None) -> dict[int, int | None]:
     """By organisation, when all that it has will have left, milliseconds from now; None: nobody knows.
 
     `takes`: the segments a second of each provider that messages may be sent through, None without a
-    throughput; those that are paused are not in it.
+    throughput; those that are paused are not in it. None: the routing plan is not known.
     """
     shards = list(shards)
+    if takes is not None and not takes:
+        return {waits.organisation_id: None for shard in shards for waits in shard.waits}
+    takes = takes or {}
     moves = len({way.text.partition(" ")[0] for shard in shards for way in shard.ways}) > 1
     lanes: dict[str, _Lane] = {}
     for shard in shards:

@@ -274,9 +274,11 @@ class StatusReader:
         async with self._pool.connection() as connection:
             return await webhook_status(connection, len(self._shards))
 
-    async def takes(self, throughputs: Mapping[str, float | None]) -> dict[str, float | None]:
+    async def takes(self, throughputs: Mapping[str, float | None]) -> dict[str, float | None] | None:
         """The segments a second of each provider that is not paused, None without a throughput; `throughputs`
-        has those of the configuration."""
+        has those of the configuration. None where it has no provider: other nodes send."""
+        if not throughputs:
+            return None
         plan = await Routing(self._pool).read()
         return {
             name: plan.throughput.get(name, configured)
@@ -294,7 +296,7 @@ class StatusReader:
         due, replies = sum(found[: len(commands)]), found[len(commands) :]
         replies = [reply for reply in replies if not isinstance(reply, ReplyError)]
         messages, paused, moved, put_off = (sum(reply[i] for reply in replies) for i in (0, 1, 2, 6))
-        ends = ends_in_ms([_shard(reply) for reply in replies], takes or {})
+        ends = ends_in_ms([_shard(reply) for reply in replies], takes)
         rows = [_organisation(row, moved, now_ms, ends) for reply in replies for row in reply[3]]
         rows.sort(key=lambda o: (-o.messages, o.organisation_id))
         return QueueBacklog(queue, messages, paused, moved, rows[:_ORGANISATIONS_MAX], due, put_off)

@@ -134,3 +134,10 @@ def test_organisations_of_all_shards_share_a_provider_by_their_weights(
     assert found.keys() == expected.keys()
     for who, at_s in expected.items():
         assert found[who] == pytest.approx(1000 * at_s, rel=1e-6, abs=1.0)
+
+
+def test_nothing_is_known_while_all_are_paused_and_the_pace_counts_where_none_is_configured() -> None:
+    behind = Shard([waits(7, {}, segments=100, left=20)], [])
+    assert ends(behind) == {7: 50_000}
+    assert ends(behind, takes={}) == {7: None}
+    assert ends_in_ms([behind], None) == {7: 50_000}

@@ -1,4 +1,4 @@
-// The statuses and the events of messages: their colours, and what they mean.
+// The statuses and the events of messages, their colours, and what they mean; and the processes in the engine's status.
 
 const STATUS_TONES = {
   scheduled: "quiet", accepted: "quiet", sent: "good", delivered: "good",
@@ -30,4 +30,9 @@ export function eventTone(event) {
 
 export function eventSentence(event) {
   return EVENTS[event]?.[1] ?? event.replaceAll("_", " ");
+}
+
+/** The processes of all nodes. Of a node that was stopped nothing runs any more. */
+export function processesOf(status) {
+  return (status.nodes ?? []).filter((node) => node.seen !== "stopped").flatMap((node) => node.processes);
 }

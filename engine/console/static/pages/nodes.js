@@ -45,7 +45,7 @@ function nodePart(name, { may }) {
   const table = new Table({
     caption: `Processes of node ${name}`,
     key: (row) => `${row.role} ${row.index}`,
-    emptyText: "It has noted no process.",
+    emptyText: "It has no process.",
     columns: [
       { title: "Process", cell: (row) => `${row.role} ${row.index}` },
       { title: "State", cell: processState },
@@ -62,12 +62,13 @@ function nodePart(name, { may }) {
     element: section(`Node ${name}`, line, controls, table.element, changes),
     update: (node, at) => {
       now = at;
+      const stopped = node.seen === "stopped";
       const ready = node.processes.filter((one) => one.pid && one.state === "ready" && !one.degraded).length;
       fill(line, state(node.seen, TONES[node.seen]), node.reason ? `: ${node.reason}` : "",
-        `  ·  ${ready} of ${count(node.processes.length, "process", "processes")} ready  ·  version ${node.version}, formats ${node.formats}`,
+        `${stopped ? "" : `  ·  ${ready} of ${count(node.processes.length, "process", "processes")} ready`}  ·  version ${node.version}, formats ${node.formats}`,
         node.since_us ? `  ·  since ${time(new Date(node.since_us / 1000).toISOString())}` : "");
       // Those that need attention come first.
-      table.update([...node.processes].sort((a, b) => rank(a) - rank(b)));
+      table.update(stopped ? [] : [...node.processes].sort((a, b) => rank(a) - rank(b)));
       const scaled = Object.entries(node.scaled ?? {}).map(([queue, one]) =>
         `Autoscaling of ${queue}: ${count(one.processes, "worker")} with ${count(one.concurrency, "send")} each. ${one.reason}`);
       fill(changes, scaled.join(" "));

@@ -6,6 +6,7 @@ import { add, fill, h, say } from "../dom.js";
 import { clock, count, json, number, rate, RATE_STEPS, short, span, SPAN_STEPS } from "../format.js";
 import { attention } from "../attention.js";
 import { providerTable } from "../provider_table.js";
+import { processesOf } from "../statuses.js";
 
 const QUEUES = ["express", "normal"];
 const SHOWN_S = 300;
@@ -65,7 +66,7 @@ function showNotes(place, status) {
 }
 
 function processes(status) {
-  const all = (status.nodes ?? []).flatMap((node) => node.processes);
+  const all = processesOf(status);
   const ready = all.filter((one) => one.pid && one.state === "ready").length;
   return `${ready} of ${count(all.length, "process", "processes")} ready`;
 }

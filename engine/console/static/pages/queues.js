@@ -5,6 +5,7 @@ import { Block, facts, section } from "../blocks.js";
 import { ask } from "../dialogs.js";
 import { add, button, fill, h, state } from "../dom.js";
 import { count, number, percent, rate, short, span, time } from "../format.js";
+import { processesOf } from "../statuses.js";
 import { Table } from "../tables.js";
 
 const QUEUES = ["express", "normal"];
@@ -48,7 +49,7 @@ function queuePart(queue, context) {
 function shownFacts(queue, status) {
   const state_ = status.queues?.[queue];
   const flow = status.flow?.queues?.[queue];
-  const workers = (status.nodes ?? []).flatMap((node) => node.processes).filter((one) => one.role === queue);
+  const workers = processesOf(status).filter((one) => one.role === queue);
   return facts([
     ["State", stateOf(queue, status)],
     ["Workers", `${workers.filter((one) => one.state === "ready").length} of ${workers.length} ready`],
@@ -141,12 +142,19 @@ function backlogTable(queue) {
       { title: "Organisation", cell: (row) => ({ text: String(row.organisation_id), href: `/console/organisation?id=${row.organisation_id}` }) },
       { title: "State", cell: (row) => row.paused ? { text: "paused", tone: "warn" } : { text: "sending", tone: "good" } },
       { title: "Messages", number: true, cell: (row) => number(row.messages) },
+      { title: "Put off", number: true, cell: (row) => number(row.put_off) },
       { title: "Segments", number: true, cell: (row) => number(row.segments) },
       { title: "Oldest", number: true, cell: (row) => span(row.oldest_ms) },
       { title: "Weight", number: true, cell: (row) => String(row.weight) },
       { title: "Segments in 10 s", number: true, cell: (row) => short(row.segments_in_10_s) },
       { title: "Share", number: true, cell: (row) => percent(row.share) },
-      { title: "Ends in", number: true, cell: (row) => span(row.ends_in_ms) },
+      { title: "Ends in", number: true, cell: endOf },
     ],
   });
+}
+
+/** In how long all of it will have left. */
+function endOf(row) {
+  if (row.paused) return "paused";
+  return row.ends_in_ms === null ? "unknown" : span(row.ends_in_ms);
 }
