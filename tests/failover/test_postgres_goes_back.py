@@ -78,8 +78,8 @@ async def test_a_lost_top_up_and_a_lost_organisation_stop_nobody_else(
     # The books forget these: a top-up, and an organisation with its first one.
     await both.directory.top_up(poor, 100, "second")
     fresh = await both.organisation(50)
-    assert await served(ingest, poor, 60)
-    assert await served(ingest, fresh, 7)
+    await eventually(partial(served, ingest, poor, 60))
+    await eventually(partial(served, ingest, fresh, 7))
     await eventually(partial(held, both, poor, 60))
     await eventually(partial(held, both, fresh, 7))
     machine.restore(kept)

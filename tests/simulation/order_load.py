@@ -144,7 +144,7 @@ class OrderLoad:
         command = wire.read("normal", "w", [SHARD], count, None)
         reply, _ = await self._execute([command, wire.refill("normal", SHARD, self._room())])
         entries = wire.decoded(SHARD, "normal", wire.fields_of(reply[0][1] if reply else ()))[0]
-        self._pauses = self._pauses.after(entries)
+        self._pauses = self._pauses.after(entries, 0)
         held, off = [entry for entry in entries if self._pauses.hold(entry)], []
         await self._settle([put_back(entry) for entry in held], "held")
         self._behind = self._behind or any(entry.way for entry in held)

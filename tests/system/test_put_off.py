@@ -82,7 +82,10 @@ def test_what_left_a_backlog_is_what_providers_were_given_while_routes_and_throu
             time.sleep(0.2)
         return looks[first:]
 
+    # All begin to be sent at once, however long it takes to send in.
+    answer(engine.run("queue", "pause", "normal", "--json"))
     organisations = _fill(engine, 3, 1400)
+    answer(engine.run("queue", "resume", "normal", "--json"))
     watch(6.0)
     for change in (
         ("route", "set", "+98", "quick"),

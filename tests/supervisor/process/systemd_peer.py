@@ -34,7 +34,7 @@ class Systemd:
     def hear(self, beginning: str) -> list[str]:
         """All datagrams since the last call, up to the first that begins so, which is the last."""
         datagrams: list[str] = []
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while not datagrams or not datagrams[-1].startswith(beginning):
             assert time.monotonic() < until, f"It never said {beginning!r}, but {datagrams[-5:]}"
             datagrams.append(self._socket.recv(4096).decode())
