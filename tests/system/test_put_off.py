@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from supervisor.simulator import Simulator, start_simulator
-from tests.system.client import Caller, fetch
+from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import Engine, answer, start_engine
 
 PROVIDERS = {"slow": "throughput = 40", "quick": "throughput = 160", "free": ""}
@@ -86,6 +86,8 @@ def test_what_left_a_backlog_is_what_providers_were_given_while_routes_and_throu
     answer(engine.run("queue", "pause", "normal", "--json"))
     organisations = _fill(engine, 3, 1400)
     answer(engine.run("queue", "resume", "normal", "--json"))
+    # What left the backlogs at once has been put off by then.
+    eventually(lambda: taken() > IN_HAND)
     watch(6.0)
     for change in (
         ("route", "set", "+98", "quick"),
