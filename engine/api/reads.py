@@ -98,7 +98,7 @@ class Reports:
         known, missing = await _answered(parts, _SOURCES)
         found = await self._status.backlog(queue, self._clock.now_us() // 1000, known.get("ends_in_ms"))
         if not found.put_off:
-            # Then it does not depend on what providers take.
+            # Then all ends by what left lately; that all providers are paused is not known.
             missing.pop("ends_in_ms", None)
         pauses, drains = known.get("pause", ({}, {}))
         return msgspec.structs.replace(
