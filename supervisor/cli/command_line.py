@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from typer.core import TyperArgument, TyperOption
 
+from engine.activity.reports import Group
 from engine.errors import ConfigError
+from engine.records import QUEUES
 
 # What a command may be given empty: what is answered, for nothing. The engine says it of other texts.
 _MAY_BE_EMPTY = "text"
@@ -32,10 +34,10 @@ ONLY_WITH = {
 }
 
 # What an argument too many was probably meant for: by option, how its value looks.
-_GROUP = "status|queue|provider|country|organisation|reference|minute|hour|day"
+_GROUP = "|".join(get_args(Group))
 _MEANT = {
     "organisation": r"[0-9]{1,19}",
-    "queue": "express|normal",
+    "queue": "|".join(QUEUES),
     "by": rf"(?:{_GROUP})(?:,(?:{_GROUP}))*",
 }
 
