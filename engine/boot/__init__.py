@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -28,7 +28,7 @@ from engine.boot.process import STORE_TIMEOUT_S, Process, end_by_fault, reasons
 from engine.boot.worker import deliver
 from engine.config import Config, Role
 from engine.errors import Broken, EngineError, Unavailable
-from engine.hosts.cpu_turns import take_short_turns
+from engine.hosts.cpu_turns import give_way, take_short_turns
 from engine.redis_keys import holders_key
 from engine.stores.postgres.layout import confirm_shards
 from engine.stores.redis.admission import fence_all
@@ -43,6 +43,7 @@ def run_role(role: Role, config: Config, name: str, pipes: Pipes, listener: sock
     """Be `role` until drained; returns the exit code."""
 
     async def main() -> int:
+        give_way(by=_GIVES_WAY.get(role, _GIVES_WAY_MOST))
         if role in _ANSWERING:
             take_short_turns()
         life = Heartbeat(pipes.lines_fd, pipes.orders_fd)
@@ -121,6 +122,10 @@ async def _archiver(process: Process) -> None:
 
 # Roles of which somebody waits for each answer.
 _ANSWERING: tuple[Role, ...] = ("ingest", "express")
+# By how much the nice value of a role is higher than that of Redis, for which all wait; and that of all other
+# roles, for which no message waits.
+_GIVES_WAY: Mapping[Role, int] = {"ingest": 2, "express": 2, "normal": 3}
+_GIVES_WAY_MOST = 5
 _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {
     "ingest": serve,
     "express": deliver,

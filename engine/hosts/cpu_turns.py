@@ -9,9 +9,10 @@ Linux takes a slice from 6.12 on, from 0.1 ms to 100 ms, without any right. Olde
 their own slice. Where there is no such call, nothing changes.
 
 What can wait (`give_way`) has a higher nice value. Where there are cores enough it makes no difference; where
-not, a thread with the nice value 10 has a tenth of the time of one with 0. Linux weighs nice values within a
-session where it groups processes by session (`kernel.sched_autogroup_enabled`), so what is weighed against
-each other belongs to one session.
+not, a thread with the nice value 10 has a tenth of the time of one with 0, and one with 3 a half. Redis has
+the lowest, because everybody waits for it. Nice values are raised, never lowered: that needs no right. Linux
+weighs them within a session where it groups processes by session (`kernel.sched_autogroup_enabled`), so what
+is weighed against each other belongs to one session.
 
 Documentation: sched_setattr(2); Linux, scheduler/sched-eevdf.rst, and `__setparam_fair` in
 kernel/sched/syscalls.c; sched(7), "The nice value and group scheduling".
@@ -53,12 +54,12 @@ def take_short_turns() -> None:
     _libc.syscall(ctypes.c_long(_SCHED_SETATTR), ctypes.c_int(0), attributes, ctypes.c_uint(0))
 
 
-def give_way(thread_id: int = 0) -> None:
-    """Let this thread, or that one of this process, compute after the others where cores are few.
+def give_way(thread_id: int = 0, by: int = LATER_NICE) -> None:
+    """Let this thread, or that one, compute after the others where cores are few: its nice value rises `by`.
 
     Threads and processes that it starts from then on do so too, and it cannot be undone without a right.
     A thread that has ended meanwhile is passed over.
     """
     with contextlib.suppress(ProcessLookupError):
-        nice = os.getpriority(os.PRIO_PROCESS, thread_id) + LATER_NICE
+        nice = os.getpriority(os.PRIO_PROCESS, thread_id) + by
         os.setpriority(os.PRIO_PROCESS, thread_id, nice)

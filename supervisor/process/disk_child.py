@@ -1,6 +1,7 @@
 """The child that touches the data directory for the supervisor, so that a disk that hangs holds up it alone.
 
 The supervisor orders, and does not wait: a child in a system call that never returns cannot even be killed.
+Between orders the child looks after what the embedded Redis writes anew (`supervisor.embedded.rewrites`).
 
 it ends, or is killed       it is logged, and it is forked again, a second later at the earliest, and ordered
                             again what is left
@@ -20,11 +21,12 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from engine.disk_space import DiskSpace, scarcest
+from supervisor.embedded.rewrites import Rewrites
 from supervisor.process.child import Child, fork_child
 
 # So much of an order is in the pipe at once. The rest follows.
@@ -189,8 +191,10 @@ class DiskChild:
 def _obey(orders_fd: int, answers_fd: int) -> int:
     """In the child: do what is ordered, until the supervisor has gone."""
     os.set_blocking(answers_fd, True)
+    rewrites: Rewrites | None = None
     with open(orders_fd, "rb") as orders:
-        while size := orders.read(_SIZE_BYTES):
+        # The next order comes when this one is answered, so nothing of it has been read ahead.
+        while size := _next_size(orders, rewrites):
             order = msgspec.msgpack.decode(orders.read(int.from_bytes(size, "big")), type=_Order)
             answer = _Answer()
             for path, (content, mode) in order.files.items():
@@ -200,8 +204,19 @@ def _obey(orders_fd: int, answers_fd: int) -> int:
                     answer.failures[path] = str(e.strerror)
             if order.look:
                 answer.space, answer.looked = scarcest(order.look), True
+                rewrites = rewrites or Rewrites(Path(order.look))
             os.write(answers_fd, msgspec.json.encode(answer) + b"\n")
     return 0
+
+
+def _next_size(orders: BinaryIO, rewrites: Rewrites | None) -> bytes:
+    """The size of the next order, b"" when the supervisor has gone; until it comes, look after `rewrites`."""
+    if rewrites is not None:
+        poll = select.poll()
+        poll.register(orders, select.POLLIN)
+        while not poll.poll(rewrites.turn() * 1000):
+            pass
+    return orders.read(_SIZE_BYTES)
 
 
 def _replace(path: Path, content: bytes | None, mode: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -28,6 +29,21 @@ def alive(engine: Engine) -> set[str]:
 def sent(caller: Caller, message_id: str) -> bool:
     status, view = caller.call("GET", f"/v1/messages/{message_id}")
     return status == 200 and view["status"] in ("sent", "delivered")
+
+
+def test_nothing_computes_before_redis_and_what_messages_wait_for_comes_before_the_rest(
+    engine: Engine,
+) -> None:
+    redis = os.getpriority(os.PRIO_PROCESS, int((engine.data_dir / "run" / "redis.pid").read_text()))
+    processes = admin(engine, "GET", "status")[1]["processes"]
+    later: dict[str, set[int]] = {}
+    for process in processes:
+        if process["pid"]:
+            nice = os.getpriority(os.PRIO_PROCESS, process["pid"])
+            later.setdefault(process["role"], set()).add(nice - redis)
+    assert [later.pop(role) for role in ("ingest", "express", "normal")] == [{2}, {2}, {3}]
+    assert set(later) >= {"ledger", "archiver", "notifier", "admin"}
+    assert all(nice == {5} for nice in later.values())
 
 
 def test_workers_are_added_and_taken_away_while_it_runs(engine: Engine) -> None:
