@@ -1,9 +1,8 @@
 """Service: settlements gather, and are written to Redis in batches.
 
-A flush writes what has gathered. More of them begin before the first is answered when enough have gathered,
-so that the worker does not wait for round trips. Each is short, so that others do not wait for Redis. While a
-backlog is read, and after a rest, a flush goes with each read: what reaches Redis together is one turn of its
-loop, and one write to its disk.
+A flush writes what has gathered. A second one begins before the first is answered when enough have gathered,
+so that the worker does not wait for round trips. While a backlog is read, and after a rest, a flush goes with
+each read: what reaches Redis together is one turn of its loop, and one write to its disk.
 
     killed               a settlement whose answer did not come counts once
     Redis away, or a     the flush is sent again until it is answered, and counts once. No entry is in two
@@ -27,14 +26,14 @@ from engine.histogram import SENT_S, Histogram
 from engine.records import Settlement
 
 # Settlements are flushed when so many have gathered, or, while no flush is under way, when the first has
-# waited so long, seconds. Redis does nothing else meanwhile, and one-time codes wait.
-_FLUSH_COUNT = 256
+# waited so long, seconds.
+_FLUSH_COUNT = 400
 _FLUSH_S = 0.01
 # So many are worth a flush beside a read.
 _BESIDE_READ = 50
 # About the most settlements in one call to Redis, and the most calls that are under way.
-_FLUSH_MAX = 256
-_FLUSHES_MAX = 4
+_FLUSH_MAX = 1000
+_FLUSHES_MAX = 2
 # The first and the longest pause after Redis was unavailable, seconds.
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0

@@ -55,26 +55,26 @@ def accepted(settler: Settler, count: int) -> None:
     settler.sent(entries, ["id"] * count, [1] * count, "p", "")
 
 
-def test_more_flushes_begin_when_enough_have_gathered_and_a_fifth_waits() -> None:
+def test_a_second_flush_begins_when_enough_have_gathered_and_a_third_waits() -> None:
     with VirtualTime() as virtual:
         reader = Slow()
         settler = settler_of(virtual, reader)
-        for count in (3, 200, 300, 300, 256, 700):
+        for count in (3, 200, 300, 700):
             accepted(settler, count)
             virtual.pass_s(0.05)
-        # The first three waited for more a moment; the others for 256.
-        assert reader.flushes == [3, 500, 300, 256]
-        assert (settler.unsettled, settler.in_hand) == (1759, 1759)
+        # The first three waited for more a moment; the second flush for 400.
+        assert reader.flushes == [3, 500]
+        assert (settler.unsettled, settler.in_hand) == (1203, 1203)
         reader.answers[1].set_result(None)
         virtual.pass_s(0.05)
-        assert reader.flushes == [3, 500, 300, 256, 700]
-        assert settler.unsettled == 1259
+        assert reader.flushes == [3, 500, 700]
+        assert settler.unsettled == 703
         accepted(settler, 1)
-        for answer in (reader.answers[0], *reader.answers[2:]):
+        for answer in (reader.answers[0], reader.answers[2]):
             answer.set_result(None)
         virtual.pass_s(0.05)
-        assert reader.flushes == [3, 500, 300, 256, 700, 1]
-        reader.answers[5].set_result(None)
+        assert reader.flushes == [3, 500, 700, 1]
+        reader.answers[3].set_result(None)
         virtual.pass_s(0.05)
         assert (settler.unsettled, settler.in_hand) == (0, 0)
 
