@@ -26,6 +26,7 @@ extensions = [
         "engine.activity._columns",
         "engine.capacity._simulate",
         "engine.intake._plain",
+        "engine.stores.clickhouse._report_sums",
         "engine.stores.redis._portion",
         "engine.providers.smpp._short_way",
         "engine.delivery._many",

@@ -30,6 +30,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,9 +116,16 @@ class Reader(ClickHouseReports):
     answers_s = 0.0
 
     async def _query(self, sql: str, parameters: dict[str, Any]) -> Any:
+        return await self._timed(super()._query(sql, parameters))
+
+    async def _answer(self, sql: str, parameters: dict[str, Any]) -> bytes:
+        answer: bytes = await self._timed(super()._answer(sql, parameters))
+        return answer
+
+    async def _timed(self, asked: Awaitable[Any]) -> Any:
         began = time.monotonic()
         try:
-            return await super()._query(sql, parameters)
+            return await asked
         finally:
             self.answers_s += time.monotonic() - began
 

@@ -7,9 +7,14 @@
 By hour, or by day in a zone that has no series, all of it comes from the hours and quarters. Which counts are
 read of each is said in `report_cover`.
 
-A series may go on, or be dropped, between the moment at which it is asked how far it goes and the reading. So
-the rows of its windows say how far they go, and the report is read again when that is not what was asked for.
-Whether it has narrow counts cannot change without that.
+What came later is asked for once it is known how far the counts go that were read: the rows of the series'
+windows say so themselves, in the statement that reads the counts. So it does not matter that a series goes
+on meanwhile. One that was dropped, or has lost its narrow counts to a process of an earlier version, is found
+out by the same rows (`engine.stores.clickhouse.reports`).
+
+Counts are added up by ClickHouse when many are in one group. Where most groups have one count or a few they
+are read as they are, and added up with what came later by whoever asked (`_report_sums`), who finds the
+quantiles of times in any case: ClickHouse would take longer to plan that than to read the counts.
 """
 
 from __future__ import annotations
@@ -37,30 +42,25 @@ from engine.stores.clickhouse.report_statements import (
     numbered,
     time_sql,
 )
-from engine.stores.clickhouse.time_classes import (
-    below_sql,
-    gathered_sql,
-    merged_sql,
-    places_sql,
-    quantiles_sql,
-    summed_sql,
-)
 
-# The quantiles of times that are shown.
-_PARTS = (0.5, 0.95, 0.99)
 _TIMES = ("of_answers", "of_ages")
+# Most counts that are read as they are: they come to a few megabytes.
+_AS_THEY_ARE_MAX = 50_000
 
 
 class Together(NamedTuple):
-    """A report that is put together: its SQL gives a row for each group and event, and after its numbers how
-    far each series is counted; one row without an event has that as well."""
+    """A report that is put together, as what reads it: rows of each group and event, for `_report_sums`."""
 
+    # Reads the counts; and, added up, those that are too many to be read as they are. "": they are too many
+    # to be read at all.
     sql: str
-    # Only reads what it reads of series, within the bound.
-    bound_sql: str
+    added_up_sql: str
+    # Reads what came later; it needs the parameters `until0` and so on, and `until`, the least of them:
+    # milliseconds since 1970.
+    later_sql: str
     parameters: dict[str, Any]
-    # How far each series was counted, in the order of the columns.
-    until_ms: tuple[int, ...]
+    # The series, in the order in which the rows say how far they are counted.
+    series: tuple[Series, ...]
 
 
 class _Part(NamedTuple):
@@ -74,42 +74,46 @@ class _Part(NamedTuple):
 
 
 def by_periods(
-    query: ReportQuery, series: Series | None, utc: Series, days: Days, counts_max: int | None
+    query: ReportQuery, series: Series | None, utc: Series, days: Days, counts_max: int
 ) -> Together:
-    """The statement of a report that is put together. `series`: None: all is read by hours and quarters;
-    `days`: in its zone; `counts_max`: the server refuses to read more, None: it reads any number. It counts
-    all that the statement reads, what came later as well, so `bound_sql` is what says whether the counts are
-    too many."""
+    """The statements of a report that is put together. `series`: None: all is read by hours and quarters;
+    `days`: in its zone; `counts_max`: the server refuses to read more of any series."""
     parts = _parts(query, series, utc, days)
     parameters = filtered(query)
     for place, part in enumerate(parts):
         parameters |= {f"series{place}": part.series.zone, f"begun{place}": part.series.from_ms}
-    counted = [f"counted{place}" for place in range(len(parts))]
-    single = _is_single(query, parts, whole=series is not None)
     selects = [_of_series(query, part, place, len(parts)) for place, part in enumerate(parts)]
-    if counts_max is not None:
-        if single and "hour" not in query.group_by and not filters(query):
-            # A count is a row of the statement.
-            counts_max = min(counts_max, ROWS_MAX)
-        bound = f"SETTINGS max_rows_to_read = {counts_max:d}"
-        selects = [f"SELECT * FROM ({select} {bound})" for select in selects]  # noqa: S608 - our own names
-    bound_sql = f"SELECT count() FROM ({' UNION ALL '.join(selects)})"  # noqa: S608 - our own names
-    selects.append(_of_later(query, parts))
+    few = _are_few(query, parts, whole=series is not None)
+    if few and parts[0].added and "hour" not in query.group_by and not filters(query):
+        # A count is a row of the statement.
+        counts_max = min(counts_max, ROWS_MAX)
+    added_up = _added_up(query, _bounded(selects, counts_max), len(parts))
+    sql = _bounded(selects, min(counts_max, _AS_THEY_ARE_MAX)) if few else added_up
+    return Together(
+        sql,
+        added_up if few and counts_max > _AS_THEY_ARE_MAX else "",
+        _of_later(query, parts),
+        parameters,
+        tuple(part.series for part in parts),
+    )
+
+
+def _bounded(selects: list[str], counts_max: int) -> str:
+    """All that the statements read, if none has to read more than so many counts."""
+    bound = f"SETTINGS max_rows_to_read = {counts_max:d}"
+    if len(selects) == 1:
+        return f"{selects[0]} {bound}"
+    return " UNION ALL ".join(f"SELECT * FROM ({select} {bound})" for select in selects)  # noqa: S608 - our own names
+
+
+def _added_up(query: ReportQuery, selects: str, places: int) -> str:
+    """What `selects` reads of so many series, added up for each group and event."""
     groups = numbered(len(groups_of(query, "")) + 1)
-    columns = [] if "status" in query.group_by else list(_TIMES)
-    summed = ["sum(n) AS n", "sum(parts) AS parts", "sum(held) AS held"]
-    summed += [f"max({column}) AS {column}" for column in counted]
-    summed += [gathered_sql(column) if single else summed_sql(column) for column in columns]
-    sql = f"SELECT {groups}, {', '.join(summed)} FROM ({' UNION ALL '.join(selects)}) GROUP BY {groups} "  # noqa: S608 - our own names; values are parameters
-    sql += f"LIMIT {ROWS_MAX}"
-    if columns:
-        below = [below_sql(c, merged_sql(c) if single else f"all_{c}") for c in columns]
-        places = [places_sql(c, _PARTS) for c in columns]
-        sql = f"SELECT *, {', '.join(below)} FROM ({sql})"  # noqa: S608 - our own names
-        sql = f"SELECT *, {', '.join(places)} FROM ({sql})"  # noqa: S608 - our own names
-    measures = ["n", "parts", "held", *(quantiles_sql(c, _PARTS) for c in columns), *counted]
-    sql = f"SELECT {groups}, {', '.join(measures)} FROM ({sql})"  # noqa: S608 - our own names
-    return Together(sql, bound_sql, parameters, tuple(part.series.until_ms for part in parts))
+    columns = [f"sum({column}) AS {column}" for column in ("n", "parts", "held")]
+    if "status" not in query.group_by:
+        columns += [f"sumMap({column}) AS {column}" for column in _TIMES]
+    columns += [f"max({column}) AS {column}" for column in ("lost", *(f"counted{i}" for i in range(places)))]
+    return f"SELECT {groups}, {', '.join(columns)} FROM ({selects}) GROUP BY {groups} LIMIT {ROWS_MAX}"  # noqa: S608 - our own names
 
 
 def _parts(query: ReportQuery, series: Series | None, utc: Series, days: Days) -> list[_Part]:
@@ -130,32 +134,34 @@ def _parts(query: ReportQuery, series: Series | None, utc: Series, days: Days) -
     return parts
 
 
-def _is_single(query: ReportQuery, parts: list[_Part], *, whole: bool) -> bool:
-    """Whether most groups of a report are one count each, so that to add up each by itself would take the
-    most time. `whole`: whole days are read from counts by day."""
+def _are_few(query: ReportQuery, parts: list[_Part], *, whole: bool) -> bool:
+    """Whether most groups of a report are one count each or a few, so that to add up those of each would take
+    the most time. `whole`: whole days are read from counts by day."""
     if "hour" in query.group_by:
         offsets = offsets_in(query.time_zone, query.from_s, query.until_s)
         hours = (ALONE,) if any(ahead_s % HOUR_S for _, ahead_s in offsets) else (ALONE, *BY.values())
         return all(part.added in hours for part in parts)
-    return "day" in query.group_by and whole and parts[0].added != 0
+    return "day" in query.group_by and whole
 
 
 def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:
-    """What a series has of a report, count by count: to add them up here would be to do it twice. It is the
-    one of that place among so many."""
+    """What a series has of a report, count by count, and how far it is counted. It is the one of that place
+    among so many."""
     whose = "organisation_id = {organisation:Int64}"
     if query.organisation_id is None:
         each = "organisation" in query.group_by and not by_members(query)
         whose = "organisation_id > 0" if each else "organisation_id = 0"
     where = " AND ".join([whose, f"({' OR '.join(part.periods)})", *filters(query)])
-    counted = ["until_ms" if i == place else "toUInt64(0)" for i in range(places)]
+    counted = [f"{'until_ms' if i == place else 'toUInt64(0)'} AS counted{i}" for i in range(places)]
     measures = ["events AS n", "segments AS parts", "units AS held", "answers AS of_answers"]
     measures.append("ages AS of_ages")
+    # Rows of period 0 say whether it has narrow counts still.
+    lost = "period = 0 AND begins = 0" if part.series.narrow else "toUInt8(0)"
     return _select(
         query, [*_groups_of_series(query, part), "event"], measures, TABLE,
         f"zone = {{series{place}:String}} AND from_ms = {{begun{place}:UInt64}} "
         f"AND (period = 0 OR ({where}))",
-        counted, grouped=False,
+        [f"{lost} AS lost", *counted],
     )  # fmt: skip
 
 
@@ -173,19 +179,19 @@ def _groups_of_series(query: ReportQuery, part: _Part) -> list[str]:
 
 
 def _of_later(query: ReportQuery, parts: list[_Part]) -> str:
-    """What came since the end of each series."""
+    """What came since the end of each series, added up."""
     measures = ["count() AS n", "sum(toUInt64(activity.segments)) AS parts"]
     measures += ["sum(toUInt64(activity.units)) AS held"]
     measures += [f"{TIMES_SQL[0]} AS of_answers", f"{TIMES_SQL[1]} AS of_ages"]
     later = [
-        f"(stream_ms >= {part.series.until_ms:d} AND {_accepted(begin, end)})"
-        for part in parts
+        f"(stream_ms >= {{until{place}:UInt64}} AND {_accepted(begin, end)})"
+        for place, part in enumerate(parts)
         for begin, end in part.times
     ]
     # The index of the place in the stream, and the partitions, are found by these alone.
     all_times = [time for part in parts for time in part.times]
     where = [
-        f"stream_ms >= {min(part.series.until_ms for part in parts):d}",
+        "stream_ms >= {until:UInt64}",
         _accepted(min(begin for begin, _ in all_times), max(end for _, end in all_times)),
         # One alone says the same again.
         *([f"({' OR '.join(later)})"] if len(later) > 1 else []),
@@ -195,10 +201,8 @@ def _of_later(query: ReportQuery, parts: list[_Part]) -> str:
     if query.organisation_id is not None:
         where.insert(0, "organisation_id = {organisation:Int64}")
     groups = [COUNTRY_SQL if group == "country" else group for group in groups_of(query, "accepted_at")]
-    return _select(
-        query, [*groups, EVENT_SQL], measures, "activity", " AND ".join(where),
-        ["toUInt64(0)"] * len(parts), grouped=True,
-    )  # fmt: skip
+    select = _select(query, [*groups, EVENT_SQL], measures, "activity", " AND ".join(where), [])
+    return f"{select} GROUP BY {numbered(len(groups) + 1)} LIMIT {ROWS_MAX}"
 
 
 def _accepted(begin: int, end: int) -> str:
@@ -206,19 +210,10 @@ def _accepted(begin: int, end: int) -> str:
 
 
 def _select(
-    query: ReportQuery,
-    groups: list[str],
-    measures: list[str],
-    table: str,
-    where: str,
-    counted: list[str],
-    *,
-    grouped: bool,
+    query: ReportQuery, groups: list[str], measures: list[str], table: str, where: str, more: list[str]
 ) -> str:
     """A part of a report that is put together. By status no times are shown, so they are not read."""
     if "status" in query.group_by:
         measures = measures[:3]
-    columns = [f"{column} AS g{i}" for i, column in enumerate(groups)]
-    columns += [*measures, *(f"{column} AS counted{i}" for i, column in enumerate(counted))]
-    by = f" GROUP BY {numbered(len(groups))}" if grouped else ""
-    return f"SELECT {', '.join(columns)} FROM {table} WHERE {where}{by}"  # noqa: S608 - our own names; values are parameters
+    columns = [*(f"{column} AS g{i}" for i, column in enumerate(groups)), *measures, *more]
+    return f"SELECT {', '.join(columns)} FROM {table} WHERE {where}"  # noqa: S608 - our own names; values are parameters

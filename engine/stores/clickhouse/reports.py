@@ -9,7 +9,9 @@ keep inserts and look-ups from the processors.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -20,6 +22,7 @@ import structlog
 from engine.activity.report_rolling import Series
 from engine.activity.reports import EventSum, Report, ReportQuery, ReportRow, rows_of
 from engine.errors import ConfigError, Unavailable
+from engine.stores.clickhouse._report_sums import ReportSums
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
 from engine.stores.clickhouse.client import answering
 from engine.stores.clickhouse.report_bounds import (
@@ -29,10 +32,10 @@ from engine.stores.clickhouse.report_bounds import (
     too_many_counts,
     too_many_groups,
 )
-from engine.stores.clickhouse.report_cover import Days, days_of, is_long, midnight, zone_of
+from engine.stores.clickhouse.report_cover import days_of, is_long, midnight, zone_of
 from engine.stores.clickhouse.report_period_sql import SERIES_SQL
 from engine.stores.clickhouse.report_statements import GROUPS_MAX, ROWS_MAX, statement
-from engine.stores.clickhouse.report_together import Together, by_periods
+from engine.stores.clickhouse.report_together import by_periods
 
 log = structlog.get_logger()
 
@@ -41,8 +44,11 @@ _ROWS_MAX = 200_000_000
 TIMEOUT_S = 20.0
 _THREADS = 2
 _BYTES_MAX = 1_000_000_000
-# How often a report is read whose series goes on meanwhile, which it does once a minute.
+# How often a report is read whose series is dropped meanwhile.
 _TRIES = 5
+# So long it is taken to be known which series there are, seconds.
+_KEPT_S = 20.0
+_FORMAT = "RowBinaryWithNamesAndTypes"
 # A series that is so far behind is not read, milliseconds: too much has come since.
 _BEHIND_MS = 86_400_000
 # Nothing was accepted yet after a time that is so much after now, seconds: clocks differ.
@@ -56,6 +62,8 @@ _OF_GROUPS = "GROUP BY"
 _EPOCH = date(1970, 1, 1)
 # Reports of so many rows of the statement take more than a moment to make.
 _ROWS_MANY = 1_000
+# And answers of so many octets to add up.
+_BYTES_MANY = 200_000
 # Whether all rows that were archived before the views stood are counted.
 _COMPLETE = "SELECT (SELECT max(from_ms) FROM report_start) <= (SELECT max(until_ms) FROM report_filled)"
 # The series, whether they are filled, and the time of the server.
@@ -82,6 +90,8 @@ class ClickHouseReports(ClickHouseAdapter):
         self._noted_on = date.min
         # Whether all rows that were archived before the views stood are counted: it stays so.
         self._complete = False
+        # When the series were asked for, seconds of this machine; the server's time, and the series.
+        self._kept: tuple[float, int, list[Series]] | None = None
 
     async def summary(self, query: ReportQuery) -> Report:
         """The report that the query asks for. Raises Refusal 422 when it has too many rows, or reads too
@@ -108,42 +118,76 @@ class ClickHouseReports(ClickHouseAdapter):
         if not self._complete:
             [(complete,)] = await self._query(_COMPLETE, {})
             self._complete = bool(complete)
-        for _ in range(_TRIES if is_long(query) else 0):
-            now_s, series = await self._series()
+        for attempt in range(_TRIES if is_long(query) else 0):
+            now_s, series, is_new = await self._kept_series(anew=attempt > 0)
             if (chosen := chosen_of(query, series, now_s)) is None:
-                break
+                if is_new:
+                    break
+                continue
             whole, utc = chosen
-            days = days_of(query, ZoneInfo((whole or utc).zone), now_s + _CLOCKS_S)
             try:
-                together, found = await self._put_together(query, whole, utc, days)
+                found = await self._put_together(query, whole, utc, now_s)
             except _TooManyRows as e:
+                if not is_new:
+                    continue
                 if needs_days_of_zone(query, whole, now_s):
                     await self._note(query)
                 raise too_many_counts(query, whole, now_s) from e
-            # Rows without an event say how far each series is counted.
-            more = len(together.until_ms)
-            counted = [max((int(row[i - more]) for row in found), default=0) for i in range(more)]
-            if tuple(counted) == together.until_ms:
-                width = len([name for name in query.group_by if name != "status"])
-                return self._complete, [row[:-more] for row in found if row[width]]
+            if found is not None:
+                return self._complete, found
         try:
             return self._complete, list(await self._query(*statement(query)))
         except _TooManyRows as e:
             raise too_large("it reads too many rows") from e
 
     async def _put_together(
-        self, query: ReportQuery, whole: Series | None, utc: Series, days: Days
-    ) -> tuple[Together, Sequence[Sequence[Any]]]:
-        """The statement of a report (`by_periods`) and its rows. Raises _TooManyRows when its counts are
-        too many."""
-        bounded = by_periods(query, whole, utc, days, self._counts_max)
+        self, query: ReportQuery, whole: Series | None, utc: Series, now_s: float
+    ) -> list[Sequence[Any]] | None:
+        """The rows of a report that is put together (`by_periods`); None when a series is not there any more,
+        or has no narrow counts any more. Raises _TooManyRows when its counts are too many."""
+        days = days_of(query, ZoneInfo((whole or utc).zone), now_s + _CLOCKS_S)
+        together, sums = by_periods(query, whole, utc, days, self._counts_max), ReportSums()
         try:
-            return bounded, await self._query(bounded.sql, bounded.parameters)
+            counts = await self._answer(together.sql, together.parameters)
         except _TooManyRows:
-            # It may be that much has come that is not counted yet, which is no reason to refuse a report.
-            await self._query(bounded.bound_sql, bounded.parameters)
-        unbounded = by_periods(query, whole, utc, days, None)
-        return unbounded, await self._query(unbounded.sql, unbounded.parameters)
+            if not together.added_up_sql:
+                raise
+            counts = await self._answer(together.added_up_sql, together.parameters)
+        await self._add(sums, counts)
+        counted = list(sums.counted)
+        # A series that is being dropped goes less far than before: its windows go first.
+        if sums.lost or any(ms < of.until_ms for ms, of in zip(counted, together.series, strict=True)):
+            return None
+        until = {f"until{place}": ms for place, ms in enumerate(counted)}
+        parameters = {**together.parameters, **until, "until": min(counted)}
+        try:
+            later = await self._answer(together.later_sql, parameters)
+        except _TooManyRows as e:
+            raise too_large("it reads too many rows") from e
+        await self._add(sums, later)
+        # Beside the loop, which has others to answer meanwhile.
+        return [*(await asyncio.to_thread(sums.rows) if len(counts) > _BYTES_MANY else sums.rows())]
+
+    async def _add(self, sums: ReportSums, answer: bytes) -> None:
+        """Add an answer. Raises Unavailable when it broke off."""
+        try:
+            if len(answer) > _BYTES_MANY:
+                await asyncio.to_thread(sums.add, answer)
+            else:
+                sums.add(answer)
+        except ValueError as e:
+            raise Unavailable(f"ClickHouse at {self._url.shown} has answered with half a report.") from e
+
+    async def _kept_series(self, *, anew: bool) -> tuple[float, list[Series], bool]:
+        """The time of the server, seconds since 1970, and the series that can be read, as they were some
+        seconds ago, unless `anew`: what is read of them says whether they still are. And whether this is
+        new."""
+        if anew or self._kept is None or time.monotonic() - self._kept[0] > _KEPT_S:
+            now_s, series = await self._series()
+            self._kept = (time.monotonic(), now_s, series)
+            return now_s, series, True
+        kept_s, now_s, series = self._kept
+        return now_s + time.monotonic() - kept_s, series, False
 
     async def _series(self) -> tuple[int, list[Series]]:
         """The time of the server, seconds since 1970, and the series that can be read."""
@@ -181,7 +225,21 @@ class ClickHouseReports(ClickHouseAdapter):
 
     async def _query(self, sql: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
         """The rows of a statement. Raises _TooManyRows, and Refusal 422 for too many groups."""
-        settings = {
+        async with self._asking() as client:
+            found = await client.query(sql, parameters=parameters, settings=self._settings())
+        rows: Sequence[Sequence[Any]] = found.result_rows
+        return rows
+
+    async def _answer(self, sql: str, parameters: dict[str, Any]) -> bytes:
+        """The answer to a statement, for `_report_sums`. Raises as `_query` does."""
+        # An error comes as such, and not in the middle of the rows.
+        settings = {**self._settings(), "wait_end_of_query": 1}
+        async with self._asking() as client:
+            answer: bytes = await client.raw_query(sql, parameters=parameters, settings=settings, fmt=_FORMAT)
+        return answer
+
+    def _settings(self) -> dict[str, Any]:
+        return {
             "max_threads": _THREADS,
             "max_execution_time": self._timeout_s,
             "max_memory_usage": _BYTES_MAX,
@@ -190,18 +248,19 @@ class ClickHouseReports(ClickHouseAdapter):
             # Others go first where the server has more to do than it can.
             "priority": 10,
         }
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[Any]:
+        """The client for one statement. Raises as `_query` does."""
         try:
             async with answering(self._url, self._timeout_s):
-                client = await self._connected()
-                found = await client.query(sql, parameters=parameters, settings=settings)
+                yield await self._connected()
         except Unavailable as e:
             if _is_too_large(e.__cause__):
                 if _OF_GROUPS in str(e.__cause__):
                     raise too_many_groups(GROUPS_MAX) from e
                 raise _TooManyRows from e
             raise
-        rows: Sequence[Sequence[Any]] = found.result_rows
-        return rows
 
 
 def chosen_of(
