@@ -132,6 +132,13 @@ async def _with_lists_of_three(link: RedisLink, monkeypatch: pytest.MonkeyPatch)
     return load
 
 
+async def _chunks(link: RedisLink, organisation: int) -> list[int]:
+    """How many messages each chunk of a list has."""
+    found = await _fields(link)
+    names = [b"%d:%d" % (organisation, number) for number in range(1, 100)]
+    return [len(records_of(found[name])) for name in names if name in found]
+
+
 @pytest.mark.parametrize(
     ("at_once", "whole"), [(1, [24] * 4), (2, [23] + [24] * 3), (50, [3, 24, 24, 2, 24, 24])]
 )
@@ -142,11 +149,19 @@ async def test_where_turns_are_four_messages_the_chunks_of_a_list_are_whole_turn
     load = await _with_lists_of_three(link, monkeypatch)
     for _ in range(100 // at_once):
         await load.admit({299: [1] * at_once})
-    found = await _fields(link)
-    names = [b"299:%d" % number for number in range(1, 100)]
-    chunks = [len(records_of(found[name])) for name in names if name in found]
+    chunks = await _chunks(link, 299)
     assert sum(chunks) == len(load.waiting[299])
     assert chunks[:-1] == whole
+
+
+async def test_what_waits_of_the_messages_that_begin_a_list_is_in_one_chunk(
+    link: RedisLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of 50 is sent at once. A chunk with the second one alone would be a turn of its own."""
+    load = await _with_lists_of_three(link, monkeypatch)
+    await load.admit({300: [1] * 50})
+    assert await _chunks(link, 300) == [23, 24, 2]
+    assert load.broken == []
 
 
 async def test_a_turn_of_few_messages_ends_with_its_chunk(

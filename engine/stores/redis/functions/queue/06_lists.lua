@@ -97,45 +97,53 @@ local function is_open_to_all(line)
   return line.paused == 0 and is_open(line)
 end
 
--- Let a message into the line, as a record. `finish` has to follow.
--- An organisation without a list whose turn is now is served at once, although the ready stream is full:
--- it would be the next one anyway. So it waits only for what is in the ready stream.
-local function enter(line, organisation, segments, record)
+-- The list that the next message of an organisation goes to. Without one, it goes to the ready stream at once: because
+-- that is open; or because the organisation has no list and its turn is now, although the stream is full. It would be
+-- the next one anyway, so it waits only for what is in the stream. Then its turn is the second answer.
+local function list_for(line, organisation)
   local list = line.lists[organisation]
-  local paused = false
   if line.paused > 0 then
     list = list or list_of(line, organisation)
-    paused = list.paused
+    if list.paused then return list end
   end
-  if not paused then
-    if is_open(line) then return bundle(line, record, 1) end
-    line.busy = true
-  end
+  if is_open(line) then return end
+  line.busy = true
   list = list or list_of(line, organisation)
-  if list.messages == 0 and not paused then
-    list.start = list.start or next_start(line, organisation)
-    if list.start <= line.time then
-      list.start = list.start + segments / list.weight
-      return bundle(line, record, 1)
-    end
-  end
-  list.new = list.new or {}
-  list.new[#list.new + 1] = record
-  count_waiting(line, list, 1, segments)
+  if list.messages > 0 then return list end
+  list.start = list.start or next_start(line, organisation)
+  if list.start > line.time then return list end
+  return nil, list
+end
+
+-- Put `count` records behind one another at the end of a list.
+local function join(line, list, records, count, segments)
+  local new = list.new or {}
+  list.new, new[#new + 1] = new, records
+  count_waiting(line, list, count, segments)
+end
+
+-- Make a message ready that needs no list. `served`: as `list_for` says.
+local function pass(line, served, segments, record)
+  if served then served.start = served.start + segments / served.weight end
+  bundle(line, record, 1)
+end
+
+-- Let a message into the line, as a record. `finish` has to follow.
+local function enter(line, organisation, segments, record)
+  local list, served = list_for(line, organisation)
+  if list then return join(line, list, record, 1, segments) end
+  pass(line, served, segments, record)
 end
 
 -- Let a run of messages of an organisation into the line: `count`, with so many segments, from `at` in `records` on.
--- Once it has a list, all that is left goes there.
+-- Once one of them has to wait, all that is left goes to its list in one piece. So no chunk is begun with one message:
+-- that would be a turn of its own.
 local function enter_run(line, organisation, count, segments, records, at, behind)
   while at < behind do
-    local list = line.lists[organisation]
-    if list and list.messages > 0 and (list.paused or not is_open(line)) then
-      local new = list.new or {}
-      list.new, new[#new + 1] = new, sub(records, at, behind - 1)
-      return count_waiting(line, list, count, segments)
-    end
+    local list, served = list_for(line, organisation)
+    if list then return join(line, list, sub(records, at, behind - 1), count, segments) end
     local own, size, from = struct_unpack('>HI4', records, at)
-    enter(line, organisation, own, sub(records, at, from + size - 1))
+    pass(line, served, own, sub(records, at, from + size - 1))
     at, count, segments = from + size, count - 1, segments - own
   end
 end
