@@ -119,8 +119,9 @@ cdef const uint8_t *past(const Column *column, const uint8_t *at, const uint8_t 
     if column.kind == TEXT or column.kind == MAP:
         at = length(at, end, &size)
         if column.kind == MAP:
-            # More than there can be is as good as too much.
-            size = min(size, CLASSES + 1) * ENTRY
+            if size > CLASSES:
+                raise ValueError("The answer has more classes than there are.")
+            size *= ENTRY
     if at == NULL or <int64_t>size > end - at:
         raise ValueError("The answer broke off.")
     return at + size
