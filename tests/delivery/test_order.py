@@ -233,6 +233,27 @@ async def test_what_is_put_off_is_sent_in_order(
 
 
 @pytest.mark.parametrize("queue", ["express", "normal"])
+async def test_what_is_put_off_keeps_its_order_when_its_provider_is_paused_and_resumed(
+    kit: QueueKit, queue: Queue
+) -> None:
+    kit.queue = queue
+    carriers, rng = [Carrier("a"), Carrier("b")], Random(4)
+    carriers[0].latency_s = 0.01
+    async with working(
+        kit, carriers, RoutingPlan(version=1, routes=ONE_OF_TWO), concurrency=10
+    ) as dispatcher:
+        for n in range(10):
+            await arrive(kit, 120, first=120 * n)
+            await asyncio.sleep(rng.uniform(0.1, 0.3))
+            dispatcher.use(RoutingPlan(version=2 * n + 2, routes=ONE_OF_TWO, paused=("a",)))
+            await asyncio.sleep(rng.uniform(0.0, 0.3))
+            dispatcher.use(RoutingPlan(version=2 * n + 3, routes=ONE_OF_TWO))
+        await all_sent(carriers, 1200)
+    assert overtaken(ids(carriers[0].submitted)) == 0
+    assert len(carriers[0].submitted) == 1200
+
+
+@pytest.mark.parametrize("queue", ["express", "normal"])
 async def test_what_waits_for_a_provider_that_stalls_is_sent_in_order(kit: QueueKit, queue: Queue) -> None:
     kit.queue = queue
     stalls, other = Carrier("a"), Carrier("b")
