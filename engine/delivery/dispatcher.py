@@ -118,8 +118,8 @@ class Dispatcher:
 
     def use(self, plan: RoutingPlan) -> None:
         """Route by `plan` from now on. What waits for a provider that is paused now leaves its lane. When the
-        queue or the only provider is paused, what waits here goes back, as in `pause`, and nothing more is to be
-        read."""
+        queue or the only provider is paused, what waits here goes back, as in `pause`, and nothing more is to
+        be read."""
         queue_paused = self._queue in plan.paused_queues
         self._choice.use(plan)
         self.ways.use(plan)

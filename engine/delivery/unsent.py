@@ -7,8 +7,8 @@
     only provider is closed      was recalled: that came later, and goes back to what is put off, too
 
 What lies unread in Redis of the same list goes back behind it in the same step (`take_unread` in
-functions/queue). Reads under way give what came later still. So where nothing may be sent, what they give goes
-back as well, until none is under way and all that went back is written (`Unsent.all_back`).
+functions/queue). Reads under way give what came later still. So where nothing may be sent, what they give
+goes back as well, until none is under way and all that went back is written (`Unsent.all_back`).
 
     killed before it is written  it is pending, and others take it over: it counts as tried
     written twice                the second moves nothing
@@ -48,7 +48,8 @@ class Unsent:
         self._settler = settler
         self._puts_off = puts_off
         self._weight_of = weight_of
-        # Whether what a read gives goes back as well, because what came before it did. Whoever reads unsets it.
+        # Whether what a read gives goes back as well, because what came before it did. Whoever reads unsets
+        # it.
         self.all_back = False
 
     def put_off(self, entry: Entry, lane: Lane, candidates: Candidates, now_s: float, *, front: bool) -> None:

@@ -70,9 +70,9 @@ class Ways:
         self._queue: Queue = queue
         self._lanes = lanes
         self._demands = {name: Demand(lane, lanes.supply) for name, lane in lanes.by_name.items()}
-        # Of the routing plan that is in force, or of the first one that differs from it in nothing but what is
+        # Of the plan that is in force, or of the first one that differs from it in nothing but what is
         # paused: so what is put off keeps its place when a queue or a provider is paused and resumed. Where
-        # routes have weights, other providers make another one: what waits draws again which it goes to.
+        # routes have weights, a paused provider makes another one: what waits draws its provider again.
         self.version = 0
         self._plan = RoutingPlan(version=0)
         self._put_off: Sequence[PutOff] = ()

@@ -132,8 +132,8 @@ class Worker:
         return max(0, self._room() + self._concurrency)
 
     def take(self, entries: Sequence[Entry]) -> None:
-        """Take entries in hand and send them in order; while draining, or when what came before them goes back,
-        hand them back."""
+        """Take entries in hand and send them in order; while draining, or when what came before them goes
+        back, hand them back."""
         now_s = self._clock_s()
         self.stirred.set()
         self._settler.took(len(entries))

@@ -198,9 +198,7 @@ async def test_a_worker_that_is_killed_while_it_gives_back_loses_and_doubles_not
     assert len({m.id for m in after.submitted}) == len(after.submitted) == MANY
 
 
-async def arrive(
-    kit: QueueKit, count: int, first: int, organisation_id: int = 7, shard: int = SHARD
-) -> None:
+async def arrive(kit: QueueKit, count: int, first: int, organisation_id: int = 7, shard: int = SHARD) -> None:
     """Messages come into the line, behind all that came before."""
     await kit.link.batch(
         [

@@ -152,7 +152,7 @@ class OrderLoad:
         if self.all_back:
             await self._take(0)
             self.all_back = False
-        if self._under_way or self._closed and self.alone:
+        if self._under_way or (self._closed and self.alone):
             return
         count = self._rng.choice((1, 3, 10)) if count is None else count
         command = wire.read("normal", "w", [SHARD], count, None)
@@ -170,7 +170,7 @@ class OrderLoad:
         entries, self._under_way = self._under_way, []
         self._pauses = self._pauses.after(entries, 0)
         # Nothing is sent before what went back, nor while the only provider is paused.
-        back = self.all_back or self.alone and self._closed
+        back = self.all_back or (self.alone and self._closed)
         held, off = [entry for entry in entries if back or self._pauses.hold(entry)], []
         await self._settle([put_back(entry) for entry in held], "held")
         self._behind = self._behind or any(entry.way for entry in held)

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from tests.simulation.clock import Clock
 from engine.delivery.settlement import put_back, put_off_in
+from tests.simulation.clock import Clock
 from tests.simulation.line import Line
 from tests.simulation.order_load import WAY, OrderLoad
 from tests.simulation.redis_functions import Functions
