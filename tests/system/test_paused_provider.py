@@ -83,7 +83,6 @@ def test_a_backlog_keeps_its_order_and_tells_its_end_while_the_only_provider_is_
         began_s = time.monotonic()
         row = eventually(lambda: (row := told())["ends_in_ms"] and row, 5.0)
         assert time.monotonic() - began_s < 4.0
-        print(time.monotonic() - began_s, row)
         assert row["ends_in_ms"] / 1000 == pytest.approx(row["messages"] / RATE, rel=0.35)
 
     answer(engine.run("queue", "scale", "normal", "1", "--json"))
