@@ -2,7 +2,7 @@
 
 What waits behind the ready stream leaves it at the pace of `engine.limits.pace`, which the organisations of
 all shards share. What is put off waits for a provider that takes no more now, and is counted by itself: most
-of what left lately may have gone to another, faster provider. It is counted for each provider, over all shards:
+of what left lately may have gone to another, faster one. It is counted for each provider, over all shards:
 
     it has a throughput                by that
     it has none                        by what was recalled for it in the last ten seconds
@@ -14,8 +14,8 @@ of what left lately may have gone to another, faster provider. It is counted for
                                        nothing was recalled for it says nothing then
 
 Organisations share the streams, and each provider, by their weights. So one that has `s` segments and the
-weight `w` is done when each other one has been served `s / w` times its own weight, or all that it has. Nobody
-knows what comes meanwhile, or how much of its throughput the provider gives the other queue.
+weight `w` is done when each other one has been served `s / w` times its own weight, or all that it has.
+Nobody knows what comes meanwhile, or how much of its throughput the provider gives the other queue.
 
 Of what is behind the ready stream such a part will be put off as was put off lately. An organisation is done
 when all of that is. Pure.

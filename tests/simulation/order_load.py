@@ -1,11 +1,11 @@
 """One worker of a queue under a random load, and the order in which it sends each organisation's messages.
 
-The worker does as `engine/delivery` does with one provider that all messages wait for, the only one or one of
-several: what it reads goes to its hand, is put off, or is given back, by the rules of `unsent.py` and `ways.py`.
-The provider and the queue are paused and resumed, also while a read is under way. So the order in which the
-worker sends is what functions/queue and these rules make of it: each organisation's messages are sent in the order of admission,
-each once, and those that were canceled never. Nothing of a paused organisation is sent once the worker knows
-of the pause.
+The worker does as `engine/delivery` does with one provider that all messages wait for, the only one or one
+of several: what it reads goes to its hand, is put off, or is given back, by the rules of `unsent.py` and
+`ways.py`. The provider and the queue are paused and resumed, also while a read is under way. So the order in
+which the worker sends is what functions/queue and these rules make of it: each organisation's messages are
+sent in the order of admission, each once, and those that were canceled never. Nothing of a paused
+organisation is sent once the worker knows of the pause.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class OrderLoad:
         self._behind = False
         # Whether its provider is the only one, and whether that is paused.
         self.alone, self._closed = rng.random() < 0.3, False
-        # What a read has given that the worker has not taken yet; whether that goes back, with all that is read
-        # before the next one begins.
+        # What a read has given that the worker has not taken yet; whether that goes back, with all that is
+        # read before the next one begins.
         self._under_way: list[Entry] = []
         self.all_back = False
         # How many messages were recalled and have not been read yet.
@@ -269,8 +269,8 @@ class OrderLoad:
         self._paused ^= {organisation}
 
     async def _learn(self) -> None:
-        """The worker learns who is paused, and gives back what it has in hand of them. It looks so seldom that
-        no read is under way from one look to the next."""
+        """The worker learns who is paused, and gives back what it has in hand of them. It looks so seldom
+        that no read is under way from one look to the next."""
         if self._under_way:
             await self._read()
         [notes] = await self._execute([("HGET", keys.limits_key(SHARD), "paused")])

@@ -29,8 +29,8 @@ def way(number: int, text: str, messages: int, weight: float = 1.0, moved: int =
 def shard(
     rows: Sequence[Waits], ways: Sequence[Way], moved: int = 20_000, others: int = 0, weight: float = 0.0
 ) -> Shard:
-    """A line of which turns have moved so many segments in ten seconds. Behind its stream wait those of `rows`,
-    and so many messages of others, who have this weight."""
+    """A line of which turns have moved so many segments in ten seconds. Behind its stream wait those of
+    `rows`, and so many messages of others, who have this weight."""
     behind = [(row.behind[0], row.weight) for row in rows if row.behind[0] and not row.paused]
     line = LinePace(moved, 60_000, 6 * moved, weight + sum(weight for _, weight in behind))
     return Shard(rows, ways, Behind(others + sum(messages for messages, _ in behind), line))
@@ -92,7 +92,7 @@ def test_what_is_behind_the_stream_ends_at_the_pace_of_all_lines() -> None:
     assert ends(shard([waits(7, {}, segments=4000)], [], 1000)) == {7: 40_000}
     assert ends(shard([waits(7, {}, segments=4000)], [], 0)) == {7: None}
     assert ends(shard([waits(7, {1: 9}, paused=True)], [way(1, "3 slow", 9, 0.0)])) == {7: None}
-    # Those of all shards share it by their weights, also those that are not told. Who is paused takes nothing.
+    # Those of all shards share it by their weights, also those that are not told. The paused take nothing.
     one = shard([waits(7, {}, segments=300), waits(9, {}, segments=900, paused=True)], [], 600)
     other = shard([waits(8, {}, segments=300, weight=3.0)], [], 400, others=100, weight=1.0)
     assert ends(one, other) == {7: 7000, 8: 5000, 9: None}

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_a_backlog_keeps_its_order_and_tells_its_end_while_the_only_provider_is_
     answer(engine.run("provider", "resume", "only", "--json"))
     eventually(lambda: len(smsc.numbers()) == MANY)
     found = smsc.numbers()
-    assert [b for a, b in zip(found, found[1:], strict=False) if b < a] == []
+    assert [b for a, b in pairwise(found) if b < a] == []
 
 
 def _send(engine: Engine) -> None:

@@ -161,8 +161,7 @@ class QueueStreams:
             raise
 
     async def rest(self) -> list[Entry]:
-        """What reads that are still under way give, and what was lost of others; see the port. What Redis does
-        not give now stays pending."""
+        """What reads under way give, and what was lost of others; see the port. The rest stays pending."""
         found: list[Entry] = []
         while self._reads:
             try:
