@@ -96,11 +96,13 @@ class Reports:
         throughputs = {p.name: p.throughput for p in self._config.providers}
         parts = {"pause": self._status.queue_states(), "ends_in_ms": self._status.takes(throughputs)}
         known, missing = await _answered(parts, _SOURCES)
-        found = await self._status.backlog(queue, self._clock.now_us() // 1000, known.get("ends_in_ms"))
+        pauses, drains = known.get("pause", ({}, {}))
+        # Of a queue that is paused nothing is taken.
+        takes = {} if queue in pauses else known.get("ends_in_ms")
+        found = await self._status.backlog(queue, self._clock.now_us() // 1000, takes)
         if not found.put_off:
             # Then all ends by what left lately; that all providers are paused is not known.
             missing.pop("ends_in_ms", None)
-        pauses, drains = known.get("pause", ({}, {}))
         return msgspec.structs.replace(
             found, pause=pauses.get(queue), drain=drains.get(queue), missing=missing
         )

@@ -118,12 +118,15 @@ class Dispatcher:
 
     def use(self, plan: RoutingPlan) -> None:
         """Route by `plan` from now on. What waits for a provider that is paused now leaves its lane. When the
-        queue is paused, what waits here goes back, as in `pause`, and nothing more is to be read."""
+        queue or the only provider is paused, what waits here goes back, as in `pause`, and nothing more is to
+        be read."""
         queue_paused = self._queue in plan.paused_queues
         self._choice.use(plan)
         self.ways.use(plan)
         self.lanes.use(plan, queue_paused=queue_paused)
         self._heed(self._pauses.of_queue(queue_paused))
+        if queue_paused or self._only_one_is_paused():
+            self.unsent.all_back = True
         self._turns.ring()
 
     def allow(self, concurrency: int) -> None:
@@ -168,7 +171,11 @@ class Dispatcher:
             self._settler.put_off(entry, _ELSEWHERE_S)
             return
         lane = self._recalled(entry, candidates, now_s) or self._choice.of(candidates, message, now_s)
-        if lane is None:
+        if lane is None and len(self.lanes) == 1:
+            # Nothing is sent until the only provider has opened: all keeps its place in the backlog.
+            self.unsent.give_back([entry])
+            self.unsent.all_back = True
+        elif lane is None:
             # All its providers are closed: back to Redis until one of them has opened.
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
@@ -177,6 +184,9 @@ class Dispatcher:
             lane.add([entry], read_at_s)
         else:
             self.unsent.put_off(entry, lane, candidates, now_s, front=left)
+
+    def _only_one_is_paused(self) -> bool:
+        return len(self.lanes) == 1 and all(lane.paused for lane in self.lanes)
 
     def _recalled(self, entry: Entry, candidates: Candidates, now_s: float) -> Lane | None:
         """The lane for which a message was recalled, if it may go there; it is not drawn for again."""

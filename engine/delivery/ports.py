@@ -115,7 +115,8 @@ class QueueReader(Protocol):
         as soon as it is there, before what is read of a backlog."""
 
     async def rest(self) -> list[Entry]:
-        """What has been asked for and not been given yet, once no more is to be read."""
+        """What has been asked for and not been given yet, when nothing is to be read before that is known.
+        It never raises Unavailable."""
 
     async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
         """Settle entries in one round trip; returns how many of the settlements counted.

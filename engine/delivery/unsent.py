@@ -2,12 +2,13 @@
 
     no room, or its providers    put off (`engine.delivery.ways`): behind what is put off there; before that,
     are closed                   when it waited in a lane, because what was put off meanwhile came later
-    the worker ends, or what     to the front of its organisation's backlog; to the front of what is put off,
-    it is for is paused          when it was recalled, or waited in a lane for which something is put off or
-                                 was recalled: that came later, and goes back to what is put off, too
+    the worker ends, what it     to the front of its organisation's backlog; to the front of what is put off,
+    is for is paused, or its     when it was recalled, or waited in a lane for which something is put off or
+    only provider is closed      was recalled: that came later, and goes back to what is put off, too
 
 What lies unread in Redis of the same list goes back behind it in the same step (`take_unread` in
-functions/queue).
+functions/queue). Reads under way give what came later still. So where nothing may be sent, what they give
+goes back as well, until none is under way and all that went back is written (`Unsent.all_back`).
 
     killed before it is written  it is pending, and others take it over: it counts as tried
     written twice                the second moves nothing
@@ -47,6 +48,9 @@ class Unsent:
         self._settler = settler
         self._puts_off = puts_off
         self._weight_of = weight_of
+        # Whether what a read gives goes back as well, because what came before it did. Whoever reads unsets
+        # it.
+        self.all_back = False
 
     def put_off(self, entry: Entry, lane: Lane, candidates: Candidates, now_s: float, *, front: bool) -> None:
         """Put off a message that would go to `lane`. `front`: it waited in a lane."""

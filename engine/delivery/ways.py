@@ -70,8 +70,9 @@ class Ways:
         self._queue: Queue = queue
         self._lanes = lanes
         self._demands = {name: Demand(lane, lanes.supply) for name, lane in lanes.by_name.items()}
-        # Of the routing plan that is in force, or of the first one that differs from it in nothing but which
-        # queues are paused: so what is put off keeps its place when a queue is paused and resumed.
+        # Of the plan that is in force, or of the first one that differs from it in nothing but what is
+        # paused: so what is put off keeps its place when a queue or a provider is paused and resumed. Where
+        # routes have weights, a paused provider makes another one: what waits draws its provider again.
         self.version = 0
         self._plan = RoutingPlan(version=0)
         self._put_off: Sequence[PutOff] = ()
@@ -85,6 +86,8 @@ class Ways:
     def use(self, plan: RoutingPlan) -> None:
         """`plan` is in force from now on."""
         before = msgspec.structs.replace(self._plan, version=plan.version, paused_queues=plan.paused_queues)
+        if not any(route.weights for route in plan.routes):
+            before = msgspec.structs.replace(before, paused=plan.paused)
         if plan != before or not self.version or plan.version < self.version:
             self.version = plan.version
         self._plan = plan

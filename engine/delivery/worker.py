@@ -39,6 +39,7 @@ from engine.delivery.ports import QueueReader
 from engine.delivery.read_ahead import worth_reading
 from engine.delivery.settlement_counts import SettlementCounts
 from engine.delivery.settler import Settler
+from engine.delivery.unsent import Unsent
 from engine.errors import Unavailable
 from engine.histogram import Histogram
 from engine.records import Entry
@@ -131,11 +132,12 @@ class Worker:
         return max(0, self._room() + self._concurrency)
 
     def take(self, entries: Sequence[Entry]) -> None:
-        """Take entries in hand and send them in order; while draining, hand them back."""
+        """Take entries in hand and send them in order; while draining, or when what came before them goes
+        back, hand them back."""
         now_s = self._clock_s()
         self.stirred.set()
         self._settler.took(len(entries))
-        if self._draining:
+        if self._draining or self._dispatcher.unsent.all_back:
             self._dispatcher.unsent.give_back(entries)
             return
         self._dispatcher.take(entries, now_s)
@@ -212,6 +214,10 @@ class Worker:
         # It has let time pass, so that more could come together.
         rested = False
         while not draining.is_set():
+            if self._dispatcher.unsent.all_back:
+                self.take(await self._reader.rest())
+                await _all_back(self._settler, self._dispatcher.unsent, draining)
+                continue
             room = self._room()
             if room < self._worth_reading():
                 freed.clear()
@@ -248,6 +254,14 @@ class Worker:
             rested = bool(few and self._linger_s and not self._reader.more)
             if rested:
                 await asyncio.sleep(self._linger_s)
+
+
+async def _all_back(settler: Settler, unsent: Unsent, draining: asyncio.Event) -> None:
+    """With no read under way, wait until all that goes back is written: from then on reads give it first."""
+    while settler.unsettled and not draining.is_set():
+        settler.settled.clear()
+        await _soon(settler.settled, _LOOK_S)
+    unsent.all_back = False
 
 
 async def _first_of(*events: asyncio.Event) -> None:

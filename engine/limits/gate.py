@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from engine.errors import TooMany
-from engine.limits.records import DRAIN_S, Backlog, RateLevel
+from engine.limits.records import Backlog, RateLevel
 from engine.organisations import Limits
 from engine.written_numbers import plural
 
@@ -32,7 +32,8 @@ from engine.written_numbers import plural
 _STALE_S = 5.0
 # Organisations that are watched at the same time.
 _WATCHED_MAX = 10_000
-# When nothing of a backlog moves, nobody knows when there is room: the caller comes back after, seconds.
+# When nobody knows the pace of a backlog, nobody knows when there is room: the caller comes back after,
+# seconds.
 _UNKNOWN_S = 60.0
 _RETRY_MAX_S = 3600.0
 _NONE = Limits()
@@ -84,7 +85,7 @@ class Gate:
         for organisation_id, messages in backlogs:
             known = organisation_id in self._watched or len(self._watched) >= _WATCHED_MAX
             if not known and 2 * messages >= self._most(self._limits_of(organisation_id)):
-                backlog = Backlog(organisation_id, messages, messages, 0, False)
+                backlog = Backlog(organisation_id, messages, messages, None, False)
                 self._watched[organisation_id] = _Watched(backlog, now_s)
         for organisation_id, tokens in levels:
             bucket = self._buckets.get(organisation_id)
@@ -173,8 +174,8 @@ def full(rate: float) -> float:
 
 
 def drained_in_s(backlog: Backlog, messages: int) -> float:
-    """When so many messages fewer will wait, seconds from now, by what has moved lately."""
-    if backlog.paused or not backlog.moved or not backlog.segments:
+    """When so many messages fewer will wait, seconds from now, at the pace at which they leave."""
+    if backlog.paused or not backlog.rate or not backlog.segments:
         return _UNKNOWN_S
-    rate = backlog.moved / DRAIN_S * backlog.messages / backlog.segments
+    rate = backlog.rate * backlog.messages / backlog.segments
     return min(max(1.0, messages / rate), _RETRY_MAX_S)

@@ -66,12 +66,9 @@ class Backlog(NamedTuple):
     organisation_id: int
     messages: int
     segments: int
-    # Segments that left the backlog by its turns in about the last `DRAIN_S` seconds.
-    moved: int
+    # Segments a second that leave it (`engine.limits.pace`); None: nobody knows.
+    rate: float | None
     paused: bool
-
-
-DRAIN_S = 10
 
 
 class RateLevel(NamedTuple):

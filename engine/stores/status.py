@@ -14,7 +14,7 @@ from engine.nodes.flow import Flow
 from engine.nodes.records import SeenNode
 from engine.organisations import Drain, Pause
 from engine.records import QUEUES, Queue
-from engine.stores.backlog_ends import Shard, Waits, Way, ends_in_ms
+from engine.stores.backlog_ends import Behind, Shard, Waits, Way, ends_in_ms
 from engine.stores.postgres.limits import LimitBook, PausedOrganisation
 from engine.stores.postgres.locks import blocker
 from engine.stores.postgres.losses import losses_in_all
@@ -22,6 +22,7 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.unbooked import unbooked_in_all
 from engine.stores.postgres.webhook_status import WebhookStatus, webhook_status
+from engine.stores.redis.limits import line_pace
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.memory import memory_of
@@ -357,16 +358,17 @@ def _shard(reply: Sequence[Any]) -> Shard:
     """What `backlog` in functions/queue replies of a shard, for `ends_in_ms`."""
     waits = [
         Waits(
-            organisation_id, float(weight), bool(paused), segments, left, turned, off,
-            {number: (messages, of_way) for number, messages, of_way in zip(*[iter(flat)] * 3, strict=True)},
+            organisation_id, float(weight), bool(paused), messages, segments, turned, off,
+            {number: (count, of_way) for number, count, of_way in zip(*[iter(flat)] * 3, strict=True)},
         )
-        for organisation_id, _, segments, _, left, weight, paused, _, turned, off, flat in reply[3]
+        for organisation_id, messages, segments, _, _, weight, paused, _, turned, off, flat in reply[3]
     ]  # fmt: skip
     ways = [
         Way(number, text.decode(), messages, float(weight), moved)
         for number, text, messages, weight, moved in reply[7]
     ]
-    return Shard(waits, ways)
+    messages, *pace = reply[8]
+    return Shard(waits, ways, Behind(messages, line_pace(pace)))
 
 
 def _backlog(queue: Queue, shard: int) -> Command:

@@ -94,9 +94,10 @@ def show_queue(
 
     [bold]oldest[/bold]   how long the oldest message has waited
     [bold]share[/bold]    its part of all segments that left backlogs in the last ten seconds
-    [bold]ends in[/bold]  in how long its last message leaves: at the pace of the last ten seconds, and, for
-    what is put off, by the throughput of the provider; unknown where neither is known, as
-    of a provider that is paused or takes nothing
+    [bold]ends in[/bold]  in how long its last message leaves: by its share of what was sent in the last ten
+    seconds, or since sending began or went on; and, for what is put off, by the throughput of the
+    provider. Unknown where neither is known, as of a provider that is paused or takes nothing, and in
+    the first second
 
     [bold]Examples[/bold]
 

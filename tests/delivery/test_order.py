@@ -1,6 +1,7 @@
 """Messages of one organisation and queue are handed to providers in the order of admission, retries aside.
 
-That holds also when the queue is paused, when workers come and go, and when messages are put off.
+That holds also when the queue or the only provider is paused, when workers come and go, and when messages are
+put off.
 """
 
 from __future__ import annotations
@@ -74,7 +75,14 @@ async def test_a_queue_that_is_paused_and_resumed_goes_on_in_order(kit: QueueKit
     assert len(carrier.submitted) == MANY
 
 
-async def test_short_pauses_at_any_moment_put_nothing_behind_more_than_a_read(kit: QueueKit) -> None:
+# What is paused: the queue, or the only provider.
+WHAT = {"queue": {"paused_queues": ("express",)}, "provider": {"paused": ("carrier",)}}
+
+
+@pytest.mark.parametrize("what", WHAT)
+async def test_short_pauses_at_any_moment_put_nothing_behind_what_came_later(
+    kit: QueueKit, what: str
+) -> None:
     carrier, rng = Carrier(), Random(3)
     carrier.latency_s = 0.002
     three = [some(organisation, MANY // 2) for organisation in (7, 8, 9)]
@@ -82,13 +90,51 @@ async def test_short_pauses_at_any_moment_put_nothing_behind_more_than_a_read(ki
     async with working(kit, [carrier], GOES_ON, concurrency=10) as dispatcher:
         for n in range(12):
             await asyncio.sleep(rng.uniform(0.0, 0.04))
-            dispatcher.use(RoutingPlan(version=2 * n + 2, paused_queues=("express",)))
+            dispatcher.use(RoutingPlan(version=2 * n + 2, **WHAT[what]))
             await asyncio.sleep(rng.uniform(0.0, 0.03))
             dispatcher.use(resumed(2 * n + 3))
         await all_sent([carrier], 3 * MANY // 2)
-    # A read that was under way when the queue was paused may be answered when it goes on.
-    assert max(overtaken(ids(carrier.submitted, of)) for of in (7, 8, 9)) <= 32
+    assert [overtaken(ids(carrier.submitted, of)) for of in (7, 8, 9)] == [0, 0, 0]
     assert len({m.id for m in carrier.submitted}) == len(carrier.submitted)
+
+
+async def test_what_comes_while_the_only_provider_is_paused_and_resumed_is_sent_in_order(
+    kit: QueueKit,
+) -> None:
+    carrier, rng, version = Carrier(), Random(5), 1
+    carrier.latency_s = 0.002
+    async with working(kit, [carrier], GOES_ON, concurrency=4) as dispatcher:
+        for n in range(MANY):
+            # Beside a backlog, what comes to other shards is read apart.
+            await arrive(kit, 1, first=n, organisation_id=7)
+            await arrive(kit, 3, first=3 * n, organisation_id=8, shard=SHARD + 1)
+            if n % 20 == 10:
+                dispatcher.use(RoutingPlan(version=version + 1, **WHAT["provider"]))
+                await asyncio.sleep(rng.choice((0.0, 0.005, 0.15)))
+            if n % 20 == 15:
+                version += 2
+                dispatcher.use(resumed(version))
+                await asyncio.sleep(rng.choice((0.0, 0.002, 0.02)))
+        await all_sent([carrier], 4 * MANY)
+    assert [overtaken(ids(carrier.submitted, of)) for of in (7, 8)] == [0, 0]
+    assert len({m.id for m in carrier.submitted}) == 4 * MANY
+
+
+async def test_what_waits_for_the_only_provider_while_its_circuit_is_open_is_sent_in_order(
+    kit: QueueKit,
+) -> None:
+    stalls = Carrier()
+    stalls.latency_s = None
+    async with working(kit, [stalls], GOES_ON, concurrency=10, timeout_s=30.0) as dispatcher:
+        lane = dispatcher.lanes.by_name[stalls.name]
+        await arrive(kit, 300, first=0)
+        await until(lambda: stalls.in_flight == 10 and lane.waiting, "the first are being sent")
+        await until(lambda: lane.breaker.state == "open" and not lane.waiting, "the others have left")
+        stalls.latency_s = 0.002
+        stalls.finish(10)
+        await all_sent([stalls], 300)
+    assert overtaken(ids(stalls.submitted)) == 0
+    assert len(stalls.submitted) == 300
 
 
 @pytest.mark.parametrize("queue_is_long", [False, True])
@@ -152,12 +198,12 @@ async def test_a_worker_that_is_killed_while_it_gives_back_loses_and_doubles_not
     assert len({m.id for m in after.submitted}) == len(after.submitted) == MANY
 
 
-async def arrive(kit: QueueKit, count: int, first: int) -> None:
+async def arrive(kit: QueueKit, count: int, first: int, organisation_id: int = 7, shard: int = SHARD) -> None:
     """Messages come into the line, behind all that came before."""
     await kit.link.batch(
         [
-            ("ZADD", due_key(SHARD, kit.queue), first + n, message_format.packed(m))
-            for n, m in enumerate(some(7, count, first), 1)
+            ("ZADD", due_key(shard, kit.queue), first + n, message_format.packed(m))
+            for n, m in enumerate(some(organisation_id, count, first), 1)
         ]
     )
 
@@ -182,6 +228,27 @@ async def test_what_is_put_off_is_sent_in_order(
         await all_sent(carriers, 900)
     assert [overtaken(ids(carrier.submitted)) for carrier in carriers] == [0, 0]
     assert sum(len(c.submitted) for c in carriers) == 900
+
+
+@pytest.mark.parametrize("queue", ["express", "normal"])
+async def test_what_is_put_off_keeps_its_order_when_its_provider_is_paused_and_resumed(
+    kit: QueueKit, queue: Queue
+) -> None:
+    kit.queue = queue
+    carriers, rng = [Carrier("a"), Carrier("b")], Random(4)
+    carriers[0].latency_s = 0.01
+    async with working(
+        kit, carriers, RoutingPlan(version=1, routes=ONE_OF_TWO), concurrency=10
+    ) as dispatcher:
+        for n in range(10):
+            await arrive(kit, 120, first=120 * n)
+            await asyncio.sleep(rng.uniform(0.1, 0.3))
+            dispatcher.use(RoutingPlan(version=2 * n + 2, routes=ONE_OF_TWO, paused=("a",)))
+            await asyncio.sleep(rng.uniform(0.0, 0.3))
+            dispatcher.use(RoutingPlan(version=2 * n + 3, routes=ONE_OF_TWO))
+        await all_sent(carriers, 1200)
+    assert overtaken(ids(carriers[0].submitted)) == 0
+    assert len(carriers[0].submitted) == 1200
 
 
 @pytest.mark.parametrize("queue", ["express", "normal"])

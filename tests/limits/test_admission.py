@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from random import Random
 
@@ -74,9 +76,9 @@ async def test_a_flush_is_told_what_its_organisations_have_waiting(link: RedisLi
     # The stream takes two, and one because its turn is now; of 8 and of 9 one too.
     assert [list(b) for b in told.backlogs] == [[7, 97], [8, 49]]
     assert await limits.backlogs([7, 8, 9]) == [
-        Backlog(7, 97, 97, 0, paused=False),
-        Backlog(8, 49, 49, 0, paused=False),
-        Backlog(9, 0, 0, 0, paused=False),
+        Backlog(7, 97, 97, None, paused=False),
+        Backlog(8, 49, 49, None, paused=False),
+        Backlog(9, 0, 0, None, paused=False),
     ]
     await link.call(*limit(ShardLimits(SHARD, "", "1", True, [LimitRow(7, Limits(), True)])))
     holder.load.paused.add(7)
@@ -85,17 +87,37 @@ async def test_a_flush_is_told_what_its_organisations_have_waiting(link: RedisLi
     while (await limits.backlogs([8]))[0].messages:
         await holder.load.settle(await holder.load.read(10), 4)
     seen = {b.organisation_id: b for b in await limits.backlogs([7, 8])}
-    assert seen[7] == Backlog(7, 107, 107, 0, paused=True)
+    assert seen[7] == Backlog(7, 107, 107, None, paused=True)
     assert seen[8].messages == 0
 
 
-async def test_what_left_a_backlog_lately_is_counted(link: RedisLink) -> None:
+async def test_the_pace_of_a_backlog_is_known_after_a_second_and_anew_after_a_pause(link: RedisLink) -> None:
     holder, limits = Holder(link), RedisLimits(link, 1, lambda _: SHARD)
     await holder.load.begin()
     await holder.load.refill(4)
-    await holder.flush(holder.of(7, 500))
-    before = (await limits.backlogs([7]))[0]
-    for _ in range(20):
-        await holder.load.settle(await holder.load.read(10), 4)
-    after = (await limits.backlogs([7]))[0]
-    assert after.moved - before.moved == pytest.approx(before.messages - after.messages, abs=1)
+    # The first step fills the stream.
+    await holder.flush(holder.of(7, 900), holder.of(8, 900))
+
+    async def rates() -> list[float | None]:
+        return [b.rate for b in await limits.backlogs([7, 8])]
+
+    async def sends(steps: int) -> float:
+        """Send four messages a step; at which pace, segments a second."""
+        began_s, before = time.monotonic(), sum(b.messages for b in await limits.backlogs([7, 8]))
+        for _ in range(steps):
+            await holder.load.settle(await holder.load.read(4), 4)
+            await asyncio.sleep(0.05)
+        left = before - sum(b.messages for b in await limits.backlogs([7, 8]))
+        return left / (time.monotonic() - began_s)
+
+    for _ in range(2):
+        await sends(4)
+        assert await rates() == [None, None]
+        pace = await sends(26)
+        assert await rates() == pytest.approx([pace / 2, pace / 2], rel=0.25)
+        await asyncio.sleep(3.0)
+    # One that begins to wait has its share at once.
+    await sends(26)
+    await holder.flush(holder.of(9, 900))
+    [new] = await limits.backlogs([9])
+    assert new.rate == pytest.approx((await sends(10)) / 2, rel=0.4)

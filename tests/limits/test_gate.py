@@ -26,8 +26,8 @@ def gate_of(clock: Clock, **limits: float) -> Gate:
     return Gate(lambda _: Limits(**limits), backlog_max=5000, clock_s=clock)  # type: ignore[arg-type]
 
 
-def waiting(messages: int, moved: int = 0, segments: int = 0, *, paused: bool = False) -> Backlog:
-    return Backlog(7, messages, segments or messages, moved, paused)
+def waiting(messages: int, rate: float | None = None, segments: int = 0, *, paused: bool = False) -> Backlog:
+    return Backlog(7, messages, segments or messages, rate, paused)
 
 
 class Bucket:
@@ -139,10 +139,10 @@ def test_nobody_is_refused_for_what_nobody_has_looked_up_for_long() -> None:
     gate.enter(7, 1)
 
 
-def test_the_time_until_there_is_room_follows_what_has_moved() -> None:
+def test_the_time_until_there_is_room_follows_the_pace() -> None:
     # 200 segments in 10 s, two for each message: 10 messages a second.
-    assert drained_in_s(waiting(1000, moved=200, segments=2000), 150) == pytest.approx(15.0)
-    assert drained_in_s(waiting(1000, moved=200, segments=2000), 1) == 1.0
-    assert drained_in_s(waiting(1000, moved=1, segments=2000), 1000) == 3600.0
+    assert drained_in_s(waiting(1000, rate=20.0, segments=2000), 150) == pytest.approx(15.0)
+    assert drained_in_s(waiting(1000, rate=20.0, segments=2000), 1) == 1.0
+    assert drained_in_s(waiting(1000, rate=0.1, segments=2000), 1000) == 3600.0
     assert drained_in_s(waiting(1000), 1) == 60.0
-    assert drained_in_s(waiting(1000, moved=200, paused=True), 1) == 60.0
+    assert drained_in_s(waiting(1000, rate=20.0, paused=True), 1) == 60.0

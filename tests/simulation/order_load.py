@@ -1,10 +1,11 @@
 """One worker of a queue under a random load, and the order in which it sends each organisation's messages.
 
-The worker does as `engine/delivery` does with one provider that all messages wait for: what it reads goes
-to its hand, is put off, or is given back, by the rules of `unsent.py` and `ways.py`. So the order in which it
-sends is what functions/queue make of it: each organisation's messages are sent in the order of admission,
-each once, and those that were canceled never. Nothing of a paused organisation is sent once the worker knows
-of the pause.
+The worker does as `engine/delivery` does with one provider that all messages wait for, the only one or one
+of several: what it reads goes to its hand, is put off, or is given back, by the rules of `unsent.py` and
+`ways.py`. The provider and the queue are paused and resumed, also while a read is under way. So the order in
+which the worker sends is what functions/queue and these rules make of it: each organisation's messages are
+sent in the order of admission, each once, and those that were canceled never. Nothing of a paused
+organisation is sent once the worker knows of the pause.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ STEPS = {
     "admit": 6,
     "read": 8,
     "send": 5,
+    "ask": 3,
     "leave": 1,
+    "provider": 2,
     "recall": 4,
     "limit": 2,
     "learn": 2,
@@ -68,6 +71,12 @@ class OrderLoad:
         # What the worker has in hand; whether something is put off for its provider, as far as it knows.
         self._hand: list[Entry] = []
         self._behind = False
+        # Whether its provider is the only one, and whether that is paused.
+        self.alone, self._closed = rng.random() < 0.3, False
+        # What a read has given that the worker has not taken yet; whether that goes back, with all that is
+        # read before the next one begins.
+        self._under_way: list[Entry] = []
+        self.all_back = False
         # How many messages were recalled and have not been read yet.
         self._expected = 0
         # How often each kind of thing happened.
@@ -89,6 +98,7 @@ class OrderLoad:
         for organisation in list(self._paused):
             await self._set(organisation, paused=False)
         await self._learn()
+        self._closed = False
         for _ in range(len(self.admitted)):
             await self._recall()
             await self._read(50, 100)
@@ -137,15 +147,31 @@ class OrderLoad:
         flush = Flush(SHARD, self._epoch, self._sequence, list(enumerate(submissions)), [])
         assert (await self._execute([admit_wire.admit("h", flush)]))[0][0] == b"applied"
 
-    async def _read(self, count: int | None = None, room: int | None = None) -> None:
-        """Read some entries. As long as there is room, they go to the hand."""
+    async def _ask(self, count: int | None = None) -> None:
+        """Begin a read, which Redis answers at once; the worker takes its answer later."""
+        if self.all_back:
+            await self._take(0)
+            self.all_back = False
+        if self._under_way or (self._closed and self.alone):
+            return
         count = self._rng.choice((1, 3, 10)) if count is None else count
-        room = self._rng.choice((0, 5, 20, 100)) if room is None else room
         command = wire.read("normal", "w", [SHARD], count, None)
         reply, _ = await self._execute([command, wire.refill("normal", SHARD, self._room())])
-        entries = wire.decoded(SHARD, "normal", wire.fields_of(reply[0][1] if reply else ()))[0]
+        fields = wire.fields_of(reply[0][1] if reply else ())
+        self._under_way = wire.decoded(SHARD, "normal", fields)[0]
+
+    async def _read(self, count: int | None = None, room: int | None = None) -> None:
+        """Take what a read gives. As long as there is room, it goes to the hand."""
+        if not self._under_way:
+            await self._ask(count)
+        await self._take(self._rng.choice((0, 5, 20, 100)) if room is None else room)
+
+    async def _take(self, room: int) -> None:
+        entries, self._under_way = self._under_way, []
         self._pauses = self._pauses.after(entries, 0)
-        held, off = [entry for entry in entries if self._pauses.hold(entry)], []
+        # Nothing is sent before what went back, nor while the only provider is paused.
+        back = self.all_back or (self.alone and self._closed)
+        held, off = [entry for entry in entries if back or self._pauses.hold(entry)], []
         await self._settle([put_back(entry) for entry in held], "held")
         self._behind = self._behind or any(entry.way for entry in held)
         for entry in entries:
@@ -156,13 +182,19 @@ class OrderLoad:
                 self.broken.append(
                     f"{entry.message.id} is given out to be sent while its organisation is paused"
                 )
-            if len(self._hand) < room and not (self._behind if not entry.way else off):
+            if self._is_taken(entry, room, bool(off)):
                 self._hand.append(entry)
                 continue
             off.append(put_off_in(entry, WAY))
             self._behind = True
             self.counts["put off again"] += bool(entry.way)
         await self._settle(off, "put off")
+
+    def _is_taken(self, entry: Entry, room: int, off: bool) -> bool:
+        """Whether an entry goes to the hand; `off`: some of those before it do not."""
+        if self.alone or self._closed:
+            return self.alone
+        return len(self._hand) < room and not (off if entry.way else self._behind)
 
     async def _send(self, count: int | None = None) -> None:
         count = self._rng.randrange(len(self._hand) + 1) if count is None else count
@@ -175,7 +207,24 @@ class OrderLoad:
 
     async def _leave(self) -> None:
         """The worker's queue is paused for a moment: what it has in hand goes back."""
+        self.all_back = True
         await self._back(self._hand)
+
+    async def _provider(self) -> None:
+        """The provider is paused, or resumed."""
+        self._closed = not self._closed
+        if not self._closed:
+            return
+        hand, self._hand = self._hand, []
+        if self.alone:
+            self.all_back = True
+        else:
+            self._behind = self._behind or bool(hand)
+        await self._settle([self.left(entry) for entry in hand], "back")
+
+    def left(self, entry: Entry) -> Settlement:
+        """What becomes of an entry that waits for the provider when that is paused."""
+        return put_back(entry) if self.alone else put_off_in(entry, WAY, front=True)
 
     async def _back(self, some: Sequence[Entry]) -> None:
         self._hand = [entry for entry in self._hand if entry not in some]
@@ -189,10 +238,15 @@ class OrderLoad:
         return self._behind or self._expected > 0 or any(entry.way for entry in some)
 
     async def _recall(self) -> None:
-        """Ask what is put off, and recall some of it."""
+        """Ask what is put off, and recall some of it. It asks so seldom that no read is under way from one
+        question to the next."""
+        if self._under_way:
+            await self._read()
         ((_, [packed]),) = await self._execute([wire.due_in("normal", [SHARD], self._mark)])
         waits: list[PutOff] = wire.ways_of(SHARD, packed)
         self._behind = any(of.messages for of in waits)
+        if self._closed:
+            return
         asks = [
             wire.recall(
                 "normal",
@@ -215,7 +269,10 @@ class OrderLoad:
         self._paused ^= {organisation}
 
     async def _learn(self) -> None:
-        """The worker learns who is paused, and gives back what it has in hand of them."""
+        """The worker learns who is paused, and gives back what it has in hand of them. It looks so seldom
+        that no read is under way from one look to the next."""
+        if self._under_way:
+            await self._read()
         [notes] = await self._execute([("HGET", keys.limits_key(SHARD), "paused")])
         of = [note.split(b":") for note in (notes or b"").split()]
         self._known = self._version

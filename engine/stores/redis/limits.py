@@ -10,6 +10,7 @@ from typing import Any
 
 from engine import redis_keys as keys
 from engine.errors import Unavailable
+from engine.limits.pace import LinePace, Part, rate_of
 from engine.limits.records import Backlog, InForce, ShardLimits
 from engine.records import QUEUE_DEFAULT, QUEUES, Queue
 from engine.stores.redis.link import Argument, Command, RedisLink
@@ -57,18 +58,17 @@ class RedisLimits:
             (
                 "FCALL_RO",
                 versioned("backlogs"),
-                2,
-                keys.wait_key(s, "express"),
-                keys.wait_key(s, "normal"),
+                4,
+                *[keys.line_keys(s, queue)[of] for of in (1, 2) for queue in QUEUES],
                 *ids,
             )
             for s, ids in by_shard.items()
         ]
         replies = await self._all(commands)
         return [
-            Backlog(organisation_id, messages, segments, moved, bool(paused))
-            for ids, reply in zip(by_shard.values(), replies, strict=True)
-            for organisation_id, (messages, segments, moved, paused) in zip(ids, reply, strict=True)
+            _backlog(organisation_id, row, paces)
+            for ids, (rows, paces) in zip(by_shard.values(), replies, strict=True)
+            for organisation_id, row in zip(ids, rows, strict=True)
         ]
 
     async def _all(self, commands: Sequence[Command]) -> list[Any]:
@@ -77,6 +77,22 @@ class RedisLimits:
             if isinstance(reply, ReplyError):
                 raise Unavailable(f"Redis refuses: {reply}.") from reply
         return replies
+
+
+def line_pace(reply: Sequence[Any]) -> LinePace:
+    """What `pace_of` in functions/queue replies."""
+    moved, lasted_ms, since, weight = reply
+    return LinePace(moved, lasted_ms, since, float(weight))
+
+
+def _backlog(organisation_id: int, row: Sequence[Any], paces: Sequence[Sequence[Any]]) -> Backlog:
+    """What `backlogs` in functions/queue replies of one organisation."""
+    messages, segments, paused, weight, *counts = row
+    parts = [
+        Part(line_pace(pace), *of)
+        for pace, of in zip(paces, zip(*[iter(counts)] * 3, strict=True), strict=True)
+    ]
+    return Backlog(organisation_id, messages, segments, rate_of(parts, float(weight)), bool(paused))
 
 
 def limit(limits: ShardLimits) -> Command:

@@ -161,13 +161,19 @@ class QueueStreams:
             raise
 
     async def rest(self) -> list[Entry]:
-        """What reads that are still under way give; see the port. What is lost of it stays pending."""
+        """What reads under way give, and what was lost of others; see the port. The rest stays pending."""
         found: list[Entry] = []
         while self._reads:
             try:
                 found += await self._received(await self._reads.answer())
             except Unavailable:
                 self._lost = True
+        try:
+            if self._lost:
+                self._lost = False
+                found += await self._receive(await self._claim_own(0, _PAGE, self._shards))
+        except Unavailable:
+            self._lost = True
         return found
 
     async def _received(self, answer: Answer) -> list[Entry]:

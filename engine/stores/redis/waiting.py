@@ -24,7 +24,7 @@ async def waiting(link: RedisLink, queues: Sequence[Queue], shards: int) -> dict
     for queue, reply in zip(of, replies, strict=True):
         if isinstance(reply, ReplyError):
             raise Unavailable(f"Redis does not say how much waits: {reply}.") from reply
-        behind, paused, _, _, _, unread, put_off, _ = reply
+        behind, paused, _, _, _, unread, put_off, *_ = reply
         found[queue] += behind - paused - put_off + unread
     return found
 

@@ -65,7 +65,7 @@ class BundleKit(QueueKit):
             keys.limits_key(_SHARD),
             keys.ways_key(_SHARD, self.queue),
         )
-        *_, given, unread, _, _ = await self.link.call("FCALL_RO", versioned("backlog"), 6, *touched, 10)
+        *_, given, unread, _, _, _ = await self.link.call("FCALL_RO", versioned("backlog"), 6, *touched, 10)
         return given, unread
 
     async def number(self) -> int:

@@ -17,5 +17,5 @@ async def test_all_is_sent_in_order_once_or_canceled(link: RedisLink, seed: int)
     await load.run(200)
     assert load.broken == []
     assert load.canceled
-    assert load.counts["put off"] > 10
+    assert load.alone or load.counts["put off"] > 10
     assert load.counts["limit"] > 3

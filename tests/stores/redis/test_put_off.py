@@ -173,7 +173,7 @@ async def test_what_is_put_off_is_counted_by_organisation_with_what_waits_behind
     oldest = now_us() - 60_000_000
     await kit.put_off(reader, *of(7, 30, accepted_at_us=oldest), *of(8, 5))
     assert await waiting(kit.link, ["normal"], SHARDS) == {"normal": 0}
-    messages, _, _, rows, _, _, put_off, _ = await kit.backlog()
+    messages, _, _, rows, _, _, put_off, *_ = await kit.backlog()
     assert (messages, put_off) == (35, 35)
     assert sorted((row[0], row[1], row[2], row[7]) for row in rows) == [(7, 30, 30, 30), (8, 5, 5, 5)]
     assert {row[3] for row in rows if row[0] == 7} == {oldest}

@@ -26,7 +26,7 @@
 --                 paused, limited  how many organisations are paused, and how many have a field `limits:`
 --                 limits:<organisation>   its weight, with ' paused' behind it when it is paused; none: weight 1
 --                 extra            the weights of those that have a turn, less 1 for each of them
---                 moved            segments that left lists by their turn, MessagePack: see `moved_in`
+--                 moved            segments that left lists by their turn, MessagePack: see `moved_in` and `stretched`
 --                 <organisation>   its list, MessagePack: {first chunk, last chunk, bytes taken of the first,
 --                                  bytes of the last, messages, segments, and segments moved as in `moved`};
 --                                  see `kept_of`
@@ -58,8 +58,10 @@ local LONG = 8
 local SHORT = 4
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256
--- What is moved is counted in windows of so many seconds.
+-- What is moved is counted in windows of so many seconds. When nothing was moved for longer than GAP, milliseconds, the
+-- pace is measured anew.
 local WINDOW = 10
+local GAP = 1000
 -- A bundle has at most so many octets, and at most such a part of the mark, so that what is fair is decided late.
 local BUNDLE_OCTETS = 32768
 local BUNDLES = 4
@@ -201,6 +203,30 @@ local function moved_lately(window, at_s)
     before = window[2]
   end
   return floor(now + before * (1 - (at_s - began) / WINDOW) + 0.5)
+end
+
+-- A *stretch* is a time in which turns move messages without a break. Of the stretch of a line, behind the three values
+-- of its window, milliseconds: when it began, when messages were moved last, and the segments that were moved after its
+-- first step. That one fills the stream, so it says nothing of the pace. `segments` are moved `now`. Where few are moved,
+-- steps are far apart, and a break is longer. An older version beside this one leaves out these values.
+local function stretched(window, segments, now)
+  local since, last, count = window[4], window[5], window[6]
+  local apart = since and now - last
+  if not since or apart < 0 or apart >= 1000 * WINDOW then return now, now, 0 end
+  if apart > GAP then
+    local lately = moved_lately(window, now / 1000)
+    if lately <= 2 * segments or apart > GAP + 1000 * WINDOW * segments / lately then return now, now, 0 end
+  end
+  return since, now, count + segments
+end
+
+-- What is known of the pace at which turns move messages of a line: the segments that were moved lately, how long the
+-- stretch has lasted, milliseconds, below 0 where that is not known, the segments that were moved in it, and the weight of
+-- those that wait, as text. `window` and `extra` are what the hash has of the line.
+local function pace_of(window, extra, turns, at_ms)
+  local of = window and cmsgpack.unpack(window) or {0, 0, 0}
+  local weight = tostring(call('ZCARD', turns) + (extra or 0))
+  return {moved_lately(of, at_ms / 1000), of[4] and max(0, at_ms - of[4]) or -1, of[6] or 0, weight}
 end
 
 -- The consumer group of a stream, {name, consumers, pending, last-delivered-id ...}; nil when there is none.

@@ -237,7 +237,7 @@ function ways.hand_on_way(line, way)
     local moved = call('HGET', line.wait, 'moved')
     local window = moved and cmsgpack.unpack(moved)
     if not window then return end
-    window = {ways.all_moved(window[1], window[2], window[3], of, begins)}
+    window[1], window[2], window[3] = ways.all_moved(window[1], window[2], window[3], of, begins)
     return call('HSET', line.wait, 'moved', cmsgpack.pack(window))
   end
   local _, now, before, off, off_before = unpack(of)

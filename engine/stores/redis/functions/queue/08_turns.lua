@@ -250,7 +250,9 @@ local function count_served(line, fields)
   end
   if all == 0 then return end
   local window = line.window and cmsgpack.unpack(line.window) or {0, 0, 0}
-  put(fields, 'moved', cmsgpack.pack({moved_in(window[1], window[2], window[3], all, line.begins)}))
+  local since, last, count = stretched(window, all, line.now)
+  local began, now, before = moved_in(window[1], window[2], window[3], all, line.begins)
+  put(fields, 'moved', cmsgpack.pack({began, now, before, since, last, count}))
 end
 
 -- Lists that end in this step, and a line whose busy period ends, forget what their turns moved. While anything is put off

@@ -146,7 +146,8 @@ end
 --     messages in the ready stream that a worker has been given, and that none has, and messages in lists that are
 --     put off,
 --     {{number of a way, its text, messages there, the weight of those that wait there as text, segments that were
---      recalled from it lately and not put back} ...}}
+--      recalled from it lately and not put back} ...},
+--     {messages in lists that are not put off and whose organisation is not paused, then as `pace_of`}}
 -- The organisations that have a list, in the order of their turns, up to `organisations_max`, as many that have messages
 -- put off, and as many of those that are paused. It reads only.
 -- A list keeps the order of admission, so its first message is its oldest, retries aside.
@@ -183,7 +184,7 @@ local function backlog(keys, args)
   for _, turn in ipairs(call('ZRANGE', keys[6], 0, args[1] - 1)) do show(sub(turn, 11)) end
   local paused = paused_of(keys[5])
   for i = 1, min(#paused, args[1]) do show(paused[i]) end
-  local known = call('HMGET', wait, 'parked', 'moved')
+  local known = call('HMGET', wait, 'parked', 'moved', 'extra')
   local parked, unread, recalled, off = tonumber(known[1] or 0), count_unread(line), 0, 0
   for _, segments in pairs(between) do recalled = recalled - segments end
   local of_ways = {}
@@ -198,28 +199,34 @@ local function backlog(keys, args)
   return {
     line.messages + parked + line.put_off, parked, left, found,
     call('XLEN', line.sms) + line.bundled - unread, unread, line.put_off, of_ways,
+    {line.messages, unpack(pace_of(known[2], known[3], keys[3], floor(1000 * at_s)))},
   }
 end
 
--- backlogs(wait express, wait normal; organisations ...)
--- -> for each organisation {messages in its lists, put off or not, segments, segments that left lately, 1 when it is
---    paused}
+-- backlogs(wait express, wait normal, turns express, turns normal; organisations ...)
+-- -> {for each organisation {messages in its lists, put off or not, segments, 1 when it is paused, its weight as text,
+--     then for each queue the segments in its list, those that are put off, and those that left lately},
+--     for each queue what `pace_of` gives}
 -- It reads only.
 local function backlogs(keys, args)
-  local found, at_s = {}, now_ms() / 1000
-  local all = {}
-  for i, wait in ipairs(keys) do all[i] = ways.read(call('HGET', wait, 'ways')) end
-  for i, organisation in ipairs(args) do
-    local sums = {0, 0, 0, 0}
-    for n, wait in ipairs(keys) do
-      local messages, segments, moved = backlog_of(wait, organisation, at_s)
-      local put_off, put_off_segments, recalled, off = ways.sums(wait, all[n], organisation, at_s)
-      sums[1], sums[2] = sums[1] + (messages or 0) + put_off, sums[2] + (segments or 0) + put_off_segments
-      sums[3] = sums[3] + ways.left(moved or 0, recalled, off)
-    end
-    local _, paused = read_limits(call('HGET', keys[2], limits_name(organisation)))
-    if paused then sums[4] = 1 end
-    found[i] = sums
+  local found, at_ms, all, paces = {}, now_ms(), {}, {}
+  for n = 1, 2 do
+    local known = call('HMGET', keys[n], 'ways', 'moved', 'extra')
+    all[n], paces[n] = ways.read(known[1]), pace_of(known[2], known[3], keys[n + 2], at_ms)
   end
-  return found
+  for i, organisation in ipairs(args) do
+    local of = {0, 0, 0, '1'}
+    for n = 1, 2 do
+      local messages, segments, moved = backlog_of(keys[n], organisation, at_ms / 1000)
+      local put_off, put_off_segments, recalled, off = ways.sums(keys[n], all[n], organisation, at_ms / 1000)
+      of[1], of[2] = of[1] + (messages or 0) + put_off, of[2] + (segments or 0) + put_off_segments
+      for _, value in ipairs({segments or 0, put_off_segments, ways.left(moved or 0, recalled, off)}) do
+        of[#of + 1] = value
+      end
+    end
+    local weight, paused = read_limits(call('HGET', keys[2], limits_name(organisation)))
+    of[3], of[4] = paused and 1 or 0, tostring(weight)
+    found[i] = of
+  end
+  return {found, paces}
 end
