@@ -77,6 +77,9 @@ class Lanes:
         `far`: no more where a read takes long."""
         if not any(lane.open(now_s) and lane.room(now_s) > 0 for lane in self._order):
             return 0
+        if len(self._order) == 1 and self._order[0].breaker.state != "closed":
+            # It takes one message as a probe. Others that were read would go back to the backlog.
+            return 1
         read_s = self.supply.read_s if far else 0.0
         return None if len(self._order) > 1 else read_ahead.room(self._order[0], now_s, read_s)
 

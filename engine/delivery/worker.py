@@ -39,7 +39,6 @@ from engine.delivery.ports import QueueReader
 from engine.delivery.read_ahead import worth_reading
 from engine.delivery.settlement_counts import SettlementCounts
 from engine.delivery.settler import Settler
-from engine.delivery.unsent import Unsent
 from engine.errors import Unavailable
 from engine.histogram import Histogram
 from engine.records import Entry
@@ -208,6 +207,19 @@ class Worker:
         await draining.wait()
         self._settler.freed.set()
 
+    async def _hand_all_back(self, draining: asyncio.Event) -> None:
+        """With no read under way, wait until all that goes back is written: from then on reads give it first.
+        While Redis is away it is not known what of a read was lost, so that is asked for once more."""
+        self.take(await self._reader.rest())
+        settler = self._settler
+        while settler.unsettled and not draining.is_set():
+            settler.settled.clear()
+            await _soon(settler.settled, _LOOK_S)
+        if found := await self._reader.rest():
+            self.take(found)
+        elif not settler.unsettled:
+            self._dispatcher.unsent.all_back = False
+
     async def _read_loop(self, draining: asyncio.Event) -> None:
         freed = self._settler.freed
         backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
@@ -215,8 +227,7 @@ class Worker:
         rested = False
         while not draining.is_set():
             if self._dispatcher.unsent.all_back:
-                self.take(await self._reader.rest())
-                await _all_back(self._settler, self._dispatcher.unsent, draining)
+                await self._hand_all_back(draining)
                 continue
             room = self._room()
             if room < self._worth_reading():
@@ -254,14 +265,6 @@ class Worker:
             rested = bool(few and self._linger_s and not self._reader.more)
             if rested:
                 await asyncio.sleep(self._linger_s)
-
-
-async def _all_back(settler: Settler, unsent: Unsent, draining: asyncio.Event) -> None:
-    """With no read under way, wait until all that goes back is written: from then on reads give it first."""
-    while settler.unsettled and not draining.is_set():
-        settler.settled.clear()
-        await _soon(settler.settled, _LOOK_S)
-    unsent.all_back = False
 
 
 async def _first_of(*events: asyncio.Event) -> None:

@@ -58,8 +58,8 @@ def give_way(thread_id: int = 0, by: int = LATER_NICE) -> None:
     """Let this thread, or that one, compute after the others where cores are few: its nice value rises `by`.
 
     Threads and processes that it starts from then on do so too, and it cannot be undone without a right.
-    A thread that has ended meanwhile is passed over.
+    A thread that has ended meanwhile is passed over, and nothing changes where a container refuses the call.
     """
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(OSError):
         nice = os.getpriority(os.PRIO_PROCESS, thread_id) + by
         os.setpriority(os.PRIO_PROCESS, thread_id, nice)

@@ -8,16 +8,22 @@ disk: a synced write beside it took 100 to 155 ms in place of 4. So each file ha
 beside. Once Redis has removed its own name, the file is cut from its end a little at a time, and a synced
 write takes 14 ms at most.
 
+The folders belong to the user that Redis runs as, and root may be who cuts. So no link is followed, and
+what is cut is a file whose only name is in the folder of second names.
+
     killed at any point      the second names stay, and the next run goes on with them
     frozen, never called     the old files take room until it goes on
     Redis starts again       it reads its own names only
-    a name cannot be given   the file is removed by Redis, at once
+    a name cannot be given,  the file is removed by Redis, at once
+    or is not counted
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from engine.hosts.cpu_turns import LATER_NICE, give_way
@@ -39,6 +45,8 @@ class Rewrites:
         self._redis = data_dir.absolute() / "redis"
         self._pid_file = data_dir.absolute() / "run" / "redis.pid"
         self._looks = 0
+        # Whether this file system counts the names of a file.
+        self._counts_names = True
 
     def turn(self) -> float:
         """Do what is next; returns after how many seconds the next turn is due. What the disk refuses is
@@ -46,40 +54,53 @@ class Rewrites:
         with contextlib.suppress(OSError):
             if self._cut():
                 return CUT_S
-        with contextlib.suppress(OSError):
-            if self._looks % _LINK_EVERY == 0:
+        if self._looks % _LINK_EVERY == 0 and self._counts_names:
+            with contextlib.suppress(OSError):
                 self._link()
         self._looks += 1
         self._let_children_give_way()
         return LOOK_S
 
     def _cut(self) -> bool:
-        """Take a piece off a file that Redis has removed; whether there was one."""
-        replaced = self._redis / _REPLACED
-        if not replaced.is_dir():
-            return False
-        for file in replaced.iterdir():
-            found = file.lstat()
-            if found.st_nlink > 1:
-                continue
-            if found.st_size > CUT_BYTES:
-                os.truncate(file, found.st_size - CUT_BYTES)
-            else:
-                file.unlink()
-            return True
+        """Take a piece off a file that Redis has removed; whether there was one. Raises OSError."""
+        with _folder(self._redis / _REPLACED) as replaced, _folder(self._redis / _FILES) as files:
+            for name in os.listdir(replaced):
+                if not _is_replaced(name, replaced, files):
+                    continue
+                file = os.open(
+                    name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=replaced
+                )
+                try:
+                    found = os.fstat(file)
+                    if found.st_nlink == 1 and found.st_size > CUT_BYTES:
+                        os.ftruncate(file, found.st_size - CUT_BYTES)
+                        return True
+                finally:
+                    os.close(file)
+                os.unlink(name, dir_fd=replaced)
+                return True
         return False
 
     def _link(self) -> None:
         """Give the files that Redis has now a second name. Raises OSError."""
-        replaced = self._redis / _REPLACED
-        for file in (self._redis / _FILES).iterdir():
-            if file.name.endswith(_MANIFEST) or file.name.startswith(_DRAFT):
-                continue
-            found = file.lstat()
-            if found.st_nlink == 1:
-                replaced.mkdir(mode=0o700, exist_ok=True)
-                # The number of the file is given to no other as long as this name is there.
-                os.link(file, replaced / f"{found.st_ino}-{file.name}", follow_symlinks=False)
+        with _folder(self._redis / _FILES) as files:
+            for name in os.listdir(files):
+                if name.endswith(_MANIFEST) or name.startswith(_DRAFT):
+                    continue
+                found = os.stat(name, dir_fd=files, follow_symlinks=False)
+                if found.st_nlink == 1 and stat.S_ISREG(found.st_mode):
+                    self._link_one(name, found.st_ino, files)
+
+    def _link_one(self, name: str, number: int, files: int) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._redis / _REPLACED, 0o700)
+        with _folder(self._redis / _REPLACED) as replaced:
+            # The number of the file is given to no other as long as this name is there.
+            second = f"{number}-{name}"
+            os.link(name, second, src_dir_fd=files, dst_dir_fd=replaced, follow_symlinks=False)
+            if os.stat(name, dir_fd=files, follow_symlinks=False).st_nlink < 2:
+                self._counts_names = False
+                os.unlink(second, dir_fd=replaced)
 
     def _let_children_give_way(self) -> None:
         """Raise the nice value of what the server has forked, once."""
@@ -94,3 +115,22 @@ class Rewrites:
             for child in map(int, children):
                 if os.getpriority(os.PRIO_PROCESS, child) < later:
                     give_way(child)
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    """The descriptor of a folder that is none by way of a link. Raises OSError."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _is_replaced(second: str, replaced: int, files: int) -> bool:
+    """Whether this second name is the last one of a file: Redis has removed its own. Raises OSError."""
+    found = os.stat(second, dir_fd=replaced, follow_symlinks=False)
+    if found.st_nlink > 1 or not stat.S_ISREG(found.st_mode):
+        return False
+    # Redis never gives a name twice. Some file systems say 1 of a file with two names.
+    return second.partition("-")[2] not in os.listdir(files)

@@ -114,3 +114,14 @@ def test_of_a_quick_provider_more_is_in_hand_and_not_where_that_may_be_lost(
     assert made.ahead(answer_s, far=False) == least
     lane.limit(1000.0)
     assert made.ahead(answer_s, far=True) == 100
+
+
+@pytest.mark.parametrize("rate", [None, 2000.0])
+def test_for_a_probe_of_the_only_provider_one_message_is_read(rate: float | None) -> None:
+    made = lanes(rate)
+    made.by_name["p0"].breaker.trip(0.0)
+    assert made.room(0.0) == 0
+    again_s = made.by_name["p0"].breaker.closed_for(0.0)
+    assert made.room(again_s) == 1
+    made.by_name["p0"].breaker.began(again_s)
+    assert made.room(again_s) == 0

@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncIterator
 from random import Random
 
+import msgspec
 import pytest
 
 from engine.credit.flush import Admitted, Flush
 from engine.limits.records import Backlog, LimitRow, ShardLimits
 from engine.organisations import Limits
 from engine.records import Addressed, Submission
+from engine.redis_keys import wait_key
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.limits import RedisLimits, limit
 from engine.stores.redis.link import RedisLink
@@ -121,3 +123,19 @@ async def test_the_pace_of_a_backlog_is_known_after_a_second_and_anew_after_a_pa
     await holder.flush(holder.of(9, 900))
     [new] = await limits.backlogs([9])
     assert new.rate == pytest.approx((await sends(10)) / 2, rel=0.4)
+
+
+async def test_beside_an_older_version_the_pace_is_that_of_the_last_ten_seconds(link: RedisLink) -> None:
+    holder, limits = Holder(link), RedisLimits(link, 1, lambda _: SHARD)
+    await holder.load.begin()
+    await holder.load.refill(4)
+    await holder.flush(holder.of(7, 900))
+    wait = wait_key(SHARD, "normal")
+    # What an older version writes: when the window began, and the segments that were moved in it and before.
+    now_s = int(time.time())
+    await link.call("HSET", wait, "moved", msgspec.msgpack.encode([now_s - now_s % 10, 300, 300]))
+    for _ in range(3):
+        await holder.load.settle(await holder.load.read(4), 4)
+        [seen] = await limits.backlogs([7])
+        assert seen.rate is not None
+        assert 30 <= seen.rate <= 62

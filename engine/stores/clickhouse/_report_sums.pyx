@@ -201,7 +201,10 @@ cdef class ReportSums:
                 kind = kind.removeprefix("LowCardinality(").removesuffix(")")
             elif kind.startswith("SimpleAggregateFunction("):
                 kind = kind.partition(", ")[2].removesuffix(")")
-            columns[i].kind, columns[i].width = _TYPES[kind]
+            columns[i].kind, columns[i].width = _TYPES.get(kind, (MAP, -1))
+            is_map = columns[i].role == ANSWERS or columns[i].role == AGES
+            if columns[i].width < 0 or is_map != (columns[i].kind == MAP):
+                raise ValueError(f"The column {name} has the type {words[count + i]}.")
             if columns[i].role == COUNTED:
                 columns[i].place = int(name.removeprefix("counted"))
                 while len(self.counted) <= columns[i].place:

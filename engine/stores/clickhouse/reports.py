@@ -156,7 +156,9 @@ class ClickHouseReports(ClickHouseAdapter):
         await self._add(sums, counts)
         counted = list(sums.counted)
         # A series that is being dropped goes less far than before: its windows go first.
-        if sums.lost or any(ms < of.until_ms for ms, of in zip(counted, together.series, strict=True)):
+        if sums.lost or len(counted) < len(together.series):
+            return None
+        if any(ms < of.until_ms for ms, of in zip(counted, together.series, strict=True)):
             return None
         until = {f"until{place}": ms for place, ms in enumerate(counted)}
         parameters = {**together.parameters, **until, "until": min(counted)}
@@ -166,7 +168,8 @@ class ClickHouseReports(ClickHouseAdapter):
             raise too_large("it reads too many rows") from e
         await self._add(sums, later)
         # Beside the loop, which has others to answer meanwhile.
-        return [*(await asyncio.to_thread(sums.rows) if len(counts) > _BYTES_MANY else sums.rows())]
+        many = len(counts) + len(later) > _BYTES_MANY
+        return [*(await asyncio.to_thread(sums.rows) if many else sums.rows())]
 
     async def _add(self, sums: ReportSums, answer: bytes) -> None:
         """Add an answer. Raises Unavailable when it broke off."""

@@ -114,6 +114,20 @@ async def test_an_answer_that_broke_off_is_refused_wherever_it_did(world: World)
     assert sums.rows() == []
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 'sent' AS g0, toNullable(toUInt64(1)) AS n",
+        "SELECT 'sent' AS g0, toUInt64(1) AS of_ages",
+        "SELECT map(toUInt16(1), toUInt64(1)) AS g0, toUInt64(1) AS n",
+    ],
+)
+async def test_a_column_of_another_type_is_refused(world: World, sql: str) -> None:
+    found = await answer(world, sql)
+    with pytest.raises(ValueError, match=r"^The column \w+ has the type .+\.$"):
+        ReportSums().add(found)
+
+
 async def test_rows_without_an_event_say_how_far_series_are_counted(world: World) -> None:
     sql = (
         "SELECT 1 AS g0, ['', 'sent', ''][number + 1] AS g1, toUInt64(1) AS n, toUInt64(1) AS parts, "

@@ -208,9 +208,11 @@ end
 -- A *stretch* is a time in which turns move messages without a break. Of the stretch of a line, behind the three values
 -- of its window, milliseconds: when it began, when messages were moved last, and the segments that were moved after its
 -- first step. That one fills the stream, so it says nothing of the pace. `segments` are moved `now`. Where few are moved,
--- steps are far apart, and a break is longer. An older version beside this one leaves out these values.
+-- steps are far apart, and a break is longer. An older version beside this one leaves out these values; then there are none
+-- until nothing was moved lately.
 local function stretched(window, segments, now)
   local since, last, count = window[4], window[5], window[6]
+  if not since and moved_lately(window, now / 1000) > 0 then return end
   local apart = since and now - last
   if not since or apart < 0 or apart >= 1000 * WINDOW then return now, now, 0 end
   if apart > GAP then
