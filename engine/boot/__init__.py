@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -43,7 +43,8 @@ def run_role(role: Role, config: Config, name: str, pipes: Pipes, listener: sock
     """Be `role` until drained; returns the exit code."""
 
     async def main() -> int:
-        give_way(by=_GIVES_WAY.get(role, _GIVES_WAY_MOST))
+        if role in _LATER:
+            give_way(by=_LATER_BY)
         if role in _ANSWERING:
             take_short_turns()
         life = Heartbeat(pipes.lines_fd, pipes.orders_fd)
@@ -122,10 +123,9 @@ async def _archiver(process: Process) -> None:
 
 # Roles of which somebody waits for each answer.
 _ANSWERING: tuple[Role, ...] = ("ingest", "express")
-# By how much the nice value of a role is higher than that of Redis, for which all wait; and that of all other
-# roles, for which no message waits.
-_GIVES_WAY: Mapping[Role, int] = {"ingest": 2, "express": 2, "normal": 3}
-_GIVES_WAY_MOST = 5
+# Roles that messages seldom wait for, and by how much their nice value is higher.
+_LATER: tuple[Role, ...] = ("ledger", "archiver", "notifier")
+_LATER_BY = 5
 _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {
     "ingest": serve,
     "express": deliver,

@@ -9,7 +9,7 @@ Linux takes a slice from 6.12 on, from 0.1 ms to 100 ms, without any right. Olde
 their own slice. Where there is no such call, nothing changes.
 
 What can wait (`give_way`) has a higher nice value. Where there are cores enough it makes no difference; where
-not, a thread with the nice value 10 has a tenth of the time of one with 0, and one with 3 a half. Redis has
+not, a thread with the nice value 10 has a tenth of the time of one with 0, and one with 5 a third. Redis has
 the lowest, because everybody waits for it. Nice values are raised, never lowered: that needs no right. Linux
 weighs them within a session where it groups processes by session (`kernel.sched_autogroup_enabled`), so what
 is weighed against each other belongs to one session.

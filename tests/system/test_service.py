@@ -49,7 +49,9 @@ def test_it_tells_systemd_how_it_is_and_listens_where_systemd_does(tmp_path: Pat
         engine = started(tmp_path, systemd, listener)
         try:
             said = systemd.hear("READY=1")
-            steps = [text.partition("\n")[0].removeprefix("STATUS=") for text in said]
+            # On a busy machine a start takes longer than what the watchdog waits for.
+            told = [text for text in said if text != "WATCHDOG=1"]
+            steps = [text.partition("\n")[0].removeprefix("STATUS=") for text in told]
             assert steps[:2] == ["starting the servers", "bringing the tables to this version"]
             assert steps[-2].startswith("starting, ")
             systemd.hear("STATUS=8 of 8 processes ready")

@@ -214,4 +214,4 @@ async def test_memory_is_bounded_by_parts_and_a_step_is_short(
         if line.startswith("cmdstat_fcall:")
     ]
     spent = dict(part.split("=") for part in stats.partition(":")[2].split(","))
-    assert float(spent["usec_per_call"]) < 5_000
+    assert float(spent["usec_per_call"]) < 20_000

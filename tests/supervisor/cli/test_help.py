@@ -83,7 +83,7 @@ def test_the_id_of_a_message_is_in_one_piece() -> None:
             "Try a new provider with it before any route names the provider. The message is real: it goes to "
             "the telephone that --to names, and the provider may charge for it.",
         ),
-        (["queue", "show"], "for what is put off, by the throughput of the provider; unknown where neither"),
+        (["queue", "show"], "for what is put off, by the throughput of the provider. Unknown where neither"),
         (["queue", "scale"], "Set how many workers of a queue a node has, at once and until another number"),
         (
             ["admin-key", "revoke"],
