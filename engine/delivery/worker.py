@@ -207,19 +207,6 @@ class Worker:
         await draining.wait()
         self._settler.freed.set()
 
-    async def _hand_all_back(self, draining: asyncio.Event) -> None:
-        """With no read under way, wait until all that goes back is written: from then on reads give it first.
-        While Redis is away it is not known what of a read was lost, so that is asked for once more."""
-        self.take(await self._reader.rest())
-        settler = self._settler
-        while settler.unsettled and not draining.is_set():
-            settler.settled.clear()
-            await _soon(settler.settled, _LOOK_S)
-        if found := await self._reader.rest():
-            self.take(found)
-        elif not settler.unsettled:
-            self._dispatcher.unsent.all_back = False
-
     async def _read_loop(self, draining: asyncio.Event) -> None:
         freed = self._settler.freed
         backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
@@ -227,7 +214,7 @@ class Worker:
         rested = False
         while not draining.is_set():
             if self._dispatcher.unsent.all_back:
-                await self._hand_all_back(draining)
+                await _hand_all_back(self, draining)
                 continue
             room = self._room()
             if room < self._worth_reading():
@@ -265,6 +252,20 @@ class Worker:
             rested = bool(few and self._linger_s and not self._reader.more)
             if rested:
                 await asyncio.sleep(self._linger_s)
+
+
+async def _hand_all_back(worker: Worker, draining: asyncio.Event) -> None:
+    """With no read under way, wait until all that goes back is written: from then on reads give it first.
+    While Redis is away it is not known what of a read was lost, so that is asked for once more."""
+    worker.take(await worker._reader.rest())
+    settler = worker._settler
+    while settler.unsettled and not draining.is_set():
+        settler.settled.clear()
+        await _soon(settler.settled, _LOOK_S)
+    if found := await worker._reader.rest():
+        worker.take(found)
+    elif not settler.unsettled:
+        worker._dispatcher.unsent.all_back = False
 
 
 async def _first_of(*events: asyncio.Event) -> None:

@@ -39,7 +39,7 @@ def test_roles_that_messages_seldom_wait_for_give_way_to_redis_and_to_the_others
             nice = os.getpriority(os.PRIO_PROCESS, process["pid"])
             later.setdefault(process["role"], set()).add(nice - redis)
     gives_way = {role: {min(5, 19 - redis)} for role in ("ledger", "archiver", "notifier")}
-    assert later == dict.fromkeys(later, {0}) | gives_way
+    assert later == {role: {0} for role in later} | gives_way
     assert {"ingest", "express", "normal", "admin"} <= later.keys()
 
 
