@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.hosts.cpu_turns import take_short_turns
+from engine.hosts.cpu_turns import go_first, take_short_turns
 from supervisor.embedded.server_dir import ServerDir
 
 # linux/prctl.h, linux/capability.h, linux/securebits.h
@@ -138,7 +138,7 @@ def spawn(
     output: int,
     pid_file: Path | None = None,
     text_in: str | None = None,
-    short_turns: bool = False,
+    goes_first: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a process group of its own, so that Ctrl-C in the terminal does not reach it.
 
@@ -147,7 +147,7 @@ def spawn(
     descriptor that its output goes to. SIGTERM is blocked in it: systemd sends one to every process
     of a unit at once, and a server is to outlive whoever needs it. Valkey and Python leave it blocked.
     PostgreSQL unblocks it; its sessions end, and it is started again for as long as the roles drain.
-    `short_turns`: see `engine.hosts.cpu_turns`.
+    `goes_first`: see `engine.hosts.cpu_turns`.
     Raises ConfigError when it cannot be started.
     """
     assert threading.current_thread() is threading.main_thread()
@@ -162,7 +162,7 @@ def spawn(
             # Not in a session of its own: see `engine.hosts.cpu_turns`.
             process_group=0,
             preexec_fn=_before_exec(
-                identity, death_signal, os.getpid(), cwd, pid_file, short_turns=short_turns
+                identity, death_signal, os.getpid(), cwd, pid_file, goes_first=goes_first
             ),
         )
     except (OSError, subprocess.SubprocessError) as e:
@@ -184,7 +184,7 @@ def _before_exec(
     cwd: Path,
     pid_file: Path | None,
     *,
-    short_turns: bool,
+    goes_first: bool,
 ) -> Callable[[], None]:
     """What the child does between fork and exec, in this order."""
 
@@ -194,7 +194,8 @@ def _before_exec(
             descriptor = os.open(pid_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.write(descriptor, b"%d\n" % os.getpid())
             os.close(descriptor)
-        if short_turns:
+        if goes_first:
+            go_first()
             take_short_turns()
         if identity is not None:
             drop_rights(identity)

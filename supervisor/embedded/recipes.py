@@ -53,7 +53,7 @@ class Recipe(Protocol):
     # None: the environment of the parent.
     environment: Mapping[str, str] | None
     # Whether messages wait for each of its answers (`engine.hosts.cpu_turns`).
-    short_turns: bool
+    goes_first: bool
 
     def programs(self) -> Sequence[Path]:
         """Files that must be executable for its user. Raises ConfigError when not installed."""
@@ -89,7 +89,7 @@ class Postgres:
     name = "postgres"
     stop_signal = signal.SIGINT
     environment: Mapping[str, str] | None = _ENVIRONMENT
-    short_turns = False
+    goes_first = False
 
     def programs(self) -> Sequence[Path]:
         """`postgres` and `initdb`."""
@@ -235,7 +235,7 @@ class Valkey:
     name = "redis"
     stop_signal = signal.SIGINT
     environment: Mapping[str, str] | None = _ENVIRONMENT
-    short_turns = True
+    goes_first = True
 
     def programs(self) -> Sequence[Path]:
         """`valkey-server`, for this machine's processor."""
@@ -309,7 +309,7 @@ class ClickHouse:
     stop_signal = signal.SIGINT
     # The same interpreter with the same search path.
     environment: Mapping[str, str] | None = None
-    short_turns = False
+    goes_first = False
 
     def programs(self) -> Sequence[Path]:
         """The Python that runs here."""

@@ -111,10 +111,11 @@ class Rewrites:
             # The process may have ended, and its number may be another's by now.
             if not children or os.fsencode(self._redis / "valkey.conf") not in (of / "cmdline").read_bytes():
                 return
-            later = min(19, os.getpriority(os.PRIO_PROCESS, pid) + LATER_NICE)
+            later = min(19, os.getpriority(os.PRIO_PROCESS, 0) + LATER_NICE)
             for child in map(int, children):
-                if os.getpriority(os.PRIO_PROCESS, child) < later:
-                    give_way(child)
+                # They have Redis's own, which may be lower than that of this process.
+                if (nice := os.getpriority(os.PRIO_PROCESS, child)) < later:
+                    give_way(child, by=later - nice)
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ class Server:
                 environment=recipe.environment,
                 output=output,
                 pid_file=place.pid_file,
-                short_turns=recipe.short_turns,
+                goes_first=recipe.goes_first,
             )
 
     def wait_ready(self, timeout_s: float = READY_S, *, may_move: bool = True) -> None:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from engine.hosts.cpu_turns import LATER_NICE, SLICE_NS, give_way
+from engine.hosts.cpu_turns import FIRST_NICE, LATER_NICE, SLICE_NS, give_way
 
 _SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}.get(platform.machine())
 _ATTRIBUTES = struct.Struct("<IIQiIQQQ")
@@ -29,6 +29,23 @@ if os.fork() == 0:
     print(slice_ns(0), flush=True)
     os._exit(0)
 os.wait()
+"""
+
+# What a process prints that wants to go first: its nice value before and after. The argument: by which right.
+_FIRST = """
+import os, resource, sys
+from engine.hosts.cpu_turns import FIRST_NICE, go_first
+own = os.getpriority(os.PRIO_PROCESS, 0)
+if sys.argv[1] == "limit":
+    limit = 20 - own + FIRST_NICE
+    try:
+        resource.setrlimit(resource.RLIMIT_NICE, (limit, limit))
+    except ValueError:
+        sys.exit("not allowed")
+if sys.argv[1] != "root":
+    os.setresuid(65534, 65534, 65534)
+go_first()
+print(own, os.getpriority(os.PRIO_PROCESS, 0))
 """
 
 
@@ -73,3 +90,14 @@ def test_to_let_a_thread_give_way_that_has_ended_does_nothing() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     give_way(ended.pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+@pytest.mark.parametrize(("right", "lower"), [("root", FIRST_NICE), ("limit", FIRST_NICE), ("none", 0)])
+def test_who_goes_first_does_so_where_it_has_the_right_to(right: str, lower: int) -> None:
+    argv = [sys.executable, "-c", _FIRST, right]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd="/")
+    if done.stderr == "not allowed\n":
+        pytest.skip("root may not raise a limit here")
+    own, after = map(int, done.stdout.split())
+    assert after == max(-20, own - lower)

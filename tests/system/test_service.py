@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import DRAIN_ORDER
-from engine.hosts.cpu_turns import SLICE_NS
+from engine.hosts.cpu_turns import FIRST_NICE, SLICE_NS
 from tests.hosts.test_cpu_turns import GIVES_SLICES, slice_ns
 from tests.supervisor.process.systemd_peer import AS_SYSTEMD, Systemd
 from tests.system.client import Caller, eventually, fetch
@@ -63,6 +63,11 @@ def test_it_tells_systemd_how_it_is_and_listens_where_systemd_does(tmp_path: Pat
                 assert b"NOTIFY_SOCKET" not in names or pid in forked(engine), pid
             if GIVES_SLICES:
                 assert with_short_turns(engine) == {"valkey", "smsengine: ingest", "smsengine: express"}
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            # Only root may lower it.
+            first = own - FIRST_NICE if os.geteuid() == 0 else own
+            assert nice_values(engine, "valkey") == {first}
+            assert nice_values(engine, "smsengine: normal") == {own}
             assert engine.stop() == 0
             systemd.hear("STOPPING=1")
             systemd.hear("STATUS=draining")
@@ -88,6 +93,15 @@ def with_short_turns(engine: Engine) -> set[str]:
             title = Path(f"/proc/{pid}/cmdline").read_text()
             found.add("valkey" if "valkey" in title else title.rstrip("\0").rsplit(" ", 1)[0])
     return found
+
+
+def nice_values(engine: Engine, title: str) -> set[int]:
+    """Of the processes with this in their title."""
+    return {
+        os.getpriority(os.PRIO_PROCESS, pid)
+        for pid in descendants(engine.pid)
+        if title in Path(f"/proc/{pid}/cmdline").read_text()
+    }
 
 
 def refused(tmp_path: Path, *sockets: socket.socket, arguments: tuple[str, ...] = ()) -> str:

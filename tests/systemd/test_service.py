@@ -6,6 +6,7 @@ import json
 import re
 
 from engine.config import DRAIN_ORDER
+from engine.hosts.cpu_turns import FIRST_NICE
 from engine.logs.journal import PRIORITIES
 from tests.system.client import eventually, fetch
 from tests.systemd.machine import ROOT
@@ -22,6 +23,8 @@ def test_it_is_started_when_every_process_is_ready_and_listens_where_systemd_doe
     # Its commands talk to the other one, which was handed over too.
     admin = f"http://{of_units['smsengine-admin.socket']}"
     assert service.command("check")["checks"][-1]["detail"] == f"{admin} is ready"
+    # The unit lets an embedded Redis have a nice value of -5 (getrlimit(2): 20 - nice).
+    assert service.machine.show("smsengine.service", "LimitNICE") == [str(20 + FIRST_NICE)]
 
 
 def test_installing_it_again_changes_nothing(service: Service) -> None:
