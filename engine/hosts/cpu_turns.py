@@ -32,8 +32,8 @@ import struct
 SLICE_NS = 100_000
 # How much is added to the nice value of what can wait.
 LATER_NICE = 10
-# How much is taken from the nice value of that for which everybody waits: it weighs three times as much.
-FIRST_NICE = 5
+# How much is taken from the nice value of that for which everybody waits: it weighs twice as much then.
+FIRST_NICE = 3
 # The number of the call, by machine (arch/x86/entry/syscalls/syscall_64.tbl,
 # include/uapi/asm-generic/unistd.h).
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}.get(platform.machine())

@@ -23,7 +23,7 @@ def test_it_is_started_when_every_process_is_ready_and_listens_where_systemd_doe
     # Its commands talk to the other one, which was handed over too.
     admin = f"http://{of_units['smsengine-admin.socket']}"
     assert service.command("check")["checks"][-1]["detail"] == f"{admin} is ready"
-    # The unit lets an embedded Redis have a nice value of -5 (getrlimit(2): 20 - nice).
+    # The unit lets an embedded Redis have a nice value of -3 (getrlimit(2): 20 - nice).
     assert service.machine.show("smsengine.service", "LimitNICE") == [str(20 + FIRST_NICE)]
 
 
