@@ -21,7 +21,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from engine.errors import ConfigError
-from supervisor.embedded.process import identity, spawn, stop_stray
+from supervisor.embedded.process import AGAIN_S, identity, spawn, stop_stray
 from supervisor.embedded.recipes import ClickHouse, Postgres, Recipe, Valkey
 from supervisor.embedded.server_dir import FREE_AGAIN_BYTES_MIN, ServerDir
 
@@ -122,7 +122,7 @@ class Server:
         return self._child.poll() if self._child is not None else 0
 
     def stop(self, timeout_s: float) -> None:
-        """Ask it to stop, again each second, and kill it after `timeout_s`. Idempotent."""
+        """Ask it to stop, again after some seconds, and kill it after `timeout_s`. Idempotent."""
         if self._child is not None:
             self._end(self._child, timeout_s)
         self._place.leave()
@@ -133,7 +133,7 @@ class Server:
             left = deadline - time.monotonic()
             child.send_signal(self._recipe.stop_signal if left > 0 else signal.SIGKILL)
             try:
-                child.wait(min(left, 1.0) if left > 0 else 5.0)
+                child.wait(min(left, AGAIN_S) if left > 0 else 5.0)
             except subprocess.TimeoutExpired:
                 continue
 
