@@ -17,6 +17,7 @@ from engine.delivery.dispatcher import Dispatcher
 from engine.records import Message, Queue
 from engine.redis_keys import due_key
 from engine.routing.records import Route, RoutingPlan
+from tests.adversity.proxy import Proxy
 from tests.delivery.carrier import Carrier
 from tests.delivery.test_pause import SHARD, come, some
 from tests.delivery.test_queue_pause import GOES_ON, PAUSED, until_all_wait
@@ -118,6 +119,28 @@ async def test_what_comes_while_the_only_provider_is_paused_and_resumed_is_sent_
         await all_sent([carrier], 4 * MANY)
     assert [overtaken(ids(carrier.submitted, of)) for of in (7, 8)] == [0, 0]
     assert len({m.id for m in carrier.submitted}) == 4 * MANY
+
+
+async def test_what_reads_lose_around_a_pause_of_the_only_provider_is_sent_in_order(kit: QueueKit) -> None:
+    carrier, rng = Carrier(), Random(11)
+    carrier.latency_s = 0.002
+    await arrive(kit, MANY, first=0)
+    async with (
+        Proxy.to(kit.url) as proxy,
+        working(kit, [carrier], GOES_ON, concurrency=4, url=proxy.url(kit.url)) as dispatcher,
+    ):
+        for n in range(15):
+            proxy.truncated.clear()
+            proxy.truncate_after(rng.randint(1, 8000))
+            await asyncio.wait_for(proxy.truncated.wait(), 60)
+            await asyncio.sleep(rng.choice((0.0, 0.01)))
+            dispatcher.use(RoutingPlan(version=2 * n + 2, **WHAT["provider"]))
+            await asyncio.sleep(rng.choice((0.02, 0.2)))
+            dispatcher.use(resumed(2 * n + 3))
+            await arrive(kit, 20, first=MANY + 20 * n)
+        await all_sent([carrier], MANY + 300)
+    assert overtaken(ids(carrier.submitted)) == 0
+    assert len({m.id for m in carrier.submitted}) == len(carrier.submitted) == MANY + 300
 
 
 async def test_what_waits_for_the_only_provider_while_its_circuit_is_open_is_sent_in_order(

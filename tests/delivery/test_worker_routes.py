@@ -46,9 +46,11 @@ async def working(
     name: str = "w1",
     pace: SlotStore | None = None,
     queue: Queue = "normal",
+    url: str = "",
     **settings: Any,
 ) -> AsyncIterator[Dispatcher]:
-    reader = await kit.reader(name)
+    """`url`: of Redis, if not the kit's."""
+    reader = await kit.reader(name, url=url, timeout_s=0.5) if url else await kit.reader(name)
     worker, sweeper, dispatcher = assemble_worker(
         reader,
         carriers,
