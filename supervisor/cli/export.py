@@ -131,12 +131,16 @@ def _write(parts: Iterable[bytes], file: BinaryIO, note: Callable[[int], None]) 
 def _whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that gets its name, in place of one that has it, when the block ends without an error.
 
-    Raises ConfigError, OSError."""
+    What is no file, such as a pipe or /dev/null, is written to as it is. Raises ConfigError, OSError."""
+    if path.exists() and not path.is_file():
+        with _opened(path) as file:
+            yield file
+        return
     try:
         # Only its owner may read it, because there are numbers in it.
         place, draft = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
     except OSError as e:
-        raise ConfigError(f"--output {path} cannot be written: {(e.strerror or str(e)).lower()}.") from e
+        raise _unwritable(path, e) from e
     try:
         with open(place, "wb") as file:
             yield file
@@ -146,6 +150,18 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
+
+
+def _opened(path: Path) -> BinaryIO:
+    """What is there already and is no file, for writing. Raises ConfigError."""
+    try:
+        return path.open("wb")
+    except OSError as e:
+        raise _unwritable(path, e) from e
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"--output {path} cannot be written: {(error.strerror or str(error)).lower()}.")
 
 
 @contextmanager
