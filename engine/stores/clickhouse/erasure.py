@@ -4,9 +4,9 @@ A mutation is kept by the server until it is done, also when that is killed mean
 begun again at any time. Counts for reports have no numbers, and a row without its number keeps its units, so
 that reports and audits are as before.
 
-ClickHouse keeps the statements of the last hundred mutations of a table, in files and in `system.mutations`, with
-the number and, where numbers are hashed, its hash beside it. So when somebody asks and all are done, they are
-forgotten: killing a mutation that is done changes no row.
+ClickHouse keeps the statements of the last hundred mutations of a table, in files and in `system.mutations`,
+with the number and, where numbers are hashed, its hash beside it. So when somebody asks and all are done,
+they are forgotten: killing a mutation that is done changes no row.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ClickHouseErasure(ClickHouseAdapter):
                 await client.command(sql, settings={"mutations_sync": 0})
 
     async def under_way(self) -> int:
-        """How many changes of tables, of erasures among others, are not done yet; forgets them when all are."""
+        """How many changes of tables, of erasures among others, are not done yet. Forgets them if none is."""
         client = await self._connected()
         async with answering(self._url, self._timeout_s):
             found = await client.query(

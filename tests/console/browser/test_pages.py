@@ -174,3 +174,12 @@ def test_a_report_has_a_chart_a_table_and_files(visitor: Visitor) -> None:
     visitor.provoked.add(422)
     visitor.press("Show report")
     expect(visitor.page.get_by_role("alert")).to_contain_text("`from_time` must be before `until_time`.")
+
+
+@pytest.mark.parametrize(("page", "name"), [("reports", "from"), ("messages", "since")])
+def test_a_time_in_an_address_that_is_none_is_told_in_a_sentence(
+    visitor: Visitor, page: str, name: str
+) -> None:
+    visitor.provoked.add(422)
+    visitor.open(f"{page}?organisation=1&{name}=yesterday")
+    expect(visitor.page.get_by_role("alert")).to_contain_text("must be a time with its time zone")

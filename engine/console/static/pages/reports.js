@@ -4,7 +4,7 @@ import { address, get } from "../api.js";
 import { Block, empty, facts, filters, loading, notice, section } from "../blocks.js";
 import { TimeChart } from "../charts.js";
 import { add, fill, h } from "../dom.js";
-import { number, percent, short, span, time, words } from "../format.js";
+import { instant, number, percent, short, span, time, words } from "../format.js";
 import { organisationField, pathOf } from "../organisation_choice.js";
 import { Table } from "../tables.js";
 
@@ -55,10 +55,6 @@ export async function open(view, context) {
 function local(seconds) {
   const date = new Date(seconds * 1000);
   return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
-}
-
-function instant(text) {
-  return text ? new Date(text).toISOString() : "";
 }
 
 function reportBlock(values, { session, signal }) {
