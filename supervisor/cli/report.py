@@ -75,6 +75,8 @@ _Order = Annotated[
 _MessagesMin = Annotated[
     int, typer.Option(metavar="COUNT", min=0, help="Only groups of at least so many messages.")
 ]
+# A report of more groups is refused, so that without the option no group is left out.
+_GROUPS_MAX = 10_000
 _Limit = Annotated[int, typer.Option(metavar="COUNT", min=1, help="How many groups at most.")]
 _AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, with all numbers.")]
 
@@ -92,7 +94,7 @@ def report(
     campaign: _Campaign = "",
     order: _Order = "time",
     messages_min: _MessagesMin = 0,
-    limit: _Limit = 1000,
+    limit: _Limit = _GROUPS_MAX,
     as_csv: _AsCsv = False,
     *,
     engine: options.EngineOptions,
