@@ -24,7 +24,7 @@ from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, T
 from engine.errors import ConfigError
 from supervisor.cli import options
 from supervisor.cli.text import counted
-from supervisor.cli.times import time_of, whole
+from supervisor.cli.times import period
 from supervisor.output import Output
 
 # The wait for the first part, while others have their turn, and for each further one, seconds.
@@ -84,9 +84,9 @@ def export(
     form = form or _form_of(output)
     if output is None and form is _Format.PARQUET and sys.stdout.isatty():
         raise ConfigError("--output must be given for parquet, which no terminal can show.")
+    from_time, until_time = period(since, until, _QUARTER_S)
     wanted = {
-        "from_time": whole(time_of(since, "--since", "ago"), _QUARTER_S, up=False),
-        "until_time": whole(time_of(until, "--until", "ago"), _QUARTER_S, up=True),
+        "from_time": from_time, "until_time": until_time,
         "queue": queue, "rows": rows.value, "format": form.value,
     }  # fmt: skip
     path = f"/v1/admin/organisations/{organisation}/reports/messages?{urlencode(wanted)}"
