@@ -59,8 +59,8 @@ def period(since: str, until: str | None, step_s: int) -> tuple[str, str]:
     """The times of `--since` and `--until` on whole steps of `step_s` seconds, RFC 3339; "" for now.
 
     The period has all that was asked for in it. But one of 24h or more until now is as long as that, and ends
-    with the step that has begun, as without any time in the API; otherwise none could be of the longest period
-    that there may be. Raises ConfigError.
+    with the step that has begun, as in the API without any time; otherwise none could be of the longest that
+    there may be. Raises ConfigError.
     """
     of_days = all(text is None or _is_of_days(text, step_s) for text in (since, until))
     return (
@@ -70,7 +70,7 @@ def period(since: str, until: str | None, step_s: int) -> tuple[str, str]:
 
 
 def _is_of_days(text: str, step_s: int) -> bool:
-    """Whether it is so far ago, a day at least, in whole steps."""
+    """Whether it is a day ago or more, in whole steps."""
     span = _SPAN.fullmatch(text)
     length = timedelta(**{_UNITS[span[2]]: int(span[1])}) if span else timedelta()
     return length >= timedelta(days=1) and not length % timedelta(seconds=step_s)
