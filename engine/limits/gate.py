@@ -174,7 +174,7 @@ class _Bucket:
 
     def _change(self, rate: float, now_s: float) -> None:
         """The organisation has another rate, as `draw` in functions/queue sees it."""
-        tokens = min(full(self.rate), self.tokens + (now_s - self.at_s) * self.rate)
+        tokens = self.tokens + (now_s - self.at_s) * max(rate, self.rate)
         self.tokens = max(tokens, tokens * rate / self.rate) if tokens < 0 else tokens
         self.at_s, self.rate = now_s, rate
 

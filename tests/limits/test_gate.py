@@ -88,7 +88,7 @@ def test_after_the_time_that_a_refusal_names_the_request_is_taken_in() -> None:
     gate.enter(8, 50)
 
 
-@pytest.mark.parametrize(("rate", "room_after_s"), [(0.5, 4.0 + 1 / 0.5), (2 * RATE, 2.0 + 1 / (2 * RATE))])
+@pytest.mark.parametrize(("rate", "room_after_s"), [(0.5, 4.0 + 1 / 0.5), (2 * RATE, 1.5 + 1 / (2 * RATE))])
 def test_a_bucket_that_is_overdrawn_has_room_no_later_when_the_rate_changes(
     rate: float, room_after_s: float
 ) -> None:
@@ -97,7 +97,7 @@ def test_a_bucket_that_is_overdrawn_has_room_no_later_when_the_rate_changes(
     gate.enter(7, 300)
     gate.heed((), [RateLevel(7, RATE - 300)])
     gate.leave(7, 300)
-    # Of the five seconds of its debt one has gone, at the rate that there was.
+    # Of the five seconds of its debt one has gone, at the higher of the two rates.
     clock.now_s += 1.0
     rates[7] = rate
     with pytest.raises(TooMany) as refused:
