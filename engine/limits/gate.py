@@ -7,7 +7,8 @@ rate_max     A bucket of tokens that holds one second of the rate, and at least 
              more messages than that needs a full bucket, and overdraws it. The bucket is in Redis, where each
              flush draws what it admits and is told what is left (`draw` in functions/queue). In between, a
              process counts what it has under way itself. So on average the rate is exact, whatever the
-             number of processes; for a moment each of them may take in one flush beyond it.
+             number of processes; for a moment each of them may take in one flush beyond it. With another
+             rate, an overdrawn bucket has room again when it would have had it, or sooner.
 backlog_max  A flush is told how much its organisations have waiting. One that has half of its limit is
              *watched*: what waits of it is looked up again and again (`engine.limits.watch`), and what this
              process takes in meanwhile is added. So the limit may be passed by what all processes take in
@@ -69,7 +70,7 @@ class Gate:
             now_s = self._clock_s()
             bucket = self._buckets.get(organisation_id)
             if bucket is None:
-                bucket = self._buckets[organisation_id] = _Bucket(full(limits.rate_max), now_s)
+                bucket = self._buckets[organisation_id] = _Bucket(limits.rate_max, now_s)
             bucket.take(messages, limits.rate_max, now_s)
         if watched is not None:
             watched.came += messages
@@ -141,16 +142,20 @@ class _Watched:
 class _Bucket:
     """What this process knows of an organisation's bucket in Redis."""
 
-    __slots__ = ("at_s", "tokens", "under_way")
+    __slots__ = ("at_s", "rate", "tokens", "under_way")
 
-    def __init__(self, tokens: float, at_s: float) -> None:
-        self.tokens = tokens
+    def __init__(self, rate: float, at_s: float) -> None:
+        self.tokens = full(rate)
         self.at_s = at_s
+        # At which it has filled since.
+        self.rate = rate
         # Messages that are let in, and not drawn in Redis as far as this process knows.
         self.under_way = 0
 
     def take(self, messages: int, rate: float, now_s: float) -> None:
         """Let a request in. Raises TooMany."""
+        if rate != self.rate:
+            self._change(rate, now_s)
         most = full(rate)
         tokens = min(most, self.tokens + (now_s - self.at_s) * rate) - self.under_way
         needed = min(float(messages), most)
@@ -166,6 +171,12 @@ class _Bucket:
                 retry_after_s=(needed - tokens) / rate,
             )
         self.under_way += messages
+
+    def _change(self, rate: float, now_s: float) -> None:
+        """The organisation has another rate, as `draw` in functions/queue sees it."""
+        tokens = self.tokens + (now_s - self.at_s) * max(rate, self.rate)
+        self.tokens = max(tokens, tokens * rate / self.rate) if tokens < 0 else tokens
+        self.at_s, self.rate = now_s, rate
 
 
 def full(rate: float) -> float:

@@ -297,6 +297,7 @@ class StatusReader:
         due, replies = sum(found[: len(commands)]), found[len(commands) :]
         replies = [reply for reply in replies if not isinstance(reply, ReplyError)]
         messages, paused, moved, put_off = (sum(reply[i] for reply in replies) for i in (0, 1, 2, 6))
+        paused += sum(_paused_off(row) for reply in replies for row in reply[3])
         ends = ends_in_ms([_shard(reply) for reply in replies], takes)
         rows = [_organisation(row, moved, now_ms, ends) for reply in replies for row in reply[3]]
         rows.sort(key=lambda o: (-o.messages, o.organisation_id))
@@ -329,10 +330,18 @@ class StatusReader:
             if first:
                 status.oldest_ms = max(status.oldest_ms, now_ms - _ms(first[0][0]))
             for row in lists:
+                status.paused += _paused_off(row)
                 _, _, _, oldest_us, _, _, is_paused, *_ = row
                 if not is_paused:
                     status.oldest_ms = max(status.oldest_ms, now_ms - oldest_us // 1000)
         return status
+
+
+def _paused_off(row: Sequence[Any]) -> int:
+    """The messages of one row of `backlog` that are put off, and of an organisation that is paused: what
+    `backlog` says of those that are paused is without them."""
+    is_paused, put_off = row[6:8]
+    return int(put_off) if is_paused else 0
 
 
 def _organisation(

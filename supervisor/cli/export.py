@@ -24,7 +24,7 @@ from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, T
 from engine.errors import ConfigError
 from supervisor.cli import options
 from supervisor.cli.text import counted
-from supervisor.cli.times import time_of, whole
+from supervisor.cli.times import period
 from supervisor.output import Output
 
 # The wait for the first part, while others have their turn, and for each further one, seconds.
@@ -84,9 +84,9 @@ def export(
     form = form or _form_of(output)
     if output is None and form is _Format.PARQUET and sys.stdout.isatty():
         raise ConfigError("--output must be given for parquet, which no terminal can show.")
+    from_time, until_time = period(since, until, _QUARTER_S)
     wanted = {
-        "from_time": whole(time_of(since, "--since", "ago"), _QUARTER_S, up=False),
-        "until_time": whole(time_of(until, "--until", "ago"), _QUARTER_S, up=True),
+        "from_time": from_time, "until_time": until_time,
         "queue": queue, "rows": rows.value, "format": form.value,
     }  # fmt: skip
     path = f"/v1/admin/organisations/{organisation}/reports/messages?{urlencode(wanted)}"
@@ -131,12 +131,16 @@ def _write(parts: Iterable[bytes], file: BinaryIO, note: Callable[[int], None]) 
 def _whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that gets its name, in place of one that has it, when the block ends without an error.
 
-    Raises ConfigError, OSError."""
+    What is no file, such as a pipe or /dev/null, is written to as it is. Raises ConfigError, OSError."""
+    if path.exists() and not path.is_file():
+        with _opened(path) as file:
+            yield file
+        return
     try:
         # Only its owner may read it, because there are numbers in it.
         place, draft = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
     except OSError as e:
-        raise ConfigError(f"--output {path} cannot be written: {(e.strerror or str(e)).lower()}.") from e
+        raise _unwritable(path, e) from e
     try:
         with open(place, "wb") as file:
             yield file
@@ -146,6 +150,18 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
+
+
+def _opened(path: Path) -> BinaryIO:
+    """What is there already and is no file, for writing. Raises ConfigError."""
+    try:
+        return path.open("wb")
+    except OSError as e:
+        raise _unwritable(path, e) from e
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"--output {path} cannot be written: {(error.strerror or str(error)).lower()}.")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from engine.activity.reports import Quantiles, Report, ReportRow
 from supervisor.cli import options, show
-from supervisor.cli.times import time_of, whole
+from supervisor.cli.times import period
 from supervisor.output import exact_output
 
 _PATH = "/v1/admin/reports/summary"
@@ -75,6 +75,8 @@ _Order = Annotated[
 _MessagesMin = Annotated[
     int, typer.Option(metavar="COUNT", min=0, help="Only groups of at least so many messages.")
 ]
+# A report of more groups is refused, so that without the option no group is left out.
+_GROUPS_MAX = 10_000
 _Limit = Annotated[int, typer.Option(metavar="COUNT", min=1, help="How many groups at most.")]
 _AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, with all numbers.")]
 
@@ -92,7 +94,7 @@ def report(
     campaign: _Campaign = "",
     order: _Order = "time",
     messages_min: _MessagesMin = 0,
-    limit: _Limit = 1000,
+    limit: _Limit = _GROUPS_MAX,
     as_csv: _AsCsv = False,
     *,
     engine: options.EngineOptions,
@@ -114,9 +116,9 @@ def report(
     [cyan]smsengine report --by status --organisation 7 --campaign spring --since 31d[/cyan]
     """
     step_s = _MINUTE_S if "minute" in map(str.strip, by.split(",")) else _QUARTER_S
+    from_time, until_time = period(since, until, step_s)
     wanted: dict[str, object] = {
-        "from_time": whole(time_of(since, "--since", "ago"), step_s, up=False),
-        "until_time": whole(time_of(until, "--until", "ago"), step_s, up=True),
+        "from_time": from_time, "until_time": until_time,
         "group_by": by, "time_zone": time_zone, "organisation": organisation or "", "queue": queue,
         "provider": provider, "country": country, "campaign": campaign, "order": order,
         "messages_min": messages_min, "limit": limit,

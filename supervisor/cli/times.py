@@ -55,6 +55,27 @@ def whole(time: datetime | None, step_s: int, *, up: bool) -> str:
     return rounded.isoformat()
 
 
+def period(since: str, until: str | None, step_s: int) -> tuple[str, str]:
+    """The times of `--since` and `--until` on whole steps of `step_s` seconds, RFC 3339; "" for now.
+
+    The period has all that was asked for in it. But one of 24h or more until now is as long as that, and ends
+    with the step that has begun, as in the API without any time; otherwise none could be of the longest that
+    there may be. Raises ConfigError.
+    """
+    of_days = all(text is None or _is_of_days(text, step_s) for text in (since, until))
+    return (
+        whole(time_of(since, "--since", "ago"), step_s, up=of_days),
+        whole(time_of(until, "--until", "ago"), step_s, up=True),
+    )
+
+
+def _is_of_days(text: str, step_s: int) -> bool:
+    """Whether it is a day ago or more, in whole steps."""
+    span = _SPAN.fullmatch(text)
+    length = timedelta(**{_UNITS[span[2]]: int(span[1])}) if span else timedelta()
+    return length >= timedelta(days=1) and not length % timedelta(seconds=step_s)
+
+
 def shown(time: datetime | None, without: str = "") -> str:
     """The time to the minute, in UTC; `without`: what stands for none."""
     return without if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"

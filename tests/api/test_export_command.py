@@ -77,6 +77,15 @@ async def test_a_whole_file_has_its_name_and_what_breaks_off_changes_nothing(
     assert (file.read_bytes(), os.listdir(tmp_path)) == (PART * 3, [file.name])
 
 
+async def test_a_pipe_is_written_to_and_stays_one(api: Api, acme: NewOrganisation, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = asyncio.create_task(asyncio.to_thread(pipe.read_bytes))
+    assert await export(api, str(acme.id), "-o", str(pipe)) == 0
+    assert await reader == PART * 3
+    assert (pipe.is_fifo(), os.listdir(tmp_path)) == (True, [pipe.name])
+
+
 async def test_standard_output_gets_the_rows_and_a_code_that_says_whether_they_are_all(
     api: Api, source: Export, acme: NewOrganisation, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -97,6 +106,7 @@ async def test_what_cannot_be_exported_is_told_in_a_sentence_and_leaves_no_file(
         ([str(acme.id), "--queue", "slow", "-o", file], "--queue must be express or normal"),
         ([str(acme.id), "--since", "yesterday"], "--since must be a time"),
         ([str(acme.id), "-o", str(tmp_path / "none" / "a.csv")], "cannot be written: no such file"),
+        ([str(acme.id), "-o", str(tmp_path)], f"--output {tmp_path} cannot be written: is a directory.\n"),
         ([str(acme.id), "--json"], "--output"),
         (["999999"], "There is no organisation with this id."),
         (["999999", "-o", file], "There is no organisation with this id."),

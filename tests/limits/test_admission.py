@@ -67,6 +67,16 @@ async def test_a_bucket_is_drawn_from_once_for_each_flush(link: RedisLink) -> No
     # One that has come back is full, and no fuller.
     [level] = (await holder.flush(holder.of(8, 10, 1e6))).levels
     assert level.messages == 1e6 - 10
+    # One that had a low rate has filled at the high one.
+    await holder.flush(holder.of(10, 1, 0.1))
+    await asyncio.sleep(0.05)
+    [level] = (await holder.flush(holder.of(10, 1, 1e6))).levels
+    assert level.messages > 10_000
+    # A debt of a second stays one of a second at a rate that is a thousandth of it.
+    [level] = (await holder.flush(holder.of(9, 2000, 1000.0))).levels
+    assert level.messages == 1000 - 2000
+    [level] = (await holder.flush(holder.of(9, 1, 1.0))).levels
+    assert -2 <= level.messages <= 0
 
 
 async def test_a_flush_is_told_what_its_organisations_have_waiting(link: RedisLink) -> None:

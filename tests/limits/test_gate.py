@@ -88,6 +88,25 @@ def test_after_the_time_that_a_refusal_names_the_request_is_taken_in() -> None:
     gate.enter(8, 50)
 
 
+@pytest.mark.parametrize(("rate", "room_after_s"), [(0.5, 4.0 + 1 / 0.5), (2 * RATE, 1.5 + 1 / (2 * RATE))])
+def test_a_bucket_that_is_overdrawn_has_room_no_later_when_the_rate_changes(
+    rate: float, room_after_s: float
+) -> None:
+    clock, rates = Clock(), {7: RATE}
+    gate = Gate(lambda organisation_id: Limits(rate_max=rates[organisation_id]), clock_s=clock)
+    gate.enter(7, 300)
+    gate.heed((), [RateLevel(7, RATE - 300)])
+    gate.leave(7, 300)
+    # Of the five seconds of its debt one has gone, at the higher of the two rates.
+    clock.now_s += 1.0
+    rates[7] = rate
+    with pytest.raises(TooMany) as refused:
+        gate.enter(7, 1)
+    assert refused.value.retry_after_s == pytest.approx(room_after_s)
+    clock.now_s += room_after_s + 1e-6
+    gate.enter(7, 1)
+
+
 def test_a_request_that_was_not_written_takes_nothing() -> None:
     gate = gate_of(Clock(), rate_max=RATE)
     for _ in range(10):

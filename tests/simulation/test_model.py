@@ -407,7 +407,7 @@ async def real_dump(link: RedisLink, side: Side) -> Any:
 
 def _alike(limits: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """Without buckets, and without the ids of streams."""
-    found = {field: value for field, value in limits.items() if not field.startswith(b"rate:")}
+    found = {field: value for field, value in limits.items() if not field.startswith((b"rate:", b"rated:"))}
     paused = [note.split(b":") for note in found.get(b"paused", b"").split()]
     assert all(len(note) == 3 for note in paused)
     return found | {b"paused": b" ".join(note[0] for note in paused)}

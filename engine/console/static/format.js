@@ -79,6 +79,12 @@ export function time(text) {
   return `${day} ${clock(date)}`;
 }
 
+/** A local time of a field or an address as RFC 3339; what is no time as it is, so that the engine says so. */
+export function instant(text) {
+  const at = new Date(text);
+  return Number.isNaN(at.getTime()) ? text : at.toISOString();
+}
+
 /** As `time`, with milliseconds. */
 export function exactTime(text) {
   const date = new Date(text);

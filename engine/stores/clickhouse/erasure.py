@@ -3,6 +3,10 @@
 A mutation is kept by the server until it is done, also when that is killed meanwhile; the same erasure may be
 begun again at any time. Counts for reports have no numbers, and a row without its number keeps its units, so
 that reports and audits are as before.
+
+ClickHouse keeps the statements of the last hundred mutations of a table, in files and in `system.mutations`,
+with the number and, where numbers are hashed, its hash beside it. So when somebody asks and all are done,
+they are forgotten: killing a mutation that is done changes no row.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ _STATEMENTS = {
     "receipts_unmatched": "DELETE WHERE to IN ('{digits}', {forms})",
     "inbound_messages": "DELETE WHERE sender IN ('{number}', '{digits}')",
 }
+_FORGET = f"""KILL MUTATION WHERE database = currentDatabase() AND is_done
+    AND table IN ({", ".join(f"'{table}'" for table in _STATEMENTS)})"""
 
 
 class ClickHouseErasure(ClickHouseAdapter):
@@ -53,10 +59,13 @@ class ClickHouseErasure(ClickHouseAdapter):
                 await client.command(sql, settings={"mutations_sync": 0})
 
     async def under_way(self) -> int:
-        """How many changes of tables, of erasures among others, are not done yet."""
+        """How many changes of tables, of erasures among others, are not done yet. Forgets them if none is."""
         client = await self._connected()
         async with answering(self._url, self._timeout_s):
             found = await client.query(
                 "SELECT count() FROM system.mutations WHERE database = currentDatabase() AND NOT is_done"
             )
-        return int(found.result_rows[0][0])
+            [(left,)] = found.result_rows
+            if not left:
+                await client.command(_FORGET)
+        return int(left)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.console.browser.traffic import HOSTILE, Traffic
 from tests.console.browser.visitor import PHONE, WIDE, Visitor
@@ -174,3 +174,25 @@ def test_a_report_has_a_chart_a_table_and_files(visitor: Visitor) -> None:
     visitor.provoked.add(422)
     visitor.press("Show report")
     expect(visitor.page.get_by_role("alert")).to_contain_text("`from_time` must be before `until_time`.")
+
+
+@pytest.mark.parametrize(("page", "name"), [("reports", "from"), ("messages", "since")])
+def test_a_time_in_an_address_that_is_none_is_told_in_a_sentence(
+    visitor: Visitor, page: str, name: str
+) -> None:
+    visitor.provoked.add(422)
+    visitor.open(f"{page}?organisation=1&{name}=yesterday")
+    expect(visitor.page.get_by_role("alert")).to_contain_text("must be a time with its time zone")
+
+
+def test_a_report_of_many_groups_has_the_totals_of_all(visitor: Visitor) -> None:
+    def many(route: Route) -> None:
+        report = route.fetch().json()
+        row = {**report["rows"][0], "messages": 2}
+        route.fulfill(json={**report, "rows": [{**row, "reference": f"r{n}"} for n in range(1_001)]})
+
+    visitor.page.route("**/reports/summary*", many)
+    visitor.open("reports?organisation=1&first=reference")
+    expect(visitor.page.locator(".facts").first).to_contain_text("2,002")
+    expect(visitor.page.locator(".notice")).to_contain_text("The first 1,000 of 1,001 groups")
+    expect(visitor.page.locator("tbody tr")).to_have_count(1_000)

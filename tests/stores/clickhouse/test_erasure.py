@@ -73,6 +73,8 @@ async def test_an_erased_number_is_in_no_table_and_all_else_is_there(world: Worl
 
     await until(done, 60)
     await erasure.close()
+    # Nor is it in the statements that erased it.
+    assert await world.query("SELECT command FROM system.mutations WHERE database = currentDatabase()") == []
     assert await having(ERASED) == set()
     assert await having(OTHER) == everywhere
     assert await world.query("SELECT count(), sum(units) FROM activity") == before

@@ -76,3 +76,16 @@ async def test_organisations_with_messages_put_off_share_their_provider_by_weigh
     # What comes back was not sent.
     await reader.settle([put_off_in(entry, SLOW) for entry in await looks.recalled(reader, 4, way=SLOW)])
     assert {o.ends_in_ms for o in (await looks.told()).values()} == {800}
+
+
+async def test_what_is_put_off_of_a_paused_organisation_is_told_as_paused(looks: Looks) -> None:
+    reader = await looks.reader("w")
+    await looks.put_off(reader, *of(7, 30), *of(8, 20), way=SLOW)
+    await looks.limit(LimitRow(7, Limits(), paused=True))
+    told = StatusReader(looks.pool, looks.link, cast(Any, None), SHARDS)
+    now_ms = now_us() // 1000
+    backlog = await told.backlog("normal", now_ms)
+    status = (await told.queues(now_ms))["normal"]
+    assert (backlog.messages, backlog.paused) == (status.waiting, status.paused) == (50, 30)
+    await looks.limit()
+    assert (await told.backlog("normal", now_ms)).paused == 0

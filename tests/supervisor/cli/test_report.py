@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
@@ -75,6 +76,8 @@ def test_json_and_csv_have_all_numbers(url: str, capsys: pytest.CaptureFixture[s
     assert run(url, "--json") == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["delivered"] == 900
     assert run(url, "--csv") == 0
+    # As many groups as a report has at most: none is left out unasked.
+    assert Answers.asked["limit"] == ["10000"]
     [row] = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (row["provider"], row["captured"], row["sent_after_p95_ms"]) == ("a", "6500", "1500.0")
     assert row["delivered_after_p50_ms"] == ""
@@ -96,3 +99,32 @@ def test_the_command_line_says_of_periods_what_the_api_says(
     assert run(url, "--help") == 0
     printed = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
     assert PERIODS in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "length"),
+    [
+        (("--by", "minute"), timedelta(days=1)),
+        (("--by", "hour", "--since", "31d"), timedelta(days=31)),
+        (("--since", "48h", "--until", "24h"), timedelta(days=1)),
+    ],
+)
+def test_a_period_of_so_far_ago_is_as_long_as_that(url: str, words: Sequence[str], length: timedelta) -> None:
+    before = datetime.now(UTC)
+    assert run(url, *words) == 0
+    step = timedelta(minutes=1 if "minute" in words else 15)
+    begins = datetime.fromisoformat(Answers.asked["from_time"][0])
+    # Without an end it is the step that has begun.
+    ends = Answers.asked.get("until_time")
+    if ends:
+        assert datetime.fromisoformat(ends[0]) - begins == length
+    assert timedelta() <= begins + length + (timedelta(days=1) if ends else timedelta()) - before <= step
+
+
+@pytest.mark.parametrize(("since", "length"), [("5m", timedelta(minutes=5)), ("12h", timedelta(hours=12))])
+def test_a_period_of_less_than_a_day_has_all_that_was_asked_for(
+    url: str, since: str, length: timedelta
+) -> None:
+    assert run(url, "--since", since) == 0
+    begins = datetime.fromisoformat(Answers.asked["from_time"][0])
+    assert length <= datetime.now(UTC) - begins <= length + timedelta(minutes=16)

@@ -24,7 +24,7 @@ function draw(one, organisation) {
     facts([
       ["Status", state(words(one.status), messageTone(one.status))],
       organisation && ["Organisation", h("a", { href: `/console/organisation?id=${encodeURIComponent(organisation)}` }, organisation)],
-      ["To", one.to],
+      ["To", one.to || "–"],
       ["From", h("span", { dir: "auto" }, one.from || "–")],
       ["Queue", one.queue],
       ["Charge", `${one.charge}, ${count(one.units, "unit")}`],

@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { Block, filters, loading } from "../blocks.js";
 import { add, button, fill, h } from "../dom.js";
-import { exactTime, number, time, words } from "../format.js";
+import { exactTime, instant, number, time, words } from "../format.js";
 import { organisationField, pathOf } from "../organisation_choice.js";
 import { messageTone } from "../statuses.js";
 import { Table } from "../tables.js";
@@ -52,11 +52,6 @@ export async function open(view, context) {
 
 function messageHref(id, organisation) {
   return `/console/message?id=${encodeURIComponent(id)}${organisation ? `&organisation=${encodeURIComponent(organisation)}` : ""}`;
-}
-
-/** A local time of a field as RFC 3339. */
-function instant(text) {
-  return text ? new Date(text).toISOString() : "";
 }
 
 function listBlock(values, { session, signal }) {

@@ -4,7 +4,7 @@ import { address, get } from "../api.js";
 import { Block, empty, facts, filters, loading, notice, section } from "../blocks.js";
 import { TimeChart } from "../charts.js";
 import { add, fill, h } from "../dom.js";
-import { number, percent, short, span, time, words } from "../format.js";
+import { instant, number, percent, short, span, time, words } from "../format.js";
 import { organisationField, pathOf } from "../organisation_choice.js";
 import { Table } from "../tables.js";
 
@@ -14,6 +14,8 @@ const SECONDS = { minute: 60, hour: 3_600, day: 86_400 };
 // So many of a group may lie between two times of the axis.
 const STEPS = { minute: [5, 15, 60, 180], hour: [1, 3, 6, 12, 24, 72], day: [1, 2, 7, 14, 30, 90, 365] };
 const QUARTER_S = 900;
+// So many groups are shown; totals and the chart are of all.
+const SHOWN_MAX = 1_000;
 const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
 export async function open(view, context) {
@@ -57,28 +59,27 @@ function local(seconds) {
   return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
 }
 
-function instant(text) {
-  return text ? new Date(text).toISOString() : "";
-}
-
 function reportBlock(values, { session, signal }) {
   const groups = [...new Set([values.first, values.second].filter(Boolean))];
   const path = session.kind === "admin" ? "/admin/reports/summary" : "/reports/summary";
   return new Block({ signal, busy: "The report is made …", load: () => get(path, {
     organisation: session.kind === "admin" ? values.organisation : "", from_time: instant(values.from), until_time: instant(values.until),
-    group_by: groups.join(","), queue: values.queue, time_zone: ZONE, limit: 1000,
+    group_by: groups.join(","), queue: values.queue, time_zone: ZONE,
   }, { signal }), draw: (report) => draw(report, groups, signal) });
 }
 
 function draw(report, groups, signal) {
   if (!report.rows.length || !report.rows.some((row) => row.messages)) return empty("No message was accepted in this period.");
   const table = reportTable(groups, report.rows);
+  const shown = report.rows.slice(0, SHOWN_MAX);
   const places = groups.filter((name) => TIMES.includes(name));
   return [
     report.complete === false && notice("Messages of an earlier version are still being counted: the numbers may rise."),
     totals(report.rows),
     places.length === 1 && timeChart(report, places[0], signal),
-    table.update(report.rows.map((row, place) => ({ ...row, place }))).element,
+    shown.length < report.rows.length
+      && notice(`The first ${number(shown.length)} of ${number(report.rows.length)} groups; the API has all.`),
+    table.update(shown.map((row, place) => ({ ...row, place }))).element,
   ];
 }
 

@@ -1,18 +1,26 @@
 -- Take tokens out of the buckets of organisations with a most of messages a second. `args` from `at` on: how
 -- many organisations, then of each: itself, its rate, how many messages of it were admitted.
--- A bucket holds one second of the rate, and at least one message. It may be overdrawn.
+-- A bucket holds one second of the rate, and at least one message. It may be overdrawn. It is kept as its tokens and when
+-- that was, ms; the rate then has a field of its own, which older versions leave alone. Until now it filled at that rate,
+-- or at the present one where that is higher. With another rate a debt is paid when it would have been, or sooner, so
+-- that one at a high rate is none of hours at a low one (`_Bucket` in engine/limits/gate.py).
 -- Returns array of {organisation, tokens left as text}.
 local function draw(limits, args, at)
   local left, count = {}, tonumber(args[at] or 0)
   local now = count > 0 and now_ms()
   for i = 1, count do
     local organisation, rate = args[at + 3 * i - 2], tonumber(args[at + 3 * i - 1])
-    local field = 'rate:' .. organisation
+    local field, field_of_rate = 'rate:' .. organisation, 'rated:' .. organisation
     local full = max(1, rate)
-    local tokens, seen = match(call('HGET', limits, field) or '', '^(%S+) (%S+)$')
-    tokens = tokens and min(full, tokens + max(0, now - seen) * rate / 1000) or full
-    tokens = tokens - args[at + 3 * i]
-    call('HSET', limits, field, format('%.3f %.0f', tokens, now))
+    local known = call('HMGET', limits, field, field_of_rate)
+    local tokens, seen = match(known[1] or '', '^(%S+) (%S+)$')
+    if tokens then
+      local before = tonumber(known[2] or rate)
+      tokens = tokens + max(0, now - seen) * max(rate, before) / 1000
+      tokens = min(full, tokens < 0 and max(tokens, tokens * rate / before) or tokens)
+    end
+    tokens = (tokens or full) - args[at + 3 * i]
+    call('HSET', limits, field, format('%.3f %.0f', tokens, now), field_of_rate, format('%.17g', rate))
     left[i] = {organisation, format('%.3f', tokens)}
   end
   return left

@@ -82,6 +82,7 @@ end
 --                                  that the ready streams had given by then: <organisation>:<express>:<normal>
 --                 <organisation>   those that have limits
 --                 rate:<organisation>   its bucket: see `draw`
+--                 rated:<organisation>  the rate at which that fills
 local function limit(keys, args)
   if (call('HGET', keys[1], 'version') or '') ~= args[1] then return 0 end
   local rows, named, paused, last = {}, {}, {}, nil
