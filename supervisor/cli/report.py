@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from engine.activity.reports import Quantiles, Report, ReportRow
+from engine.errors import ConfigError
 from supervisor.cli import options, show
 from supervisor.cli.times import period
 from supervisor.output import exact_output
@@ -38,6 +39,7 @@ _SHOWN = (
     "expired",
 )
 _QUARTER_S, _MINUTE_S = 900, 60
+_STEPS = ("minute", "hour", "day")
 
 
 _By = Annotated[
@@ -115,6 +117,8 @@ def report(
     [cyan]smsengine report --by organisation --since 7d --csv > week.csv[/cyan]
     [cyan]smsengine report --by status --organisation 7 --campaign spring --since 31d[/cyan]
     """
+    if as_csv and engine.as_json:
+        raise ConfigError("--csv and --json cannot both be given.")
     step_s = _MINUTE_S if "minute" in map(str.strip, by.split(",")) else _QUARTER_S
     from_time, until_time = period(since, until, step_s)
     wanted: dict[str, object] = {
@@ -125,7 +129,7 @@ def report(
     }  # fmt: skip
     found = engine.admin(_ANSWER_S).get(f"{_PATH}?{urlencode(wanted)}", Report)
     if as_csv:
-        _write_csv(found.rows)
+        _write_csv(found.rows, ["time" if name in _STEPS else name for name in map(str.strip, by.split(","))])
     elif not engine.print_json(found):
         _print(found)
 
@@ -164,10 +168,11 @@ def _has(row: ReportRow, name: str) -> bool:
     return getattr(row, name) is not msgspec.UNSET
 
 
-def _write_csv(rows: Sequence[ReportRow]) -> None:
-    """All groups and numbers, a row each, with a line of names."""
-    names = [name for name in (*_GROUPS, *_COUNTS, "delivery_rate") if any(_has(row, name) for row in rows)]
-    times = [name for name in _TIMES if any(_has(row, name) for row in rows)]
+def _write_csv(rows: Sequence[ReportRow], groups: Sequence[str]) -> None:
+    """A line of names, and of each row all groups and numbers. `groups`: what it is by."""
+    by_status = "status" in groups
+    counts, times = (_COUNTS[:3], ()) if by_status else ((*_COUNTS, "delivery_rate"), _TIMES)
+    names = [*(name for name in _GROUPS if name in groups), *counts]
     writer = csv.writer(exact_output())
     writer.writerow([*names, *(f"{name[:-3]}_{part}_ms" for name in times for part in ("p50", "p95", "p99"))])
     for row in rows:

@@ -75,12 +75,37 @@ def test_json_and_csv_have_all_numbers(url: str, capsys: pytest.CaptureFixture[s
     Answers.report = Report(from_time="A", until_time="B", time_zone="UTC", complete=True, rows=[ROW])
     assert run(url, "--json") == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["delivered"] == 900
-    assert run(url, "--csv") == 0
+    assert run(url, "--csv", "--by", "provider") == 0
     # As many groups as a report has at most: none is left out unasked.
     assert Answers.asked["limit"] == ["10000"]
     [row] = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (row["provider"], row["captured"], row["sent_after_p95_ms"]) == ("a", "6500", "1500.0")
     assert row["delivered_after_p50_ms"] == ""
+
+
+OF_STATUS = ReportRow(status="sent", messages=1, segments=1, units=1)
+OF_DAY = msgspec.structs.replace(ROW, provider=msgspec.UNSET, time="2026-11-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("by", "row", "first"),
+    [("provider", ROW, "provider"), ("status", OF_STATUS, "status"), ("day", OF_DAY, "time")],
+)
+def test_csv_has_the_same_names_without_rows(
+    url: str, capsys: pytest.CaptureFixture[str], by: str, row: ReportRow, first: str
+) -> None:
+    names = []
+    for rows in ([row], []):
+        Answers.report = Report(from_time="A", until_time="B", time_zone="UTC", complete=True, rows=rows)
+        assert run(url, "--csv", "--by", by) == 0
+        names.append(capsys.readouterr().out.splitlines()[0])
+    assert names[0] == names[1]
+    assert names[0].startswith(f"{first},messages,")
+
+
+def test_csv_and_json_together_are_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(url, "--csv", "--json") == 2
+    assert capsys.readouterr().err == "smsengine: --csv and --json cannot both be given.\n"
 
 
 def test_a_wrong_time_is_told_in_a_sentence(url: str, capsys: pytest.CaptureFixture[str]) -> None:
