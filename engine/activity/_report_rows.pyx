@@ -7,7 +7,7 @@ row, its quantiles and the row itself are made, and nothing else for each.
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from cpython.object cimport PyObject
-from libc.math cimport isnan
+from libc.math cimport fabs, floor, isnan
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -34,7 +34,7 @@ cdef enum:
 cdef int KINDS = len(SUMMED), ENDS = len(ENDED), SERIES = len(TIMED)
 _NUMBERS = (
     "messages", "segments", "units", "accepted", *ENDED, "retries", "held", "captured", "released",
-    "delivery_rate", *(f"{name}_ms" for name in ("answer", "sent_after", "delivered_after")),
+    "delivery_rate", "answer_ms", "sent_after_ms", "delivered_after_ms",
 )
 
 
@@ -115,61 +115,61 @@ cdef void _count(const int64_t *numbers, Line *line) noexcept nogil:
 
 def rows_of(sums, group_by, begins, of_provider=False):
     cdef list named = [name for name in group_by if name != "status"]
-    cdef list groups = list(sums.groups), rows = [], order
+    cdef list groups = list(sums.groups), rows = [], whole_of = []
     cdef bytes numbers = sums.numbers, times = sums.times
-    cdef Py_ssize_t count = len(groups), all_count, i, place, row
+    cdef Py_ssize_t count = len(groups), place, i, row
     cdef bint by_status = "status" in group_by
-    cdef tuple names, about
+    cdef _Maker maker = _Maker(named, by_status, begins)
     cdef Line *lines
-    cdef dict places = {}, known = {}
     cdef const double *quantiles
     if len(numbers) != count * KINDS * MEASURES * 8 or len(times) != count * SERIES * PARTS * 8:
         raise ValueError("The sums are not those of the groups.")
-    names = tuple("time" if name in TIMES else name for name in named) + (
-        ("status", "messages", "segments", "units") if by_status else _NUMBERS
-    )
     place = named.index("provider") if "provider" in named and not of_provider else -1
-    whole_of = []
     if place >= 0:
-        # What has not ended is with no provider, whose groups are there afterwards.
-        places = {group: i for i, group in enumerate(groups)}
-        for group in groups[:]:
-            whole = group[:place] + ("",) + group[place + 1:]
-            found = places.get(whole)
-            if found is None:
-                found = places[whole] = len(groups)
-                groups.append(whole)
-            whole_of.append(found)
-    all_count = len(groups)
-    lines = <Line *>PyMem_RawCalloc(max(all_count, 1), sizeof(Line))
+        whole_of = _wholes(groups, place)
+    lines = <Line *>PyMem_RawCalloc(max(<Py_ssize_t>len(groups), 1), sizeof(Line))
     if lines == NULL:
         raise MemoryError
     try:
         for i in range(count):
             _count(<const int64_t *>PyBytes_AS_STRING(numbers) + i * KINDS * MEASURES, &lines[i])
-        if of_provider:
-            for i in range(count):
+            if of_provider:
                 memset(lines[i].left, 0, sizeof(lines[i].left))
-        elif place >= 0:
-            _to_wholes(lines, whole_of, all_count)
+        if place >= 0:
+            _to_wholes(lines, whole_of, len(groups))
         # A place of all groups has either text or numbers.
-        order = sorted(range(all_count), key=groups.__getitem__)
-        for row in range(all_count):
+        found = [(group, i) for i, group in enumerate(groups) if by_status or _has_any(&lines[i])]
+        found.sort()
+        for row, (group, i) in enumerate(found):
             if row % TURN == TURN - 1:
                 with nogil:
                     pass
-            i = order[row]
-            quantiles = NULL
-            if i < count:
-                quantiles = <const double *>PyBytes_AS_STRING(times) + i * SERIES * PARTS
+            maker.set_group(group)
             if by_status:
-                about = _about(named, groups[i], begins, known)
-                _add_by_status(rows, about, names, &lines[i])
-            elif _has_any(&lines[i]):
-                rows.append(_row(_about(named, groups[i], begins, known), names, &lines[i], quantiles))
+                maker.add_by_status(rows, &lines[i])
+            else:
+                quantiles = NULL
+                if i < count:
+                    quantiles = <const double *>PyBytes_AS_STRING(times) + i * SERIES * PARTS
+                rows.append(maker.row(&lines[i], quantiles))
     finally:
         PyMem_RawFree(lines)
     return rows
+
+
+cdef list _wholes(list groups, Py_ssize_t place):
+    """By group, the place of that without a provider, which it has at `place`. Such groups are there
+    afterwards: with them is what has not ended."""
+    cdef dict places = {group: i for i, group in enumerate(groups)}
+    cdef list found = []
+    cdef tuple group, whole
+    for group in groups[:]:
+        whole = group[:place] + ("",) + group[place + 1:]
+        if whole not in places:
+            places[whole] = len(groups)
+            groups.append(whole)
+        found.append(places[whole])
+    return found
 
 
 cdef int _to_wholes(Line *lines, list whole_of, Py_ssize_t count) except -1:
@@ -191,42 +191,6 @@ cdef int _to_wholes(Line *lines, list whole_of, Py_ssize_t count) except -1:
     return 0
 
 
-cdef tuple _about(list named, tuple group, begins, dict known):
-    """The group as the fields of a row that name it. `known`: what was made of times."""
-    cdef list about = []
-    cdef Py_ssize_t i
-    for i in range(len(named)):
-        name, value = named[i], group[i]
-        if name in TIMES:
-            found = known.get(value)
-            if found is None:
-                found = known[value] = begins(value)
-            about.append(found)
-        elif name == "country":
-            about.append(country_of(value))
-        else:
-            about.append(value)
-    return tuple(about)
-
-
-cdef object _made(tuple values, tuple names):
-    # A call with as many names would otherwise make a dictionary of them.
-    return PyObject_Vectorcall(ReportRow, PySequence_Fast_ITEMS(values), 0, names)
-
-
-cdef int _add_by_status(list rows, tuple about, tuple names, const Line *line) except -1:
-    """Add a row for each status that any message of the group has."""
-    cdef const int64_t *measures
-    for status in LINES:
-        if status == "accepted":
-            measures = &line.left[0]
-        else:
-            measures = &line.ended[<int>ENDED.index(status)][0]
-        if measures[0] or measures[1] or measures[2]:
-            rows.append(_made(about + (status, measures[0], measures[1], measures[2]), names))
-    return 0
-
-
 cdef bint _has_any(const Line *line) noexcept:
     """Whether any message is in the group."""
     cdef int64_t messages = line.left[0]
@@ -238,36 +202,101 @@ cdef bint _has_any(const Line *line) noexcept:
     return messages or line.retries or line.captured or line.released or any_ended
 
 
-cdef object _row(tuple about, tuple names, const Line *line, const double *quantiles):
-    """The row of a group. `quantiles`: NULL: it has none."""
-    cdef int64_t[MEASURES] sums
-    cdef int64_t known = 0
-    cdef int end, measure
-    cdef list values = list(about)
-    for measure in range(MEASURES):
-        sums[measure] = line.left[measure]
+cdef class _Maker:
+    """Makes rows: `set_group`, then those of the group."""
+
+    cdef list _named
+    cdef object _begins
+    # By place in a group, what was made of values.
+    cdef list _known
+    # The names of a row's fields that are set, and their values.
+    cdef tuple _names
+    cdef list _values
+    cdef Py_ssize_t _groups
+
+    def __init__(self, list named, bint by_status, begins):
+        self._named, self._begins, self._groups = named, begins, len(named)
+        self._known = [{} for _ in named]
+        self._names = tuple("time" if name in TIMES else name for name in named) + (
+            ("status", "messages", "segments", "units") if by_status else _NUMBERS
+        )
+        self._values = [None] * len(self._names)
+
+    cdef int set_group(self, tuple group) except -1:
+        cdef Py_ssize_t i
+        for i in range(self._groups):
+            known, value = <dict>self._known[i], group[i]
+            found = known.get(value)
+            if found is None:
+                name = self._named[i]
+                if name in TIMES:
+                    found = self._begins(value)
+                else:
+                    found = country_of(value) if name == "country" else value
+                known[value] = found
+            self._values[i] = found
+        return 0
+
+    cdef object _made(self):
+        # A call with as many names would otherwise make a dictionary of them.
+        return PyObject_Vectorcall(ReportRow, PySequence_Fast_ITEMS(self._values), 0, self._names)
+
+    cdef int add_by_status(self, list rows, const Line *line) except -1:
+        """Add a row for each status that any message of the group has."""
+        cdef const int64_t *measures
+        cdef Py_ssize_t measure
+        for status in LINES:
+            if status == "accepted":
+                measures = &line.left[0]
+            else:
+                measures = &line.ended[<int>ENDED.index(status)][0]
+            if measures[0] or measures[1] or measures[2]:
+                self._values[self._groups] = status
+                for measure in range(MEASURES):
+                    self._values[self._groups + 1 + measure] = measures[measure]
+                rows.append(self._made())
+        return 0
+
+    cdef object row(self, const Line *line, const double *quantiles):
+        """The row of the group. `quantiles`: of its times; NULL: it has none."""
+        cdef list values = self._values
+        cdef Py_ssize_t at = self._groups, measure, end
+        cdef int64_t known = 0, sum
+        for measure in range(MEASURES):
+            sum = line.left[measure]
+            for end in range(ENDS):
+                sum += line.ended[end][measure]
+            values[at + measure] = sum
+        at += MEASURES
+        values[at] = line.left[0]
         for end in range(ENDS):
-            sums[measure] += line.ended[end][measure]
-        values.append(sums[measure])
-    values.append(line.left[0])
-    for end in range(ENDS):
-        values.append(line.ended[end][0])
-        known += line.ended[end][0] if KNOWN_ENDS[end] else 0
-    values.append(line.retries)
-    values.append(line.left[HELD])
-    values.append(line.captured)
-    values.append(line.released)
-    values.append(round(line.ended[DELIVERED][0] / <double>known, 6) if known > 0 else None)
-    for measure in range(SERIES):
-        if quantiles == NULL or isnan(quantiles[0]):
-            values.append(None)
-        else:
-            values.append(Quantiles(_ms(quantiles[0]), _ms(quantiles[1]), _ms(quantiles[2])))
-        if quantiles != NULL:
-            quantiles += PARTS
-    return _made(tuple(values), names)
+            values[at + 1 + end] = line.ended[end][0]
+            known += line.ended[end][0] if KNOWN_ENDS[end] else 0
+        at += 1 + ENDS
+        values[at], values[at + 1] = line.retries, line.left[HELD]
+        values[at + 2], values[at + 3] = line.captured, line.released
+        values[at + 4] = _rate(line.ended[DELIVERED][0], known) if known > 0 else None
+        for measure in range(SERIES):
+            if quantiles == NULL or isnan(quantiles[PARTS * measure]):
+                values[at + 5 + measure] = None
+            else:
+                values[at + 5 + measure] = _quantiles(quantiles + PARTS * measure)
+        return self._made()
 
 
-cdef inline double _ms(double us) noexcept nogil:
+cdef object _rate(int64_t some, int64_t of):
+    """A part to six places."""
+    cdef double rate = some / <double>of, millions = 1e6 * rate, whole = floor(millions)
+    # Unless it lies in the middle, as near as numbers can tell, it is plain to which side it goes.
+    if 0 <= rate <= 1 and fabs(millions - whole - 0.5) > 1e-6:
+        return (whole + 1 if millions - whole > 0.5 else whole) / 1e6
+    return round(rate, 6)
+
+
+cdef object _quantiles(const double *us):
     """Milliseconds, of whole microseconds."""
-    return <double><int64_t>(us + 0.5) / 1000.0
+    return Quantiles(
+        <double><int64_t>(us[0] + 0.5) / 1000.0,
+        <double><int64_t>(us[1] + 0.5) / 1000.0,
+        <double><int64_t>(us[2] + 0.5) / 1000.0,
+    )

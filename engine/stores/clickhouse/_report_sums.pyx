@@ -7,7 +7,8 @@ for each class. A Python object is made for a group, and none for a count, nor f
 could say the quantiles as well, but to plan that takes it as long as all the rest of most reports; and it
 adds up maps at a tenth of the speed.
 
-A count may be `taken` off: sums are numbers without a sign, whose differences are right in the end.
+A count may be taken off a group as it is added to another (`off0` and so on): sums are numbers without a sign,
+whose differences are right in the end.
 
     Native   https://clickhouse.com/docs/interfaces/formats/Native
 """
@@ -38,7 +39,7 @@ cdef enum:
     AGES = 5
     LOST = 6
     COUNTED = 7
-    TAKEN = 8
+    OFF = 8
     MEASURES = 3
     COLUMNS = 32
     # Classes that there may be, and those in an octave, as in `time_classes`.
@@ -51,12 +52,14 @@ cdef enum:
     # After so many rows other threads have a turn.
     TURN = 512
 
+# A time that is none: to add to no group, or to take off none.
+cdef uint64_t NOWHERE = 0xffffffff
+
 cdef double[PARTS] QUANTILES = [0.5, 0.95, 0.99]
 cdef int KINDS = len(SUMMED), SERIES = len(TIMED)
 
 _NAMES = {
     "n": EVENTS, "parts": SEGMENTS, "held": UNITS, "of_answers": ANSWERS, "of_ages": AGES, "lost": LOST,
-    "taken": TAKEN,
 }
 _TYPES = {
     "String": (TEXT, 0), "LowCardinality(String)": (WORDS, 0), "Map(UInt16, UInt64)": (MAP, 0),
@@ -71,12 +74,14 @@ cdef struct Column:
     int role
     int kind
     int width
-    # Of `counted0` and so on: which.
+    # Of `counted0` and so on: which. Of `off0` and so on: the group.
     int place
-    # The next value; of a map where the next one ends in the column, and where its keys and values begin.
+    # The next value; of a map where it ends in the column, where keys and values begin, and where the
+    # last two ended.
     const uint8_t *at
     const uint8_t *keys
     const uint8_t *values
+    uint64_t before
     uint64_t read
     # The texts that numbers stand for, and how many they are.
     const uint8_t **words
@@ -237,6 +242,8 @@ cdef class ReportSums:
                 kind = kind.partition(", ")[2].removesuffix(")")
             column.kind, column.width = _TYPES.get(kind, (MAP, -1))
             column.role = GROUP if name.startswith("g") else _NAMES.get(name, COUNTED)
+            if name.startswith("off"):
+                column.role, column.place = OFF, int(name.removeprefix("off"))
             is_map = column.role == ANSWERS or column.role == AGES
             is_text = column.kind == TEXT or column.kind == WORDS
             if column.width < 0 or is_map != (column.kind == MAP) or is_text and column.role != GROUP:
@@ -250,7 +257,7 @@ cdef class ReportSums:
                 column.place = int(name.removeprefix("counted"))
                 while len(self.counted) <= column.place:
                     self.counted.append(0)
-            column.at, column.read = at, 0
+            column.at, column.before, column.read = at, 0, 0
             if column.kind == TEXT:
                 for i in range(rows):
                     begin = text_of(at, end, &size)
@@ -266,6 +273,13 @@ cdef class ReportSums:
                 at = past(at, end, rows, column.width)
         if groups[0] == 0 or columns[groups[0] - 1].kind not in (TEXT, WORDS):
             raise ValueError("The answer has no column of events.")
+        for j in range(width):
+            column = &columns[j]
+            if column.role == OFF and (
+                not 0 <= column.place < groups[0] or column.kind != UNSIGNED or column.width != 4
+                or columns[column.place].kind != UNSIGNED or columns[column.place].width != 4
+            ):
+                raise ValueError("The answer takes off what is no time.")
         return at
 
     cdef const uint8_t *_words(
@@ -304,13 +318,14 @@ cdef class ReportSums:
         cdef uint8_t[KEY] key
         cdef const uint8_t *event = NULL
         cdef const uint8_t *text
-        cdef uint64_t size = 0, event_size = 0, row, value, total
-        cdef Py_ssize_t used, place
+        cdef uint64_t size = 0, event_size = 0, row
+        cdef Py_ssize_t used, place, off_at = -1
         cdef int i, kind = -1
-        cdef bint taken
-        cdef uint64_t *sums
+        cdef Column *off = NULL
         cdef Column *column
-        cdef bytes name
+        for i in range(groups, width):
+            if columns[i].role == OFF:
+                off = &columns[i]
         for row in range(rows):
             if row % TURN == TURN - 1:
                 with nogil:
@@ -329,6 +344,8 @@ cdef class ReportSums:
                     continue
                 if used + column.width > KEY:
                     raise ValueError("The answer has a group with a long name.")
+                if off != NULL and off.place == i:
+                    off_at = used
                 memcpy(key + used, column.at, column.width)
                 used += column.width
                 column.at += column.width
@@ -337,40 +354,68 @@ cdef class ReportSums:
                 event, event_size = text, size
                 # Without an event it says how far a series is counted.
                 kind = _EVENTS[PyBytes_FromStringAndSize(<const char *>text, size)] if size else -1
+            if off == NULL:
+                place = self._place(columns, groups - 1, key, used, known) if kind >= 0 else -1
+                self._measures(columns, groups, width, place, kind, False)
+                continue
             place = -1
-            if kind >= 0:
-                name = PyBytes_FromStringAndSize(<const char *>key, used)
-                found = known.get(name)
-                if found is None:
-                    found = known[name] = self._place_of(columns, groups - 1, key)
-                place = found
-            taken = False
-            for i in range(groups, width):
-                if columns[i].role == TAKEN:
-                    taken = columns[i].at[0] != 0
-            sums = &self._numbers[(place * KINDS + kind) * MEASURES] if place >= 0 else NULL
-            for i in range(groups, width):
-                column = &columns[i]
-                value = unsigned(column.at, 8 if column.kind == MAP else column.width)
-                column.at += 8 if column.kind == MAP else column.width
-                if column.kind == MAP:
-                    size, column.read = value - column.read, value
-                    total = value - size
-                    if size > CLASSES:
-                        raise ValueError("The answer has more classes than there are.")
-                    if place >= 0 and size and self._timed[kind][column.role - ANSWERS] >= 0:
-                        self._add_map(
-                            place * SERIES + self._timed[kind][column.role - ANSWERS],
-                            column.keys + 2 * total, column.values + 8 * total, size, taken,
-                        )
-                elif column.role == COUNTED:
-                    if value > <uint64_t>self.counted[column.place]:
-                        self.counted[column.place] = value
-                elif column.role == LOST:
-                    self.lost = self.lost or value
-                elif column.role != TAKEN and sums != NULL:
-                    sums[column.role - EVENTS] += -value if taken else value
+            if kind >= 0 and unsigned(key + off_at, 4) != NOWHERE:
+                place = self._place(columns, groups - 1, key, used, known)
+            self._measures(columns, groups, width, place, kind, False)
+            if kind >= 0 and unsigned(off.at, 4) != NOWHERE:
+                memcpy(key + off_at, off.at, 4)
+                place = self._place(columns, groups - 1, key, used, known)
+                self._measures(columns, groups, width, place, kind, True)
+            off.at += 4
         return 0
+
+    cdef int _measures(
+        self, Column *columns, int groups, int width, Py_ssize_t place, int kind, bint taken
+    ) except -1:
+        """Add the numbers of a row to a group; -1: to none. `taken`: take them off, once more."""
+        cdef uint64_t value, size, before
+        cdef Column *column
+        cdef int i, octets
+        cdef uint64_t *sums = &self._numbers[(place * KINDS + kind) * MEASURES] if place >= 0 else NULL
+        for i in range(groups, width):
+            column = &columns[i]
+            if column.role == OFF:
+                continue
+            octets = 8 if column.kind == MAP else column.width
+            if taken:
+                column.at -= octets
+            value = unsigned(column.at, octets)
+            column.at += octets
+            if column.kind == MAP:
+                if not taken:
+                    column.before, column.read = column.read, value
+                before = column.before
+                size = value - before
+                if size > CLASSES:
+                    raise ValueError("The answer has more classes than there are.")
+                if place >= 0 and size and self._timed[kind][column.role - ANSWERS] >= 0:
+                    self._add_map(
+                        place * SERIES + self._timed[kind][column.role - ANSWERS],
+                        column.keys + 2 * before, column.values + 8 * before, size, taken,
+                    )
+            elif column.role == COUNTED:
+                if value > <uint64_t>self.counted[column.place]:
+                    self.counted[column.place] = value
+            elif column.role == LOST:
+                self.lost = self.lost or value
+            elif sums != NULL:
+                sums[column.role - EVENTS] += -value if taken else value
+        return 0
+
+    cdef Py_ssize_t _place(
+        self, const Column *columns, int groups, const uint8_t *key, Py_ssize_t used, dict known
+    ) except -1:
+        """The place of a group by its values as the answer has them."""
+        cdef bytes name = PyBytes_FromStringAndSize(<const char *>key, used)
+        found = known.get(name)
+        if found is None:
+            found = known[name] = self._place_of(columns, groups, key)
+        return found
 
     cdef Py_ssize_t _place_of(self, const Column *columns, int groups, const uint8_t *key) except -1:
         """The place of a group with these values."""

@@ -32,6 +32,7 @@ from engine.stores.clickhouse.report_cover import (
     whole,
 )
 from engine.stores.clickhouse.report_later_sql import COUNTED_SQL, COUNTRY_SQL, EVENT_SQL, TIMES_SQL
+from engine.stores.clickhouse.report_moved import Moved, moved
 from engine.stores.clickhouse.report_narrow_sql import ALONE, BY, DAY, QUARTER_S
 from engine.stores.clickhouse.report_period_sql import HOUR_S, TABLE
 from engine.stores.clickhouse.report_statements import (
@@ -71,6 +72,8 @@ class _Part(NamedTuple):
     periods: list[str]
     times: list[tuple[int, int]]
     added: int
+    # Of days or hours of UTC, what is moved to those of another zone.
+    moved: Moved | None = None
 
 
 def by_periods(
@@ -87,7 +90,7 @@ def by_periods(
     if few and parts[0].added and "hour" not in query.group_by and not filters(query):
         # A count is a row of the statement.
         counts_max = min(counts_max, ROWS_MAX)
-    added_up = _added_up(query, _bounded(selects, counts_max), len(parts))
+    added_up = _added_up(query, _bounded(selects, counts_max), parts)
     sql = _bounded(selects, min(counts_max, _AS_THEY_ARE_MAX)) if few else added_up
     return Together(
         sql,
@@ -106,13 +109,15 @@ def _bounded(selects: list[str], counts_max: int) -> str:
     return " UNION ALL ".join(f"SELECT * FROM ({select} {bound})" for select in selects)  # noqa: S608 - our own names
 
 
-def _added_up(query: ReportQuery, selects: str, places: int) -> str:
-    """What `selects` reads of so many series, added up for each group and event."""
+def _added_up(query: ReportQuery, selects: str, parts: list[_Part]) -> str:
+    """What `selects` reads of the series, added up for each group and event."""
     groups = numbered(len(groups_of(query, "")) + 1)
+    if parts[0].moved is not None:
+        groups += f", {_off(query)}"
     columns = [f"sum({column}) AS {column}" for column in ("n", "parts", "held")]
     if "status" not in query.group_by:
         columns += [f"sumMap({column}) AS {column}" for column in _TIMES]
-    columns += [f"max({column}) AS {column}" for column in ("lost", *(f"counted{i}" for i in range(places)))]
+    columns += [f"max({column}) AS {column}" for column in ("lost", *(f"counted{i}" for i in range(len(parts))))]
     return f"SELECT {groups}, {', '.join(columns)} FROM ({selects}) GROUP BY {groups} LIMIT {ROWS_MAX}"  # noqa: S608 - our own names
 
 
@@ -126,6 +131,8 @@ def _parts(query: ReportQuery, series: Series | None, utc: Series, days: Days) -
         ends = [(begin, end) for begin, end in ends if begin < end]
     if ends:
         added = added_of(query, utc)
+        if series is None and (found := moved(query, days, added)) is not None:
+            return [_Part(utc, found.periods, ends, added, found)]
         periods = [period for end in ends for period in parts_of_days(query, *end, added)]
         parts.append(_Part(utc, periods, ends, added))
     if len(parts) > 1 and series == utc:
@@ -155,6 +162,8 @@ def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:
     counted = [f"{'until_ms' if i == place else 'toUInt64(0)'} AS counted{i}" for i in range(places)]
     measures = ["events AS n", "segments AS parts", "units AS held", "answers AS of_answers"]
     measures.append("ages AS of_ages")
+    if part.moved is not None:
+        counted.append(f"{part.moved.off} AS {_off(query)}")
     # Rows of period 0 say whether it has narrow counts still.
     lost = "period = 0 AND begins = 0" if part.series.narrow else "toUInt8(0)"
     return _select(
@@ -169,13 +178,21 @@ def _groups_of_series(query: ReportQuery, part: _Part) -> list[str]:
     """What a report is grouped by, as SQL of a series."""
     groups = groups_of(query, "")
     for i, name in enumerate(name for name in query.group_by if name != "status"):
-        if name in ("hour", "day"):
+        if name in ("hour", "day") and part.moved is not None:
+            groups[i] = part.moved.time
+        elif name in ("hour", "day"):
             groups[i] = time_sql(query, name, f"fromUnixTimestamp(toUInt32(begins * {QUARTER_S}))")
             if name == "day":
                 groups[i] = f"if(period = {DAY + part.added}, begins, {groups[i]})"
         elif name == "organisation" and by_members(query):
             groups[i] = "member"
     return groups
+
+
+def _off(query: ReportQuery) -> str:
+    """The name of the column that says which group a count is taken off: that of its time."""
+    named = [name for name in query.group_by if name != "status"]
+    return f"off{next(i for i, name in enumerate(named) if name in ('hour', 'day'))}"
 
 
 def _of_later(query: ReportQuery, parts: list[_Part]) -> str:

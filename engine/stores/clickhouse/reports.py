@@ -147,7 +147,7 @@ class ClickHouseReports(ClickHouseAdapter):
     ) -> Sums | None:
         """What is found of a report that is put together (`by_periods`); None when a series is not there any more,
         or has no narrow counts any more. Raises _TooManyRows when its counts are too many."""
-        days = days_of(query, ZoneInfo((whole or utc).zone), now_s + _CLOCKS_S)
+        days = days_of(query, ZoneInfo(zone_of(query) if whole is None else whole.zone), now_s + _CLOCKS_S)
         together, sums = by_periods(query, whole, utc, days, self._counts_max), ReportSums()
         try:
             counts = await self._answer(together.sql, together.parameters)
