@@ -115,7 +115,7 @@ cdef void _count(const int64_t *numbers, Line *line) noexcept nogil:
 
 def rows_of(sums, group_by, begins, of_provider=False):
     cdef list named = [name for name in group_by if name != "status"]
-    cdef list groups = list(sums.groups), rows = [], whole_of = []
+    cdef list groups = list(sums.groups), rows = [], whole_of = [], order
     cdef bytes numbers = sums.numbers, times = sums.times
     cdef Py_ssize_t count = len(groups), place, i, row
     cdef bint by_status = "status" in group_by
@@ -138,13 +138,14 @@ def rows_of(sums, group_by, begins, of_provider=False):
         if place >= 0:
             _to_wholes(lines, whole_of, len(groups))
         # A place of all groups has either text or numbers.
-        found = [(group, i) for i, group in enumerate(groups) if by_status or _has_any(&lines[i])]
-        found.sort()
-        for row, (group, i) in enumerate(found):
+        order = [i for i in range(len(groups)) if by_status or _has_any(&lines[i])]
+        order.sort(key=groups.__getitem__)
+        for row in range(len(order)):
             if row % TURN == TURN - 1:
                 with nogil:
                     pass
-            maker.set_group(group)
+            i = order[row]
+            maker.set_group(groups[i])
             if by_status:
                 maker.add_by_status(rows, &lines[i])
             else:

@@ -45,8 +45,10 @@ from engine.stores.clickhouse.report_statements import (
 )
 
 _TIMES = ("of_answers", "of_ages")
-# Most counts that are read as they are: they come to a few megabytes.
-_AS_THEY_ARE_MAX = 50_000
+# Most counts that are read as they are, and most of organisations, which have fewer times each: they come to
+# some twenty megabytes.
+_AS_THEY_ARE_MAX = 60_000
+_OF_ORGANISATIONS_MAX = 150_000
 
 
 class Together(NamedTuple):
@@ -86,15 +88,14 @@ def by_periods(
     for place, part in enumerate(parts):
         parameters |= {f"series{place}": part.series.zone, f"begun{place}": part.series.from_ms}
     selects = [_of_series(query, part, place, len(parts)) for place, part in enumerate(parts)]
-    few = _are_few(query, parts, whole=series is not None)
-    if few and parts[0].added and "hour" not in query.group_by and not filters(query):
+    as_they_are = min(_as_they_are(query, parts, days if series is not None else None), counts_max)
+    if series is not None and "day" in query.group_by and parts[0].added and not filters(query):
         # A count is a row of the statement.
         counts_max = min(counts_max, ROWS_MAX)
     added_up = _added_up(query, _bounded(selects, counts_max), parts)
-    sql = _bounded(selects, min(counts_max, _AS_THEY_ARE_MAX)) if few else added_up
     return Together(
-        sql,
-        added_up if few and counts_max > _AS_THEY_ARE_MAX else "",
+        _bounded(selects, as_they_are) if as_they_are else added_up,
+        added_up if as_they_are and counts_max > as_they_are else "",
         _of_later(query, parts),
         parameters,
         tuple(part.series for part in parts),
@@ -141,14 +142,24 @@ def _parts(query: ReportQuery, series: Series | None, utc: Series, days: Days) -
     return parts
 
 
-def _are_few(query: ReportQuery, parts: list[_Part], *, whole: bool) -> bool:
-    """Whether most groups of a report are one count each or a few, so that to add up those of each would take
-    the most time. `whole`: whole days are read from counts by day."""
+def _as_they_are(query: ReportQuery, parts: list[_Part], days: Days | None) -> int:
+    """How many counts a report may read to have them as they are, because most groups are one count each or a
+    few: to add up those of each would take the most time. 0: they are added up. `days`: those that are read
+    from counts by day; None: there are none."""
+    if parts[0].moved is not None:
+        return round(_AS_THEY_ARE_MAX / parts[0].moved.part)
     if "hour" in query.group_by:
         offsets = offsets_in(query.time_zone, query.from_s, query.until_s)
         hours = (ALONE,) if any(ahead_s % HOUR_S for _, ahead_s in offsets) else (ALONE, *BY.values())
-        return all(part.added in hours for part in parts)
-    return "day" in query.group_by and whole
+        # Of quarters of an hour four are one hour. With a filter most that are read may be left out.
+        few = all(part.added in hours or not (part.added or filters(query)) for part in parts)
+        return _AS_THEY_ARE_MAX if few else 0
+    if days is None:
+        return 0
+    if "organisation" in query.group_by and "day" not in query.group_by:
+        whole_days = days.first_s <= query.from_s and query.until_s <= days.last_s
+        return _OF_ORGANISATIONS_MAX if whole_days and not by_members(query) else 0
+    return _AS_THEY_ARE_MAX if "day" in query.group_by else 0
 
 
 def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:
