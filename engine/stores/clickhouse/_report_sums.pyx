@@ -315,11 +315,11 @@ cdef class ReportSums:
         self, Column *columns, int width, uint64_t rows, int groups, const uint8_t *end, dict known
     ) except -1:
         """Add the rows of a block. `known`: the places of groups by their values as the answer has them."""
-        cdef uint8_t[KEY] key
+        cdef uint8_t[KEY] key, last
         cdef const uint8_t *event = NULL
         cdef const uint8_t *text
         cdef uint64_t size = 0, event_size = 0, row
-        cdef Py_ssize_t used, place, off_at = -1
+        cdef Py_ssize_t used, place, off_at = -1, last_used = -1, last_place = -1
         cdef int i, kind = -1
         cdef Column *off = NULL
         cdef Column *column
@@ -354,19 +354,21 @@ cdef class ReportSums:
                 event, event_size = text, size
                 # Without an event it says how far a series is counted.
                 kind = _EVENTS[PyBytes_FromStringAndSize(<const char *>text, size)] if size else -1
-            if off == NULL:
-                place = self._place(columns, groups - 1, key, used, known) if kind >= 0 else -1
-                self._measures(columns, groups, width, place, kind, False)
-                continue
-            place = -1
-            if kind >= 0 and unsigned(key + off_at, 4) != NOWHERE:
-                place = self._place(columns, groups - 1, key, used, known)
-            self._measures(columns, groups, width, place, kind, False)
-            if kind >= 0 and unsigned(off.at, 4) != NOWHERE:
-                memcpy(key + off_at, off.at, 4)
-                place = self._place(columns, groups - 1, key, used, known)
-                self._measures(columns, groups, width, place, kind, True)
-            off.at += 4
+            if kind >= 0 and (off == NULL or unsigned(key + off_at, 4) != NOWHERE):
+                # The events of a group mostly stand beside each other.
+                if used != last_used or memcmp(key, last, used):
+                    last_place = self._place(columns, groups - 1, key, used, known)
+                    memcpy(last, key, used)
+                    last_used = used
+                self._measures(columns, groups, width, last_place, kind, False)
+            else:
+                self._measures(columns, groups, width, -1, kind, False)
+            if off != NULL:
+                if kind >= 0 and unsigned(off.at, 4) != NOWHERE:
+                    memcpy(key + off_at, off.at, 4)
+                    place = self._place(columns, groups - 1, key, used, known)
+                    self._measures(columns, groups, width, place, kind, True)
+                off.at += 4
         return 0
 
     cdef int _measures(

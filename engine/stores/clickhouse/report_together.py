@@ -88,10 +88,10 @@ def by_periods(
     for place, part in enumerate(parts):
         parameters |= {f"series{place}": part.series.zone, f"begun{place}": part.series.from_ms}
     selects = [_of_series(query, part, place, len(parts)) for place, part in enumerate(parts)]
-    as_they_are = min(_as_they_are(query, parts, days if series is not None else None), counts_max)
     if series is not None and "day" in query.group_by and parts[0].added and not filters(query):
         # A count is a row of the statement.
         counts_max = min(counts_max, ROWS_MAX)
+    as_they_are = min(_as_they_are(query, parts, days if series is not None else None), counts_max)
     added_up = _added_up(query, _bounded(selects, counts_max), parts)
     return Together(
         _bounded(selects, as_they_are) if as_they_are else added_up,

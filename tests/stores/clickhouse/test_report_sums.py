@@ -37,7 +37,7 @@ SELECT toInt64(number % 3) - 1 AS g0, toUInt16(number % 2 * 40000) AS g1,
         arrayMap(i -> toUInt64(1 + i * number), range(number % 7 * 20))) AS of_answers,
     map(toUInt16(8000 * (number % 2)), toUInt64(number % 4)) AS of_ages
 FROM numbers(200)"""
-_FORMAT = "RowBinaryWithNamesAndTypes"
+_FORMAT = "Native"
 
 
 async def answer(world: World, sql: str) -> bytes:
