@@ -1,10 +1,17 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from engine.activity.reports import Group, ReportRow, Sums
 
+def prepare(
+    effects: Sequence[tuple[Sequence[int], bool, bool, bool, bool]],
+    known: Collection[int],
+    country_of: Callable[[int], str],
+) -> None:
+    """Before any rows are made: the effects of the events in `SUMMED` (by status in `ENDED` how many messages
+    more, whether they move units, begin, capture, release); the places in `ENDED` of messages of which it is
+    known whether they were delivered; and what countries are called."""
+
 def rows_of(
-    sums: Sums, group_by: Sequence[Group], begins: Callable[[int], str], of_provider: bool = False
+    sums: Sums, group_by: Sequence[Group], begins: Callable[[int], str], of_provider: bool
 ) -> list[ReportRow]:
-    """The rows of a report, in the order of their groups. `begins`: the time of a group, as the tables have
-    it, as RFC 3339. `of_provider`: the sums are those of one provider alone, with which nothing is that has
-    not ended. Raises ValueError when the sums are not those of so many groups."""
+    """As `engine.activity.report_rows.rows_of`."""

@@ -11,10 +11,7 @@ from libc.math cimport fabs, floor, isnan
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from engine.activity.countries import country_of
-from engine.activity.reports import (
-    EFFECTS, ENDED, KNOWN, LINES, SUMMED, TIMED, TIMES, Quantiles, ReportRow,
-)
+from engine.activity.reports import ENDED, LINES, SUMMED, TIMED, TIMES, Quantiles, ReportRow
 
 cdef extern from "Python.h":
     object PyObject_Vectorcall(object, PyObject *const *, size_t, object)
@@ -62,25 +59,22 @@ cdef int RETRYING = SUMMED.index("retrying"), DELIVERED = ENDED.index("delivered
 cdef int[ENDS_MAX] KNOWN_ENDS
 
 
-cdef int _prepare() except -1:
-    """Have the effects of events as numbers."""
-    cdef int kind
-    assert KINDS <= KINDS_MAX and ENDS <= ENDS_MAX
+cdef object _country_of = None
+
+
+def prepare(effects, known, country_of):
+    global _country_of
+    cdef int kind, place
+    assert len(effects) == KINDS <= KINDS_MAX and ENDS <= ENDS_MAX
     memset(EFFECT, 0, sizeof(EFFECT))
-    for kind, event in enumerate(SUMMED):
-        effect = EFFECTS[event]
-        for place in effect.more:
-            EFFECT[kind].ended[<int>place] += 1
-        for place in effect.less:
-            EFFECT[kind].ended[<int>place] -= 1
-        EFFECT[kind].moves_units, EFFECT[kind].begins = effect.moves_units, effect.begins
-        EFFECT[kind].captures, EFFECT[kind].releases = effect.captures, effect.releases
+    for kind, (ended, moves_units, begins, captures, releases) in enumerate(effects):
+        for place in range(ENDS):
+            EFFECT[kind].ended[place] = ended[place]
+        EFFECT[kind].moves_units, EFFECT[kind].begins = moves_units, begins
+        EFFECT[kind].captures, EFFECT[kind].releases = captures, releases
     for place in range(ENDS):
-        KNOWN_ENDS[<int>place] = place in KNOWN
-    return 0
-
-
-_prepare()
+        KNOWN_ENDS[place] = place in known
+    _country_of = country_of
 
 
 cdef void _count(const int64_t *numbers, Line *line) noexcept nogil:
@@ -113,7 +107,7 @@ cdef void _count(const int64_t *numbers, Line *line) noexcept nogil:
     line.left[HELD] -= line.captured + line.released
 
 
-def rows_of(sums, group_by, begins, of_provider=False):
+def rows_of(sums, group_by, begins, of_provider):
     cdef list named = [name for name in group_by if name != "status"]
     cdef list groups = list(sums.groups), rows = [], whole_of = [], order
     cdef bytes numbers = sums.numbers, times = sums.times
@@ -233,7 +227,7 @@ cdef class _Maker:
                 if name in TIMES:
                     found = self._begins(value)
                 else:
-                    found = country_of(value) if name == "country" else value
+                    found = _country_of(value) if name == "country" else value
                 known[value] = found
             self._values[i] = found
         return 0

@@ -1,4 +1,4 @@
-"""The rows of a report as `engine.activity.reports` says, in plain Python: what `_report_rows` must say too."""
+"""The rows of a report as `engine.activity.reports` says, in plain Python: `report_rows` says the same."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Rule: reports by the days of a zone, from days of UTC and what is moved between them.
 
-By the clocks of a zone most of a day of UTC is in one day, and some hours are in the day before or after. So a
-day of the zone is the one of UTC, less the hours that are in another, and with those of another that are in
+By the clocks of a zone most of a day of UTC is in one day, and some hours are in the day before or after. So
+a day of the zone is the one of UTC, less the hours that are in another, and with those of another that are in
 it: of Berlin one or two hours in 24 are added up, and not all.
 
 Each count that is moved is added where the zone's clocks have it, and taken off where UTC has it, if that is
@@ -56,9 +56,7 @@ def _days(query: ReportQuery, days: Days, added: int, part: int) -> Moved:
     zones = f"toUInt32(intDiv(begins + {_ahead(query)}, {_DAY_QUARTERS}))"
     utc = f"intDiv(begins, {_DAY_QUARTERS})"
     is_read = f"{utc} >= {first} AND {utc} < {last}"
-    parts = between(
-        part, min(from_quarter, first * _DAY_QUARTERS), max(until_quarter, last * _DAY_QUARTERS)
-    )
+    parts = between(part, min(from_quarter, first * _DAY_QUARTERS), max(until_quarter, last * _DAY_QUARTERS))
     is_in = f"begins >= {from_quarter} AND begins < {until_quarter}"
     return Moved(
         [between(DAY + added, first, last), f"({parts} AND NOT ({zones} = {utc} AND {is_read}))"],

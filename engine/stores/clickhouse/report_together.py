@@ -118,7 +118,9 @@ def _added_up(query: ReportQuery, selects: str, parts: list[_Part]) -> str:
     columns = [f"sum({column}) AS {column}" for column in ("n", "parts", "held")]
     if "status" not in query.group_by:
         columns += [f"sumMap({column}) AS {column}" for column in _TIMES]
-    columns += [f"max({column}) AS {column}" for column in ("lost", *(f"counted{i}" for i in range(len(parts))))]
+    columns += [
+        f"max({column}) AS {column}" for column in ("lost", *(f"counted{i}" for i in range(len(parts))))
+    ]
     return f"SELECT {groups}, {', '.join(columns)} FROM ({selects}) GROUP BY {groups} LIMIT {ROWS_MAX}"  # noqa: S608 - our own names
 
 

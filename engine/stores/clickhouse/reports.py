@@ -20,8 +20,8 @@ from zoneinfo import ZoneInfo
 
 import structlog
 
-from engine.activity._report_rows import rows_of
 from engine.activity.report_rolling import Series
+from engine.activity.report_rows import rows_of
 from engine.activity.reports import SUMMED, TIMED, Report, ReportQuery, ReportRow, Sums
 from engine.errors import ConfigError, Unavailable
 from engine.stores.clickhouse._report_sums import ReportSums
@@ -146,8 +146,8 @@ class ClickHouseReports(ClickHouseAdapter):
     async def _put_together(
         self, query: ReportQuery, whole: Series | None, utc: Series, now_s: float
     ) -> Sums | None:
-        """What is found of a report that is put together (`by_periods`); None when a series is not there any more,
-        or has no narrow counts any more. Raises _TooManyRows when its counts are too many."""
+        """What is found of a report that is put together (`by_periods`); None when a series is not there any
+        more, or has no narrow counts any more. Raises _TooManyRows when its counts are too many."""
         days = days_of(query, ZoneInfo(zone_of(query) if whole is None else whole.zone), now_s + _CLOCKS_S)
         together, sums = by_periods(query, whole, utc, days, self._counts_max), ReportSums()
         try:
@@ -300,7 +300,7 @@ def _made(query: ReportQuery, found: Sums) -> list[ReportRow]:
         # A day is that since 1970.
         return _rfc3339(midnight(_EPOCH + timedelta(time), zone) if "day" in query.group_by else time, zone)
 
-    return rows_of(found, query.group_by, begins, bool(query.provider))
+    return rows_of(found, query.group_by, begins, of_provider=bool(query.provider))
 
 
 def _sums_of(query: ReportQuery, rows: Sequence[Sequence[Any]]) -> Sums:
