@@ -7,8 +7,8 @@ for each class. A Python object is made for a group, and none for a count, nor f
 could say the quantiles as well, but to plan that takes it as long as all the rest of most reports; and it
 adds up maps at a tenth of the speed.
 
-A count may be taken off a group as it is added to another (`off0` and so on): sums are numbers without a sign,
-whose differences are right in the end.
+A count may be taken off a group as it is added to another (`off0` and so on): sums are numbers without a
+sign, whose differences are right in the end.
 
     Native   https://clickhouse.com/docs/interfaces/formats/Native
 """
@@ -17,19 +17,16 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.math cimport NAN, exp2
-from libc.stdint cimport int16_t, int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
+
+from engine.stores.clickhouse._native cimport (
+    MAP, TEXT, UNSIGNED, WORDS, Column, length, next_name, next_text, set_kind, signed, unsigned, values,
+)
 
 from engine.activity.reports import SUMMED, TIMED, Sums
 
 cdef enum:
-    # How a value is written.
-    TEXT = 0
-    UNSIGNED = 1
-    SIGNED = 2
-    MAP = 3
-    # Numbers that stand for texts, which stand before them.
-    WORDS = 4
     # What a column says.
     GROUP = 0
     EVENTS = 1
@@ -61,31 +58,7 @@ cdef int KINDS = len(SUMMED), SERIES = len(TIMED)
 _NAMES = {
     "n": EVENTS, "parts": SEGMENTS, "held": UNITS, "of_answers": ANSWERS, "of_ages": AGES, "lost": LOST,
 }
-_TYPES = {
-    "String": (TEXT, 0), "LowCardinality(String)": (WORDS, 0), "Map(UInt16, UInt64)": (MAP, 0),
-    **{f"UInt{8 * width}": (UNSIGNED, width) for width in (1, 2, 4, 8)},
-    **{f"Int{8 * width}": (SIGNED, width) for width in (1, 2, 4, 8)},
-}
 _EVENTS = {event.encode(): place for place, event in enumerate(SUMMED)}
-_ROLES = {"answer_us": ANSWERS, "age_us": AGES}
-
-
-cdef struct Column:
-    int role
-    int kind
-    int width
-    # Of `counted0` and so on: which. Of `off0` and so on: the group.
-    int place
-    # The next value; of a map where it ends in the column, where keys and values begin, and where the
-    # last two ended.
-    const uint8_t *at
-    const uint8_t *keys
-    const uint8_t *values
-    uint64_t before
-    uint64_t read
-    # The texts that numbers stand for, and how many they are.
-    const uint8_t **words
-    uint64_t words_count
 
 
 cdef struct Piece:
@@ -98,72 +71,9 @@ cdef struct Piece:
     int64_t before
 
 
-cdef inline const uint8_t *length(const uint8_t *at, const uint8_t *end, uint64_t *value) noexcept nogil:
-    """Read a LEB128 number; where it ends, NULL when it does not."""
-    cdef int shift = 0
-    value[0] = 0
-    while at < end and shift < 63:
-        value[0] |= <uint64_t>(at[0] & 0x7f) << shift
-        if at[0] < 0x80:
-            return at + 1
-        at += 1
-        shift += 7
-    return NULL
-
-
-cdef inline uint64_t unsigned(const uint8_t *at, int width) noexcept nogil:
-    """A number of this machine's order, which has to be little-endian, as for `_columns`."""
-    cdef uint64_t value = 0
-    # Of a width that is known the compiler makes one instruction.
-    if width == 8:
-        memcpy(&value, at, 8)
-    elif width == 4:
-        memcpy(&value, at, 4)
-    elif width == 2:
-        memcpy(&value, at, 2)
-    else:
-        value = at[0]
-    return value
-
-
-cdef object signed(const uint8_t *at, int width):
-    if width == 8:
-        return <int64_t>unsigned(at, 8)
-    if width == 4:
-        return <int32_t>unsigned(at, 4)
-    return <int16_t>unsigned(at, 2) if width == 2 else <int8_t>at[0]
-
-
-cdef const uint8_t *text_of(const uint8_t *at, const uint8_t *end, uint64_t *size) except NULL:
-    """Where the octets of a text begin, and how many there are. Raises ValueError when the answer ends
-    before."""
-    at = length(at, end, size)
-    if at == NULL or size[0] > <uint64_t>(end - at):
-        raise ValueError("The answer broke off.")
-    return at
-
-
-cdef const uint8_t *past(const uint8_t *at, const uint8_t *end, uint64_t count, int width) except NULL:
-    """Where so many values of a width end. Raises ValueError when the answer ends before."""
-    # No answer has as many octets as would let the product wrap.
-    if count > <uint64_t>(end - at) or count * width > <uint64_t>(end - at):
-        raise ValueError("The answer broke off.")
-    return at + count * width
-
-
-cdef const uint8_t *next_text(Column *column, const uint8_t *end, uint64_t *size) except NULL:
-    """The next text of a column, and how many octets it has."""
-    cdef const uint8_t *text
-    cdef uint64_t word
-    if column.kind == WORDS:
-        word = unsigned(column.at, column.width)
-        column.at += column.width
-        if word >= column.words_count:
-            raise ValueError("The answer has texts of another kind.")
-        return text_of(column.words[word], end, size)
-    text = text_of(column.at, end, size)
-    column.at = text + size[0]
-    return text
+cdef inline bint is_time(const Column *column) noexcept nogil:
+    """Whether a column has numbers as times are written, of which some may be off."""
+    return column.kind == UNSIGNED and column.width == 4
 
 
 cdef class ReportSums:
@@ -226,90 +136,49 @@ cdef class ReportSums:
     ) except NULL:
         """Read where the columns of a block begin, and what they are; where it ends."""
         cdef Column *column
-        cdef const uint8_t *begin
-        cdef uint64_t size = 0, i
-        cdef int j
-        cdef str name, kind, named
+        cdef int i
+        cdef str name, kind
         groups[0] = 0
-        for j in range(width):
-            column = &columns[j]
-            begin = text_of(at, end, &size)
-            name, at = PyUnicode_DecodeUTF8(<const char *>begin, size, NULL), begin + size
-            begin = text_of(at, end, &size)
-            named = kind = PyUnicode_DecodeUTF8(<const char *>begin, size, NULL)
-            at = begin + size
-            if kind.startswith("SimpleAggregateFunction("):
-                kind = kind.partition(", ")[2].removesuffix(")")
-            column.kind, column.width = _TYPES.get(kind, (MAP, -1))
-            column.role = GROUP if name.startswith("g") else _NAMES.get(name, COUNTED)
-            if name.startswith("off"):
-                column.role, column.place = OFF, int(name.removeprefix("off"))
+        for i in range(width):
+            column = &columns[i]
+            name, kind = next_name(&at, end), next_name(&at, end)
+            set_kind(column, kind)
+            self._set_role(column, name)
             is_map = column.role == ANSWERS or column.role == AGES
             is_text = column.kind == TEXT or column.kind == WORDS
             if column.width < 0 or is_map != (column.kind == MAP) or is_text and column.role != GROUP:
-                raise ValueError(f"The column {name} has the type {named}.")
+                raise ValueError(f"The column {name} has the type {kind}.")
             if column.role == GROUP:
                 # The groups come first, the event as the last of them.
-                if groups[0] != j:
+                if groups[0] != i:
                     raise ValueError(f"The column {name} stands behind others.")
-                groups[0] = j + 1
-            elif column.role == COUNTED:
-                column.place = int(name.removeprefix("counted"))
-                while len(self.counted) <= column.place:
-                    self.counted.append(0)
-            column.at, column.before, column.read = at, 0, 0
-            if column.kind == TEXT:
-                for i in range(rows):
-                    begin = text_of(at, end, &size)
-                    at = begin + size
-            elif column.kind == WORDS:
-                at = self._words(column, at, end, rows)
-            elif column.kind == MAP:
-                column.keys = past(at, end, rows, 8)
-                size = unsigned(column.keys - 8, 8) if rows else 0
-                column.values = past(column.keys, end, size, 2)
-                at = past(column.values, end, size, 8)
-            else:
-                at = past(at, end, rows, column.width)
+                groups[0] = i + 1
+            at = values(column, at, end, rows, self._answers)
         if groups[0] == 0 or columns[groups[0] - 1].kind not in (TEXT, WORDS):
             raise ValueError("The answer has no column of events.")
-        for j in range(width):
-            column = &columns[j]
+        for i in range(groups[0], width):
+            column = &columns[i]
             if column.role == OFF and (
-                not 0 <= column.place < groups[0] or column.kind != UNSIGNED or column.width != 4
-                or columns[column.place].kind != UNSIGNED or columns[column.place].width != 4
+                not 0 <= column.place < groups[0] or not (is_time(column) and is_time(&columns[column.place]))
             ):
                 raise ValueError("The answer takes off what is no time.")
         return at
 
-    cdef const uint8_t *_words(
-        self, Column *column, const uint8_t *at, const uint8_t *end, uint64_t rows
-    ) except NULL:
-        """Read which texts the numbers of a column stand for; where it ends."""
-        cdef uint64_t size = 0, i
-        cdef const uint8_t *begin
-        cdef bytes words
-        if rows == 0:
-            return at
-        # The version, how wide numbers are, and how many texts there are.
-        begin = past(at, end, 3, 8)
-        if unsigned(at, 8) != 1 or unsigned(at + 8, 8) & 0xff > 3 or unsigned(at + 8, 8) & 0x300 != 0x200:
-            raise ValueError("The answer has texts of another kind.")
-        column.width = 1 << (unsigned(at + 8, 8) & 0xff)
-        column.words_count, at = unsigned(at + 16, 8), begin
-        past(at, end, column.words_count, 1)
-        words = PyBytes_FromStringAndSize(NULL, column.words_count * sizeof(void *))
-        self._answers.append(words)
-        column.words = <const uint8_t **>PyBytes_AS_STRING(words)
-        for i in range(column.words_count):
-            column.words[i] = at
-            begin = text_of(at, end, &size)
-            at = begin + size
-        begin = past(at, end, 1, 8)
-        if unsigned(at, 8) != rows:
-            raise ValueError("The answer has texts of another kind.")
-        column.at = begin
-        return past(begin, end, rows, column.width)
+    cdef int _set_role(self, Column *column, str name) except -1:
+        """Note what a column says, by its name."""
+        if name.startswith("g"):
+            column.role = GROUP
+        elif name.startswith("off"):
+            column.role, column.place = OFF, int(name.removeprefix("off"))
+        else:
+            column.role = _NAMES.get(name, COUNTED)
+        if column.role == COUNTED:
+            column.place = int(name.removeprefix("counted"))
+            if not 0 <= column.place < COLUMNS:
+                raise ValueError(f"The column {name} is of no series.")
+            while len(self.counted) <= column.place:
+                self.counted.append(0)
+        return 0
 
     cdef int _rows(
         self, Column *columns, int width, uint64_t rows, int groups, const uint8_t *end, dict known
@@ -319,10 +188,9 @@ cdef class ReportSums:
         cdef const uint8_t *event = NULL
         cdef const uint8_t *text
         cdef uint64_t size = 0, event_size = 0, row
-        cdef Py_ssize_t used, place, off_at = -1, last_used = -1, last_place = -1
+        cdef Py_ssize_t used, last_used = -1, place = -1, off_at = -1
         cdef int i, kind = -1
         cdef Column *off = NULL
-        cdef Column *column
         for i in range(groups, width):
             if columns[i].role == OFF:
                 off = &columns[i]
@@ -330,46 +198,56 @@ cdef class ReportSums:
             if row % TURN == TURN - 1:
                 with nogil:
                     pass
-            used = 0
-            for i in range(groups - 1):
-                column = &columns[i]
-                if column.kind == TEXT or column.kind == WORDS:
-                    text = next_text(column, end, &size)
-                    if size > KEY or used + <Py_ssize_t>size + 4 > KEY:
-                        raise ValueError("The answer has a group with a long name.")
-                    # With its length, so that no two groups look alike.
-                    memcpy(key + used, &size, 4)
-                    memcpy(key + used + 4, text, size)
-                    used += 4 + size
-                    continue
-                if used + column.width > KEY:
-                    raise ValueError("The answer has a group with a long name.")
-                if off != NULL and off.place == i:
-                    off_at = used
-                memcpy(key + used, column.at, column.width)
-                used += column.width
-                column.at += column.width
+            used = self._key(columns, groups - 1, end, key, off, &off_at)
             text = next_text(&columns[groups - 1], end, &size)
             if event == NULL or size != event_size or memcmp(text, event, size):
                 event, event_size = text, size
                 # Without an event it says how far a series is counted.
                 kind = _EVENTS[PyBytes_FromStringAndSize(<const char *>text, size)] if size else -1
-            if kind >= 0 and (off == NULL or unsigned(key + off_at, 4) != NOWHERE):
+            if kind < 0 or off != NULL and unsigned(key + off_at, 4) == NOWHERE:
+                self._measures(columns, groups, width, -1, kind, False)
+            else:
                 # The events of a group mostly stand beside each other.
                 if used != last_used or memcmp(key, last, used):
-                    last_place = self._place(columns, groups - 1, key, used, known)
+                    place = self._place(columns, groups - 1, key, used, known)
                     memcpy(last, key, used)
                     last_used = used
-                self._measures(columns, groups, width, last_place, kind, False)
-            else:
-                self._measures(columns, groups, width, -1, kind, False)
+                self._measures(columns, groups, width, place, kind, False)
             if off != NULL:
                 if kind >= 0 and unsigned(off.at, 4) != NOWHERE:
                     memcpy(key + off_at, off.at, 4)
-                    place = self._place(columns, groups - 1, key, used, known)
+                    place, last_used = self._place(columns, groups - 1, key, used, known), -1
                     self._measures(columns, groups, width, place, kind, True)
                 off.at += 4
         return 0
+
+    cdef Py_ssize_t _key(
+        self, Column *columns, int groups, const uint8_t *end, uint8_t *key, Column *off, Py_ssize_t *off_at
+    ) except -1:
+        """Copy the next value of each group to `key`; how many octets. `off_at`: where `off` has another."""
+        cdef Column *column
+        cdef const uint8_t *text
+        cdef uint64_t size = 0
+        cdef Py_ssize_t used = 0
+        cdef int i
+        for i in range(groups):
+            column = &columns[i]
+            if column.kind == TEXT or column.kind == WORDS:
+                text = next_text(column, end, &size)
+                # And all numbers beside it.
+                if size > KEY or used + <Py_ssize_t>size + 4 > KEY - 8 * COLUMNS:
+                    raise ValueError("The answer has a group with a long name.")
+                # With its length, so that no two groups look alike.
+                memcpy(key + used, &size, 4)
+                memcpy(key + used + 4, text, size)
+                used += 4 + size
+                continue
+            if off != NULL and off.place == i:
+                off_at[0] = used
+            memcpy(key + used, column.at, column.width)
+            used += column.width
+            column.at += column.width
+        return used
 
     cdef int _measures(
         self, Column *columns, int groups, int width, Py_ssize_t place, int kind, bint taken
