@@ -1,7 +1,7 @@
 """Columns of an answer in the format Native, read where they lie in it; inlined into `_report_sums.pyx`.
 
-An answer is blocks, each of how many columns and rows it has, and of the columns: name, type, values. A column
-is checked to its end as a whole, and then gives a value after the other.
+An answer is blocks, each of how many columns and rows it has, and of the columns: name, type, values. A
+column is checked to its end as a whole, and then gives a value after the other.
 
     Native   https://clickhouse.com/docs/interfaces/formats/Native
 """

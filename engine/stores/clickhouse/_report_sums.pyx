@@ -16,13 +16,13 @@ sign, whose differences are right in the end.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.math cimport NAN, exp2
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
 from engine.stores.clickhouse._native cimport (
     MAP, TEXT, UNSIGNED, WORDS, Column, length, next_name, next_text, set_kind, signed, unsigned, values,
 )
+from engine.stores.clickhouse._pieces cimport CLASSES, PARTS, Piece, quantiles
 
 from engine.activity.reports import SUMMED, TIMED, Sums
 
@@ -39,10 +39,6 @@ cdef enum:
     OFF = 8
     MEASURES = 3
     COLUMNS = 32
-    # Classes that there may be, and those in an octave, as in `time_classes`.
-    CLASSES = 65536
-    OCTAVE = 8
-    PARTS = 3
     EVENTS_MAX = 32
     # A group's values take so many octets at most to be told from others.
     KEY = 4096
@@ -52,23 +48,30 @@ cdef enum:
 # A time that is none: to add to no group, or to take off none.
 cdef uint64_t NOWHERE = 0xffffffff
 
-cdef double[PARTS] QUANTILES = [0.5, 0.95, 0.99]
 cdef int KINDS = len(SUMMED), SERIES = len(TIMED)
 
 _NAMES = {
     "n": EVENTS, "parts": SEGMENTS, "held": UNITS, "of_answers": ANSWERS, "of_ages": AGES, "lost": LOST,
 }
-_EVENTS = {event.encode(): place for place, event in enumerate(SUMMED)}
+cdef list _EVENTS = [event.encode() for event in SUMMED]
 
 
-cdef struct Piece:
-    # A map: its classes, how many times are in each, and how many there are.
-    const uint8_t *keys
-    const uint8_t *values
-    uint32_t size
-    bint taken
-    # Of the same times of the group the one before it; -1: none.
-    int64_t before
+cdef struct Known:
+    # Of a group: its values as the answer has them, and how many octets they are; -1: not in this answer yet.
+    # And the place of the group that came after it.
+    const uint8_t *key
+    Py_ssize_t used
+    Py_ssize_t after
+
+
+cdef int kind_of(const uint8_t *text, uint64_t size) except -1:
+    """The place of an event in `SUMMED`. Raises ValueError for one that is not counted."""
+    cdef Py_ssize_t i
+    for i in range(KINDS):
+        event = <bytes>_EVENTS[i]
+        if <uint64_t>PyBytes_GET_SIZE(event) == size and not memcmp(PyBytes_AS_STRING(event), text, size):
+            return i
+    raise ValueError("The answer has an event that is not counted.")
 
 
 cdef inline bint is_time(const Column *column) noexcept nogil:
@@ -88,6 +91,7 @@ cdef class ReportSums:
     cdef uint64_t *_numbers
     # By group, and which times of it: the last map.
     cdef int64_t *_last
+    cdef Known *_known
     cdef Py_ssize_t _room
     cdef Piece *_pieces
     cdef int64_t _count, _pieces_room
@@ -111,6 +115,7 @@ cdef class ReportSums:
         PyMem_RawFree(self._classes)
         PyMem_RawFree(self._numbers)
         PyMem_RawFree(self._last)
+        PyMem_RawFree(self._known)
         PyMem_RawFree(self._pieces)
 
     def add(self, bytes answer):
@@ -119,8 +124,12 @@ cdef class ReportSums:
         cdef Column[COLUMNS] columns
         cdef uint64_t width = 0, rows = 0
         cdef int groups = 0
+        cdef Py_ssize_t place
         cdef dict known = {}
         self._answers.append(answer)
+        # Another answer may have other types.
+        for place in range(self._room):
+            self._known[place].used = self._known[place].after = -1
         while at < end:
             at = length(at, end, &width)
             if at == NULL or not 0 < width <= COLUMNS:
@@ -184,11 +193,10 @@ cdef class ReportSums:
         self, Column *columns, int width, uint64_t rows, int groups, const uint8_t *end, dict known
     ) except -1:
         """Add the rows of a block. `known`: the places of groups by their values as the answer has them."""
-        cdef uint8_t[KEY] key, last
-        cdef const uint8_t *event = NULL
+        cdef uint8_t[KEY] key
         cdef const uint8_t *text
-        cdef uint64_t size = 0, event_size = 0, row
-        cdef Py_ssize_t used, last_used = -1, place = -1, off_at = -1
+        cdef uint64_t size = 0, row
+        cdef Py_ssize_t used, place = -1, off_at = -1
         cdef int i, kind = -1
         cdef Column *off = NULL
         for i in range(groups, width):
@@ -200,24 +208,19 @@ cdef class ReportSums:
                     pass
             used = self._key(columns, groups - 1, end, key, off, &off_at)
             text = next_text(&columns[groups - 1], end, &size)
-            if event == NULL or size != event_size or memcmp(text, event, size):
-                event, event_size = text, size
-                # Without an event it says how far a series is counted.
-                kind = _EVENTS[PyBytes_FromStringAndSize(<const char *>text, size)] if size else -1
+            # Without an event it says how far a series is counted.
+            kind = kind_of(text, size) if size else -1
             if kind < 0 or off != NULL and unsigned(key + off_at, 4) == NOWHERE:
                 self._measures(columns, groups, width, -1, kind, False)
             else:
-                # The events of a group mostly stand beside each other.
-                if used != last_used or memcmp(key, last, used):
-                    place = self._place(columns, groups - 1, key, used, known)
-                    memcpy(last, key, used)
-                    last_used = used
+                place = self._next(place, columns, groups - 1, key, used, known)
                 self._measures(columns, groups, width, place, kind, False)
             if off != NULL:
                 if kind >= 0 and unsigned(off.at, 4) != NOWHERE:
                     memcpy(key + off_at, off.at, 4)
-                    place, last_used = self._place(columns, groups - 1, key, used, known), -1
-                    self._measures(columns, groups, width, place, kind, True)
+                    self._measures(
+                        columns, groups, width, self._place(columns, groups - 1, key, used, known), kind, True
+                    )
                 off.at += 4
         return 0
 
@@ -287,15 +290,35 @@ cdef class ReportSums:
                 sums[column.role - EVENTS] += -value if taken else value
         return 0
 
+    cdef Py_ssize_t _next(
+        self, Py_ssize_t before, const Column *columns, int groups, const uint8_t *key, Py_ssize_t used,
+        dict known
+    ) except -1:
+        """As `_place`, of the group of a row that comes after one of the group at `before`; -1: it is the
+        first. The events of a group mostly stand beside each other, and groups in the same order again."""
+        cdef Py_ssize_t place = before
+        if before >= 0:
+            if self._known[place].used != used or memcmp(self._known[place].key, key, used):
+                place = self._known[before].after
+        if place >= 0 and self._known[place].used == used and not memcmp(self._known[place].key, key, used):
+            return place
+        place = self._place(columns, groups, key, used, known)
+        if before >= 0:
+            self._known[before].after = place
+        return place
+
     cdef Py_ssize_t _place(
         self, const Column *columns, int groups, const uint8_t *key, Py_ssize_t used, dict known
     ) except -1:
         """The place of a group by its values as the answer has them."""
         cdef bytes name = PyBytes_FromStringAndSize(<const char *>key, used)
+        cdef Py_ssize_t place
         found = known.get(name)
-        if found is None:
-            found = known[name] = self._place_of(columns, groups, key)
-        return found
+        if found is not None:
+            return found
+        place = known[name] = self._place_of(columns, groups, key)
+        self._known[place].key, self._known[place].used = <const uint8_t *>PyBytes_AS_STRING(name), used
+        return place
 
     cdef Py_ssize_t _place_of(self, const Column *columns, int groups, const uint8_t *key) except -1:
         """The place of a group with these values."""
@@ -339,6 +362,11 @@ cdef class ReportSums:
         self._last = <int64_t *>found
         # -1 of all.
         memset(<char *>found + self._room * last, 0xff, (room - self._room) * last)
+        found = PyMem_RawRealloc(self._known, room * sizeof(Known))
+        if found == NULL:
+            raise MemoryError
+        self._known = <Known *>found
+        memset(self._known + self._room, 0xff, (room - self._room) * sizeof(Known))
         self._room = room
         return 0
 
@@ -365,35 +393,6 @@ cdef class ReportSums:
             if place % TURN == TURN - 1:
                 with nogil:
                     pass
-            self._quantiles(self._last[place], result + place * PARTS)
+            quantiles(self._pieces, self._last[place], self._classes, result + place * PARTS)
         size = count * KINDS * MEASURES * sizeof(uint64_t)
         return Sums(self._groups, PyBytes_FromStringAndSize(<const char *>self._numbers, size), times)
-
-    cdef void _quantiles(self, int64_t last, double *result) noexcept:
-        """Those of a map and of all before it together; NaN when they are empty."""
-        cdef uint64_t *classes = self._classes
-        cdef const Piece *piece
-        cdef uint64_t count, total = 0, below = 0
-        cdef uint32_t i
-        cdef int place, low = CLASSES, high = -1, reached = 0
-        cdef double wanted
-        while last >= 0:
-            piece = &self._pieces[last]
-            for i in range(piece.size):
-                place, count = <int>unsigned(piece.keys + 2 * i, 2), unsigned(piece.values + 8 * i, 8)
-                if piece.taken:
-                    count = -count
-                classes[place] += count
-                total += count
-                low, high = min(low, place), max(high, place)
-            last = piece.before
-        for place in range(low, high + 1):
-            count, classes[place] = classes[place], 0
-            below += count
-            while count and reached < PARTS and below >= QUANTILES[reached] * total:
-                # Within a class the logarithms of times are spread evenly.
-                wanted = QUANTILES[reached] * total
-                result[reached] = exp2((place + 1 - (below - wanted) / count) / OCTAVE)
-                reached += 1
-        if reached < PARTS:
-            result[0] = result[1] = result[2] = NAN
