@@ -24,6 +24,7 @@ extensions = [
     for name in (
         "engine._fastcredits",
         "engine.activity._columns",
+        "engine.activity._report_rows",
         "engine.capacity._simulate",
         "engine.intake._plain",
         "engine.stores.clickhouse._report_sums",

@@ -9,11 +9,11 @@ Each report is read five times, as the API reads it: the least time counts, that
 apart, and the mean of the CPU of ClickHouse and of the process that asks. Those by hour are of 31 days, with
 two other groups of seven, which are the longest that the API makes.
 
-`year`: the series of UTC and of another zone, from `--events` events over the whole year. Of the largest
-organisation they are as many by day, and have as many classes of times, as those of a thousand million
-events; they only count less. The days at the ends of the reports are as full, by the quarter of an hour, as
-those of a thousand million events are. Of the largest organisation and of all together one such day stands
-for each day of the year, so what is read by the hour or the quarter is as much as it would be. Beside them
+`year`: the series of UTC and of another zone, from `--events` events over the whole year. The days at the
+ends of the reports are as full, by the quarter of an hour, as those of a thousand million events are. Of the
+largest organisation and of all together one such day of UTC stands for each day of the year, and its days and
+months are what these come to, so what is read is as much as it would be. By the days of the other zone they
+are as many, and have as many classes of times; they only count less. Beside them
 `activity` has a part of the year's events (`--rows`), and those of two minutes that are not counted yet.
 Some zones are not counted: their days are read from hours, or from quarters of an hour.
 

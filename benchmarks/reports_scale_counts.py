@@ -19,6 +19,7 @@ from engine.stores.clickhouse.report_narrow_sql import (
     HOURS,
     HOURS_ALONE_SQL,
     HOURS_BY_SQL,
+    MONTH,
     QUARTER,
 )
 from engine.stores.clickhouse.report_period_sql import MONTHS_SQL, NOTE_SQL, TABLE, counted_sql, insert_sql
@@ -90,6 +91,18 @@ SELECT zone, from_ms, filled, period, organisation_id, begins + 96 * arrayJoin({
     member, queue, country, provider, event, events, segments, units, answers, ages, 0
 FROM {TABLE} WHERE period IN {_COPIED_PERIODS} AND organisation_id IN (0, {FIRST_ORGANISATION})
     AND begins >= {{day:UInt32}} * 96 AND begins < {{day:UInt32}} * 96 + 96"""
+# Of these the counts by day and month of UTC, which then are what those by the quarter come to.
+_OF_COPIED = f"(SELECT * FROM {TABLE} WHERE zone = 'UTC' AND organisation_id IN (0, {FIRST_ORGANISATION}))"
+_DROPPED = f"""
+ALTER TABLE {TABLE} DELETE WHERE zone = 'UTC' AND organisation_id IN (0, {FIRST_ORGANISATION})
+    AND period IN {tuple(kind + unit for kind in (0, ALONE, *BY.values()) for unit in (DAY, MONTH))}
+SETTINGS mutations_sync = 1"""
+_DAYS_OF_COPIED = f"""
+SELECT zone, from_ms, filled, {DAY}, organisation_id, toUInt32(intDiv(begins, 96)) AS day, 0, queue, country,
+    provider, event, sum(r.events), sum(r.segments), sum(r.units), sumMap(r.answers), sumMap(r.ages), 0
+FROM {_OF_COPIED} AS r WHERE period = {QUARTER} AND begins >= toUInt32({{first:Date}}) * 96
+    AND begins < toUInt32({{last:Date}}) * 96
+GROUP BY zone, from_ms, filled, organisation_id, day, queue, country, provider, event"""
 _SPAN_DAYS = 400
 # Events of the minute that is counted.
 _WINDOW_EVENTS = 30_000
@@ -153,6 +166,8 @@ def fill(client: Any, begun_ms: int, rows: int) -> dict[str, Any]:
     _tell(began, "the narrow counts are made")
     copy_days(client)
     _tell(began, "the days between are copied")
+    add_up_days(client)
+    _tell(began, "they are added up")
     for table in ("report_quarters", TABLE):
         client.command(f"OPTIMIZE TABLE {table} FINAL")
     _tell(began, "the counts are merged")
@@ -196,9 +211,7 @@ def _tell(began: float, what: str) -> None:
 
 def add_narrow(client: Any) -> None:
     """Make the narrow counts, and those by month."""
-    begin = date(2025, 1, 1)
-    for first in range(0, _SPAN_DAYS, _NARROW_DAYS):
-        dates = {"first": begin + timedelta(first), "last": begin + timedelta(first + _NARROW_DAYS)}
+    for dates in _parts_of_span():
         for statement in (HOURS_ALONE_SQL, HOURS_BY_SQL, DAYS_SQL):
             client.command(insert_sql(TABLE) + statement.replace("MADE", TABLE), parameters=dates)
     client.command(insert_sql(TABLE) + MONTHS_SQL.replace("MADE", TABLE))
@@ -211,6 +224,24 @@ def copy_days(client: Any) -> None:
     for place in range(0, len(left), _NARROW_DAYS):
         days = {"day": FROM_S // DAY_S, "days": left[place : place + _NARROW_DAYS]}
         client.command(_COPIED, parameters=days)
+
+
+def add_up_days(client: Any) -> None:
+    """Make the days and months of the largest organisation and of all together what their quarters come
+    to."""
+    client.command(_DROPPED)
+    for statement in (_DAYS_OF_COPIED, DAYS_SQL):
+        for dates in _parts_of_span():
+            client.command(insert_sql(TABLE) + statement.replace("MADE", _OF_COPIED), parameters=dates)
+    client.command(insert_sql(TABLE) + MONTHS_SQL.replace("MADE", _OF_COPIED))
+
+
+def _parts_of_span() -> list[dict[str, date]]:
+    begin = date(2025, 1, 1)
+    return [
+        {"first": begin + timedelta(first), "last": begin + timedelta(first + _NARROW_DAYS)}
+        for first in range(0, _SPAN_DAYS, _NARROW_DAYS)
+    ]
 
 
 def cpu_s(process: int) -> float:

@@ -31,14 +31,10 @@ books.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, tzinfo
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from engine.activity.countries import country_of
 from engine.lifecycle import EVENTS, MessageEvent, Status
 
 Group = Literal[
@@ -57,6 +53,10 @@ PERIODS = (
 RESENT = "resent"
 # The events that the tables count, but for those that are `resent` there.
 COUNTED = tuple(event for event in EVENTS if event not in ("dead", "receipt"))
+# All that are counted, and of which of them times are shown: how long providers took to answer, and how long
+# after the acceptance the event came.
+SUMMED: tuple[str, ...] = (*COUNTED, RESENT)
+TIMED = (("sent", "answer_us"), ("sent", "age_us"), ("delivered", "age_us"))
 
 # The statuses in which a message has ended without a receipt, by event.
 _ENDS: dict[str, Status] = {
@@ -64,16 +64,16 @@ _ENDS: dict[str, Status] = {
     for event, meaning in EVENTS.items()
     if meaning.entry == "done" and meaning.status != "sent"
 }
-_LINES: tuple[Status, ...] = (
+LINES: tuple[Status, ...] = (
     "accepted", "sent", "outcome_unknown", "canceled", "expired", "failed", "undelivered", "delivered",
 )  # fmt: skip
-_ENDED: tuple[Status, ...] = tuple(status for status in _LINES if status != "accepted")
+ENDED: tuple[Status, ...] = tuple(status for status in LINES if status != "accepted")
 
 
-class _Effect(NamedTuple):
+class Effect(NamedTuple):
     """What one more event of a kind changes in the numbers of a group."""
 
-    # Places in `_ENDED` of statuses that have one message more, and one less.
+    # Places in `ENDED` of statuses that have one message more, and one less.
     more: tuple[int, ...] = ()
     less: tuple[int, ...] = ()
     # What is sent again holds no units: they stay with the first attempt.
@@ -83,25 +83,23 @@ class _Effect(NamedTuple):
     releases: bool = False
 
 
-def _effect_of(event: MessageEvent) -> _Effect:
+def _effect_of(event: MessageEvent) -> Effect:
     """See the lines at the top of the module."""
     meaning, receipt = EVENTS[event], event in ("delivered", "undelivered")
     ends = receipt or event == "sent" or event in _ENDS
-    return _Effect(
-        more=(_ENDED.index(meaning.status),) if ends else (),
-        less=(_ENDED.index("sent"),) if receipt else (),
+    return Effect(
+        more=(ENDED.index(meaning.status),) if ends else (),
+        less=(ENDED.index("sent"),) if receipt else (),
         begins=meaning.charge == "holds",
         captures=meaning.charge == "captures",
         releases=meaning.charge == "releases",
     )
 
 
-_EFFECTS: dict[str, _Effect] = {event: _effect_of(event) for event in EVENTS}
-_EFFECTS[RESENT] = _Effect(less=(_ENDED.index("sent"),), moves_units=False)
-_NONE = [0] * len(_ENDED)
-_DELIVERED = _ENDED.index("delivered")
-# Of messages with these it is known whether they were delivered.
-_KNOWN = tuple(_ENDED.index(status) for status in ("delivered", "undelivered", "failed", "expired"))
+EFFECTS: dict[str, Effect] = {event: _effect_of(event) for event in EVENTS}
+EFFECTS[RESENT] = Effect(less=(ENDED.index("sent"),), moves_units=False)
+# Places in `ENDED`: of messages with these it is known whether they were delivered.
+KNOWN = tuple(ENDED.index(status) for status in ("delivered", "undelivered", "failed", "expired"))
 
 
 class ReportQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,19 +121,16 @@ class ReportQuery(msgspec.Struct, frozen=True, kw_only=True):
     campaign: str = ""
 
 
-class EventSum(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How often one event came in one group."""
+class Sums(NamedTuple):
+    """How often each event came in each group."""
 
-    # The values of the query's `group_by` without `status`, in order, as the tables have them.
-    group: tuple[str | int, ...]
-    event: str
-    events: int
-    segments: int
-    units: int
-    # How long providers took to answer, and from the acceptance to the event: p50, p95, p99, microseconds;
-    # NaN when there are none.
-    answer_us: Sequence[float] = ()
-    age_us: Sequence[float] = ()
+    # The values of the query's `group_by` without `status`, in order, as the tables have them; each once.
+    groups: list[tuple[str | int, ...]]
+    # By group and event (`SUMMED`): how many, segments and units, each of 64 bits.
+    numbers: bytes
+    # By group and times (`TIMED`): p50, p95 and p99, microseconds, as numbers of 64 bits; NaN when there are
+    # none.
+    times: bytes
 
 
 class Quantiles(msgspec.Struct, frozen=True, gc=False):
@@ -201,101 +196,6 @@ class Report(msgspec.Struct, kw_only=True):
     rows: list[ReportRow]
 
 
-class _Counts:
-    """Of one group: messages, segments and units by status, but for `accepted`, in the order of `_ENDED`;
-    what began, in the same three measures; units by charge; and the events with times."""
-
-    __slots__ = ("begun", "captured", "ended", "released", "retries", "times")
-
-    def __init__(self) -> None:
-        self.ended: tuple[list[int], list[int], list[int]] = (_NONE.copy(), _NONE.copy(), _NONE.copy())
-        self.begun = [0, 0, 0]
-        self.captured = self.released = self.retries = 0
-        self.times: dict[str, EventSum] = {}
-
-    def add(self, found: EventSum) -> None:
-        """Add all events of a kind; each kind once."""
-        effect = _EFFECTS[found.event]
-        events, segments, units = self.ended
-        of_units = found.units if effect.moves_units else 0
-        for place in effect.more:
-            events[place] += found.events
-            segments[place] += found.segments
-            units[place] += of_units
-        for place in effect.less:
-            events[place] -= found.events
-            segments[place] -= found.segments
-            units[place] -= of_units
-        if effect.begins:
-            self.begun[0] += found.events
-            self.begun[1] += found.segments
-            self.begun[2] += found.units
-        elif effect.captures:
-            self.captured += found.units
-        elif effect.releases:
-            self.released += found.units
-        if found.event == "retrying":
-            self.retries = found.events
-        elif found.event in ("sent", "delivered"):
-            self.times[found.event] = found
-
-    def quantiles(self, event: str, of: Literal["answer_us", "age_us"]) -> Quantiles | None:
-        """Those of `sent` or `delivered`; None when there are none."""
-        if (found := self.times.get(event)) is None:
-            return None
-        values = found.answer_us if of == "answer_us" else found.age_us
-        if len(values) != 3:
-            return None
-        p50, p95, p99 = values
-        if math.isnan(p50):
-            return None
-        # Whole microseconds.
-        return Quantiles(int(p50 + 0.5) / 1000, int(p95 + 0.5) / 1000, int(p99 + 0.5) / 1000)
-
-    def left(self) -> tuple[int, int, int, int]:
-        """Messages, segments and units that have not ended, and units that are held."""
-        (events, segments, units), begun = self.ended, self.begun
-        held = begun[2] - self.captured - self.released
-        return begun[0] - sum(events), begun[1] - sum(segments), begun[2] - sum(units), held
-
-
-def rows_of(
-    sums: Iterable[EventSum], group_by: Sequence[Group], zone: tzinfo, *, of_provider: bool = False
-) -> list[ReportRow]:
-    """The rows of a report, in the order of their groups; `zone`: that of its times. `of_provider`: the sums
-    are those of one provider alone, with which nothing is that has not ended."""
-    named = [name for name in group_by if name != "status"]
-    groups: dict[tuple[str | int, ...], _Counts] = defaultdict(_Counts)
-    for found in sums:
-        groups[found.group].add(found)
-    if of_provider:
-        waiting: Mapping[tuple[str | int, ...], Sequence[int]] = {}
-    elif "provider" in named:
-        waiting = _waiting(groups, named.index("provider"))
-    else:
-        waiting = {group: counts.left() for group, counts in groups.items()}
-    rows: list[ReportRow] = []
-    made = _lines if "status" in group_by else _line
-    # A place of all groups has either text or numbers.
-    for group in sorted(groups):
-        rows += made(_about(named, group, zone), groups[group], waiting.get(group, (0, 0, 0, 0)))
-    return rows
-
-
-def _waiting(
-    groups: dict[tuple[str | int, ...], _Counts], place: int
-) -> dict[tuple[str | int, ...], list[int]]:
-    """What has not ended, by groups with no provider, which is at that place: what was accepted less what has
-    ended, with whichever provider. Such groups are there afterwards."""
-    waiting: dict[tuple[str | int, ...], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    for group, counts in list(groups.items()):
-        whole = (*group[:place], "", *group[place + 1 :])
-        groups[whole]
-        for i, much in enumerate(counts.left()):
-            waiting[whole][i] += much
-    return waiting
-
-
 def ordered(rows: list[ReportRow], order: Order, limit: int, messages_min: int) -> list[ReportRow]:
     """At most `limit` rows of groups with at least `messages_min` messages; the worst first by `failure` and
     `latency` (until a provider took the message, p95), the largest first by `messages`."""
@@ -313,56 +213,3 @@ def ordered(rows: list[ReportRow], order: Order, limit: int, messages_min: int) 
 
 def _p95(row: ReportRow) -> float:
     return row.sent_after_ms.p95 if isinstance(row.sent_after_ms, Quantiles) else -math.inf
-
-
-def _lines(about: Mapping[str, Any], counts: _Counts, waiting: Sequence[int]) -> list[ReportRow]:
-    """A row for each status that any message of the group has."""
-    lines = {status: list(sums) for status, *sums in zip(_ENDED, *counts.ended, strict=True)}
-    lines["accepted"] = list(waiting[:3])
-    return [
-        ReportRow(**about, status=status, messages=messages, segments=segments, units=units)
-        for status, (messages, segments, units) in ((status, lines[status]) for status in _LINES)
-        if messages or segments or units
-    ]
-
-
-def _line(about: Mapping[str, Any], counts: _Counts, waiting: Sequence[int]) -> list[ReportRow]:
-    """The row of a group; none when no message is in it."""
-    events, segments, units = counts.ended
-    messages, captured, released = waiting[0] + sum(events), counts.captured, counts.released
-    if not (messages or counts.retries or captured or released or any(events)):
-        return []
-    statuses: dict[str, Any] = dict(zip(_ENDED, events, strict=True))
-    known = sum([events[place] for place in _KNOWN])
-    delivered = events[_DELIVERED]
-    return [
-        ReportRow(
-            **about,
-            messages=messages,
-            segments=waiting[1] + sum(segments),
-            units=waiting[2] + sum(units),
-            accepted=waiting[0],
-            **statuses,
-            retries=counts.retries,
-            held=waiting[3],
-            captured=captured,
-            released=released,
-            delivery_rate=round(delivered / known, 6) if known > 0 else None,
-            answer_ms=counts.quantiles("sent", "answer_us"),
-            sent_after_ms=counts.quantiles("sent", "age_us"),
-            delivered_after_ms=counts.quantiles("delivered", "age_us"),
-        )
-    ]
-
-
-def _about(named: Sequence[Group], group: Sequence[str | int], zone: tzinfo) -> dict[str, str | int]:
-    """The group as the fields of a row that name it."""
-    about: dict[str, str | int] = {}
-    for name, value in zip(named, group, strict=True):
-        if name in TIMES:
-            about["time"] = datetime.fromtimestamp(int(value), zone).isoformat()
-        elif name == "country":
-            about["country"] = country_of(int(value))
-        else:
-            about[name] = value
-    return about

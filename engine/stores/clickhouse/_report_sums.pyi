@@ -1,4 +1,4 @@
-from typing import Any
+from engine.activity.reports import Sums
 
 class ReportSums:
     """What the statements of a report have found, added up for each group and event."""
@@ -8,9 +8,7 @@ class ReportSums:
     lost: bool
 
     def add(self, answer: bytes) -> None:
-        """Add the rows of an answer in the format RowBinaryWithNamesAndTypes. Raises ValueError when it broke
-        off, or is none."""
+        """Add the rows of an answer in the format Native. Raises ValueError when it broke off, or is none."""
 
-    def rows(self) -> list[tuple[Any, ...]]:
-        """A row for each group and event: the group's values, the event, how many, segments and units; and
-        p50, p95 and p99 of the times of answers, and of ages, microseconds: () when there are none."""
+    def sums(self) -> Sums:
+        """What was added, with quantiles of the times in `TIMED`."""

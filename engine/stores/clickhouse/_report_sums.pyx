@@ -1,27 +1,32 @@
 """What the statements of a report have found, added up for each group and event, with quantiles of times.
 
 Theory. Times are counted in classes (`engine.stores.clickhouse.time_classes`), and the counts of a group come
-as maps of a class and how many times are in it. A row is read once; its maps stay where they are in the
-answer until the quantiles are wanted, and are then spread over one array with a place for each class. So no
-Python object is made for a row of a group that is known, nor for a count. ClickHouse could say the quantiles
-as well, but to plan that takes it as long as all the rest of most reports.
+as maps of a class and how many times are in it. A column is read where it is in the answer, which is kept; so
+are the maps of a count, until the quantiles are wanted, and then they are spread over one array with a place
+for each class. A Python object is made for a group, and none for a count, nor for its numbers. ClickHouse
+could say the quantiles as well, but to plan that takes it as long as all the rest of most reports; and it
+adds up maps at a tenth of the speed.
 
-    RowBinary   https://clickhouse.com/docs/interfaces/formats/RowBinary
+A count may be taken off a group as it is added to another (`off0` and so on): sums are numbers without a
+sign, whose differences are right in the end.
+
+    Native   https://clickhouse.com/docs/interfaces/formats/Native
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_RawCalloc, PyMem_RawFree, PyMem_Realloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.math cimport exp2
-from libc.stdint cimport int16_t, int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcmp, memcpy, memset
+
+from engine.stores.clickhouse._native cimport (
+    MAP, TEXT, UNSIGNED, WORDS, Column, length, next_name, next_text, set_kind, signed, unsigned, values,
+)
+from engine.stores.clickhouse._pieces cimport CLASSES, PARTS, Piece, quantiles
+
+from engine.activity.reports import SUMMED, TIMED, Sums
 
 cdef enum:
-    # How a value is written.
-    TEXT = 0
-    UNSIGNED = 1
-    SIGNED = 2
-    MAP = 3
     # What a column says.
     GROUP = 0
     EVENTS = 1
@@ -31,100 +36,47 @@ cdef enum:
     AGES = 5
     LOST = 6
     COUNTED = 7
-    # Octets of a class and its count; and classes that there may be.
-    ENTRY = 10
-    CLASSES = 65536
-    # Classes in an octave, as in `time_classes`.
-    OCTAVE = 8
-    PARTS = 3
+    OFF = 8
+    MEASURES = 3
+    COLUMNS = 32
+    EVENTS_MAX = 32
+    # A group's values take so many octets at most to be told from others.
+    KEY = 4096
     # After so many rows other threads have a turn.
     TURN = 512
 
-cdef double[PARTS] QUANTILES = [0.5, 0.95, 0.99]
+# A time that is none: to add to no group, or to take off none.
+cdef uint64_t NOWHERE = 0xffffffff
+
+cdef int KINDS = len(SUMMED), SERIES = len(TIMED)
 
 _NAMES = {
     "n": EVENTS, "parts": SEGMENTS, "held": UNITS, "of_answers": ANSWERS, "of_ages": AGES, "lost": LOST,
 }
-_TYPES = {
-    "String": (TEXT, 0), "Map(UInt16, UInt64)": (MAP, 0),
-    **{f"UInt{8 * width}": (UNSIGNED, width) for width in (1, 2, 4, 8)},
-    **{f"Int{8 * width}": (SIGNED, width) for width in (1, 2, 4, 8)},
-}
+cdef list _EVENTS = [event.encode() for event in SUMMED]
 
 
-cdef struct Column:
-    int role
-    int kind
-    int width
-    # Of `counted0` and so on: which.
-    int place
+cdef struct Known:
+    # Of a group: its values as the answer has them, and how many octets they are; -1: not in this answer yet.
+    # And the place of the group that came after it.
+    const uint8_t *key
+    Py_ssize_t used
+    Py_ssize_t after
 
 
-cdef class _Sum:
-    """Of one group and event: how many, segments, units; and where its maps are."""
-
-    cdef uint64_t events, segments, units
-    cdef const uint8_t **maps[2]
-    cdef int count[2]
-
-    def __dealloc__(self):
-        PyMem_Free(self.maps[0])
-        PyMem_Free(self.maps[1])
-
-    cdef int add_map(self, int which, const uint8_t *at) except -1:
-        cdef int count = self.count[which]
-        cdef const uint8_t **maps
-        # Room for 1, 2, 4, 8 and so on.
-        if count & (count - 1) == 0:
-            maps = <const uint8_t **>PyMem_Realloc(self.maps[which], max(1, 2 * count) * sizeof(void *))
-            if maps == NULL:
-                raise MemoryError
-            self.maps[which] = maps
-        self.maps[which][count] = at
-        self.count[which] = count + 1
-        return 0
+cdef int kind_of(const uint8_t *text, uint64_t size) except -1:
+    """The place of an event in `SUMMED`. Raises ValueError for one that is not counted."""
+    cdef Py_ssize_t i
+    for i in range(KINDS):
+        event = <bytes>_EVENTS[i]
+        if <uint64_t>PyBytes_GET_SIZE(event) == size and not memcmp(PyBytes_AS_STRING(event), text, size):
+            return i
+    raise ValueError("The answer has an event that is not counted.")
 
 
-cdef inline const uint8_t *length(const uint8_t *at, const uint8_t *end, uint64_t *value) noexcept nogil:
-    """Read a LEB128 number; where it ends, NULL when it does not."""
-    cdef int shift = 0
-    value[0] = 0
-    while at < end and shift < 63:
-        value[0] |= <uint64_t>(at[0] & 0x7f) << shift
-        if at[0] < 0x80:
-            return at + 1
-        at += 1
-        shift += 7
-    return NULL
-
-
-cdef inline uint64_t unsigned(const uint8_t *at, int width) noexcept nogil:
-    """A number of this machine's order, which has to be little-endian, as for `_columns`."""
-    cdef uint64_t value = 0
-    memcpy(&value, at, width)
-    return value
-
-
-cdef object signed(const uint8_t *at, int width):
-    if width == 8:
-        return <int64_t>unsigned(at, 8)
-    if width == 4:
-        return <int32_t>unsigned(at, 4)
-    return <int16_t>unsigned(at, 2) if width == 2 else <int8_t>at[0]
-
-
-cdef const uint8_t *past(const Column *column, const uint8_t *at, const uint8_t *end) except NULL:
-    """Where a value ends. Raises ValueError when the answer ends before."""
-    cdef uint64_t size = column.width
-    if column.kind == TEXT or column.kind == MAP:
-        at = length(at, end, &size)
-        if column.kind == MAP:
-            if size > CLASSES:
-                raise ValueError("The answer has more classes than there are.")
-            size *= ENTRY
-    if at == NULL or <int64_t>size > end - at:
-        raise ValueError("The answer broke off.")
-    return at + size
+cdef inline bint is_time(const Column *column) noexcept nogil:
+    """Whether a column has numbers as times are written, of which some may be off."""
+    return column.kind == UNSIGNED and column.width == 4
 
 
 cdef class ReportSums:
@@ -132,170 +84,315 @@ cdef class ReportSums:
     cdef readonly bint lost
     # The answers, which the maps point into.
     cdef list _answers
-    # By the values of a group and its event.
-    cdef dict _sums
+    # The groups in the order in which they came, and the place of each.
+    cdef list _groups
+    cdef dict _places
+    # By group and event: how many, segments, units.
+    cdef uint64_t *_numbers
+    # By group, and which times of it: the last map.
+    cdef int64_t *_last
+    cdef Known *_known
+    cdef Py_ssize_t _room
+    cdef Piece *_pieces
+    cdef int64_t _count, _pieces_room
+    # By event: the place of its times of answers, and of ages; -1: they are not shown.
+    cdef int[EVENTS_MAX][2] _timed
     cdef uint64_t *_classes
 
     def __cinit__(self):
-        self.counted, self._answers, self._sums = [], [], {}
+        cdef int i
+        assert KINDS <= EVENTS_MAX
+        self.counted, self._answers, self._groups, self._places = [], [], [], {}
+        for i in range(EVENTS_MAX):
+            self._timed[i][0] = self._timed[i][1] = -1
+        for i, (event, of) in enumerate(TIMED):
+            self._timed[SUMMED.index(event)][0 if of == "answer_us" else 1] = i
         self._classes = <uint64_t *>PyMem_RawCalloc(CLASSES, sizeof(uint64_t))
         if self._classes == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         PyMem_RawFree(self._classes)
+        PyMem_RawFree(self._numbers)
+        PyMem_RawFree(self._last)
+        PyMem_RawFree(self._known)
+        PyMem_RawFree(self._pieces)
 
     def add(self, bytes answer):
         cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(answer)
         cdef const uint8_t *end = at + PyBytes_GET_SIZE(answer)
-        cdef const uint8_t *row
-        cdef Column[32] columns
-        cdef int width = 0, groups = 0, i
-        cdef Py_ssize_t read = 0
+        cdef Column[COLUMNS] columns
+        cdef uint64_t width = 0, rows = 0
+        cdef int groups = 0
+        cdef Py_ssize_t place
         cdef dict known = {}
-        cdef bytes key
-        cdef _Sum found
-        if not answer:
-            return
-        at = self._columns(at, end, columns, &width, &groups)
         self._answers.append(answer)
+        # Another answer may have other types.
+        for place in range(self._room):
+            self._known[place].used = self._known[place].after = -1
         while at < end:
-            read += 1
-            if read % TURN == 0:
-                with nogil:
-                    pass
-            row = at
-            for i in range(groups):
-                at = past(&columns[i], at, end)
-            key = PyBytes_FromStringAndSize(<const char *>row, at - row)
-            if key in known:
-                found = known[key]
-            else:
-                found = known[key] = self._of_group(columns, groups, row, end)
-            for i in range(groups, width):
-                row, at = at, past(&columns[i], at, end)
-                self._add_value(&columns[i], found, row)
+            at = length(at, end, &width)
+            if at == NULL or not 0 < width <= COLUMNS:
+                raise ValueError("The answer has no columns.")
+            at = length(at, end, &rows)
+            if at == NULL:
+                raise ValueError("The answer broke off.")
+            at = self._columns(at, end, columns, width, rows, &groups)
+            self._rows(columns, width, rows, groups, end, known)
 
     cdef const uint8_t *_columns(
-        self, const uint8_t *at, const uint8_t *end, Column *columns, int *width, int *groups
+        self, const uint8_t *at, const uint8_t *end, Column *columns, int width, uint64_t rows, int *groups
     ) except NULL:
-        """Read what the columns are; where the rows begin."""
-        cdef Column text = Column(GROUP, TEXT, 0, 0)
-        cdef uint64_t count = 0
+        """Read where the columns of a block begin, and what they are; where it ends."""
+        cdef Column *column
         cdef int i
-        cdef list words = []
-        cdef const uint8_t *begin
-        at = length(at, end, &count)
-        if at == NULL or not 0 < count <= 32:
-            raise ValueError("The answer has no columns.")
-        for i in range(2 * <int>count):
-            begin, at = at, past(&text, at, end)
-            words.append(self._text(begin, end))
-        width[0] = count
-        for i in range(<int>count):
-            name, kind = words[i], words[count + i]
-            if name.startswith("g"):
+        cdef str name, kind
+        groups[0] = 0
+        for i in range(width):
+            column = &columns[i]
+            name, kind = next_name(&at, end), next_name(&at, end)
+            set_kind(column, kind)
+            self._set_role(column, name)
+            is_map = column.role == ANSWERS or column.role == AGES
+            is_text = column.kind == TEXT or column.kind == WORDS
+            if column.width < 0 or is_map != (column.kind == MAP) or is_text and column.role != GROUP:
+                raise ValueError(f"The column {name} has the type {kind}.")
+            if column.role == GROUP:
+                # The groups come first, the event as the last of them.
+                if groups[0] != i:
+                    raise ValueError(f"The column {name} stands behind others.")
                 groups[0] = i + 1
-            columns[i].role = GROUP if name.startswith("g") else _NAMES.get(name, COUNTED)
-            if kind.startswith("LowCardinality("):
-                kind = kind.removeprefix("LowCardinality(").removesuffix(")")
-            elif kind.startswith("SimpleAggregateFunction("):
-                kind = kind.partition(", ")[2].removesuffix(")")
-            columns[i].kind, columns[i].width = _TYPES.get(kind, (MAP, -1))
-            is_map = columns[i].role == ANSWERS or columns[i].role == AGES
-            if columns[i].width < 0 or is_map != (columns[i].kind == MAP):
-                raise ValueError(f"The column {name} has the type {words[count + i]}.")
-            if columns[i].role == COUNTED:
-                columns[i].place = int(name.removeprefix("counted"))
-                while len(self.counted) <= columns[i].place:
-                    self.counted.append(0)
+            at = values(column, at, end, rows, self._answers)
+        if groups[0] == 0 or columns[groups[0] - 1].kind not in (TEXT, WORDS):
+            raise ValueError("The answer has no column of events.")
+        for i in range(groups[0], width):
+            column = &columns[i]
+            if column.role == OFF and (
+                not 0 <= column.place < groups[0] or not (is_time(column) and is_time(&columns[column.place]))
+            ):
+                raise ValueError("The answer takes off what is no time.")
         return at
 
-    cdef _Sum _of_group(self, const Column *columns, int groups, const uint8_t *at, const uint8_t *end):
-        """The sum of a group and its event; None when it is no event, but says how far a series is counted."""
-        cdef list values = []
-        cdef int i
-        for i in range(groups):
-            if columns[i].kind == TEXT:
-                values.append(self._text(at, end))
-            elif columns[i].kind == UNSIGNED:
-                values.append(unsigned(at, columns[i].width))
-            else:
-                values.append(signed(at, columns[i].width))
-            at = past(&columns[i], at, end)
-        if not values[groups - 1]:
-            return None
-        group = tuple(values)
-        found = self._sums.get(group)
-        if found is None:
-            found = self._sums[group] = _Sum()
-        return found
-
-    cdef str _text(self, const uint8_t *at, const uint8_t *end):
-        cdef uint64_t size = 0
-        at = length(at, end, &size)
-        return PyUnicode_DecodeUTF8(<const char *>at, size, NULL)
-
-    cdef int _add_value(self, const Column *column, _Sum found, const uint8_t *at) except -1:
-        cdef uint64_t value
-        if column.role == ANSWERS or column.role == AGES:
-            # One without an entry is a single zero.
-            if at[0] and found is not None:
-                found.add_map(column.role - ANSWERS, at)
-            return 0
-        value = unsigned(at, column.width)
-        if column.role == COUNTED:
-            if value > <uint64_t>self.counted[column.place]:
-                self.counted[column.place] = value
-        elif column.role == LOST:
-            self.lost = self.lost or value
-        elif found is None:
-            pass
-        elif column.role == EVENTS:
-            found.events += value
-        elif column.role == SEGMENTS:
-            found.segments += value
+    cdef int _set_role(self, Column *column, str name) except -1:
+        """Note what a column says, by its name."""
+        if name.startswith("g"):
+            column.role = GROUP
+        elif name.startswith("off"):
+            column.role, column.place = OFF, int(name.removeprefix("off"))
         else:
-            found.units += value
+            column.role = _NAMES.get(name, COUNTED)
+        if column.role == COUNTED:
+            column.place = int(name.removeprefix("counted"))
+            if not 0 <= column.place < COLUMNS:
+                raise ValueError(f"The column {name} is of no series.")
+            while len(self.counted) <= column.place:
+                self.counted.append(0)
         return 0
 
-    def rows(self):
-        cdef _Sum found
-        cdef list rows = []
-        for group, found in self._sums.items():
-            rows.append(
-                (*group, found.events, found.segments, found.units, self._quantiles(found, 0),
-                    self._quantiles(found, 1))
-            )
-            if len(rows) % TURN == 0:
+    cdef int _rows(
+        self, Column *columns, int width, uint64_t rows, int groups, const uint8_t *end, dict known
+    ) except -1:
+        """Add the rows of a block. `known`: the places of groups by their values as the answer has them."""
+        cdef uint8_t[KEY] key
+        cdef const uint8_t *text
+        cdef uint64_t size = 0, row
+        cdef Py_ssize_t used, place = -1, off_at = -1
+        cdef int i, kind = -1
+        cdef Column *off = NULL
+        for i in range(groups, width):
+            if columns[i].role == OFF:
+                off = &columns[i]
+        for row in range(rows):
+            if row % TURN == TURN - 1:
                 with nogil:
                     pass
-        return rows
+            used = self._key(columns, groups - 1, end, key, off, &off_at)
+            text = next_text(&columns[groups - 1], end, &size)
+            # Without an event it says how far a series is counted.
+            kind = kind_of(text, size) if size else -1
+            if kind < 0 or off != NULL and unsigned(key + off_at, 4) == NOWHERE:
+                self._measures(columns, groups, width, -1, kind, False)
+            else:
+                place = self._next(place, columns, groups - 1, key, used, known)
+                self._measures(columns, groups, width, place, kind, False)
+            if off != NULL:
+                if kind >= 0 and unsigned(off.at, 4) != NOWHERE:
+                    memcpy(key + off_at, off.at, 4)
+                    self._measures(
+                        columns, groups, width, self._place(columns, groups - 1, key, used, known), kind, True
+                    )
+                off.at += 4
+        return 0
 
-    cdef tuple _quantiles(self, _Sum found, int which):
-        """Those of all maps together; () when they are empty."""
-        cdef uint64_t *classes = self._classes
-        cdef uint64_t size = 0, count, total = 0, below = 0
-        cdef int i, place, low = CLASSES, high = -1, reached = 0
-        cdef const uint8_t *at
-        cdef double wanted
-        cdef double[PARTS] result
-        for i in range(found.count[which]):
-            # The maps were read to their ends before.
-            at = length(found.maps[which][i], found.maps[which][i] + 10, &size)
-            while size:
-                place, count = <int>unsigned(at, 2), unsigned(at + 2, 8)
-                classes[place] += count
-                total += count
-                low, high = min(low, place), max(high, place)
-                at += ENTRY
-                size -= 1
-        for place in range(low, high + 1):
-            count, classes[place] = classes[place], 0
-            below += count
-            while count and reached < PARTS and below >= QUANTILES[reached] * total:
-                # Within a class the logarithms of times are spread evenly.
-                wanted = QUANTILES[reached] * total
-                result[reached] = exp2((place + 1 - (below - wanted) / count) / OCTAVE)
-                reached += 1
-        return (result[0], result[1], result[2]) if reached == PARTS else ()
+    cdef Py_ssize_t _key(
+        self, Column *columns, int groups, const uint8_t *end, uint8_t *key, Column *off, Py_ssize_t *off_at
+    ) except -1:
+        """Copy the next value of each group to `key`; how many octets. `off_at`: where `off` has another."""
+        cdef Column *column
+        cdef const uint8_t *text
+        cdef uint64_t size = 0
+        cdef Py_ssize_t used = 0
+        cdef int i
+        for i in range(groups):
+            column = &columns[i]
+            if column.kind == TEXT or column.kind == WORDS:
+                text = next_text(column, end, &size)
+                # And all numbers beside it.
+                if size > KEY or used + <Py_ssize_t>size + 4 > KEY - 8 * COLUMNS:
+                    raise ValueError("The answer has a group with a long name.")
+                # With its length, so that no two groups look alike.
+                memcpy(key + used, &size, 4)
+                memcpy(key + used + 4, text, size)
+                used += 4 + size
+                continue
+            if off != NULL and off.place == i:
+                off_at[0] = used
+            memcpy(key + used, column.at, column.width)
+            used += column.width
+            column.at += column.width
+        return used
+
+    cdef int _measures(
+        self, Column *columns, int groups, int width, Py_ssize_t place, int kind, bint taken
+    ) except -1:
+        """Add the numbers of a row to a group; -1: to none. `taken`: take them off, once more."""
+        cdef uint64_t value, size, before
+        cdef Column *column
+        cdef int i, octets
+        cdef uint64_t *sums = &self._numbers[(place * KINDS + kind) * MEASURES] if place >= 0 else NULL
+        for i in range(groups, width):
+            column = &columns[i]
+            if column.role == OFF:
+                continue
+            octets = 8 if column.kind == MAP else column.width
+            if taken:
+                column.at -= octets
+            value = unsigned(column.at, octets)
+            column.at += octets
+            if column.kind == MAP:
+                if not taken:
+                    column.before, column.read = column.read, value
+                before = column.before
+                size = value - before
+                if size > CLASSES:
+                    raise ValueError("The answer has more classes than there are.")
+                if place >= 0 and size and self._timed[kind][column.role - ANSWERS] >= 0:
+                    self._add_map(
+                        place * SERIES + self._timed[kind][column.role - ANSWERS],
+                        column.keys + 2 * before, column.values + 8 * before, size, taken,
+                    )
+            elif column.role == COUNTED:
+                if value > <uint64_t>self.counted[column.place]:
+                    self.counted[column.place] = value
+            elif column.role == LOST:
+                self.lost = self.lost or value
+            elif sums != NULL:
+                sums[column.role - EVENTS] += -value if taken else value
+        return 0
+
+    cdef Py_ssize_t _next(
+        self, Py_ssize_t before, const Column *columns, int groups, const uint8_t *key, Py_ssize_t used,
+        dict known
+    ) except -1:
+        """As `_place`, of the group of a row that comes after one of the group at `before`; -1: it is the
+        first. The events of a group mostly stand beside each other, and groups in the same order again."""
+        cdef Py_ssize_t place = before
+        if before >= 0:
+            if self._known[place].used != used or memcmp(self._known[place].key, key, used):
+                place = self._known[before].after
+        if place >= 0 and self._known[place].used == used and not memcmp(self._known[place].key, key, used):
+            return place
+        place = self._place(columns, groups, key, used, known)
+        if before >= 0:
+            self._known[before].after = place
+        return place
+
+    cdef Py_ssize_t _place(
+        self, const Column *columns, int groups, const uint8_t *key, Py_ssize_t used, dict known
+    ) except -1:
+        """The place of a group by its values as the answer has them."""
+        cdef bytes name = PyBytes_FromStringAndSize(<const char *>key, used)
+        cdef Py_ssize_t place
+        found = known.get(name)
+        if found is not None:
+            return found
+        place = known[name] = self._place_of(columns, groups, key)
+        self._known[place].key, self._known[place].used = <const uint8_t *>PyBytes_AS_STRING(name), used
+        return place
+
+    cdef Py_ssize_t _place_of(self, const Column *columns, int groups, const uint8_t *key) except -1:
+        """The place of a group with these values."""
+        cdef list values = []
+        cdef uint32_t size = 0
+        cdef Py_ssize_t place
+        cdef int i
+        for i in range(groups):
+            if columns[i].kind == TEXT or columns[i].kind == WORDS:
+                memcpy(&size, key, 4)
+                values.append(PyUnicode_DecodeUTF8(<const char *>key + 4, size, NULL))
+                key += 4 + size
+                continue
+            if columns[i].kind == UNSIGNED:
+                values.append(unsigned(key, columns[i].width))
+            else:
+                values.append(signed(key, columns[i].width))
+            key += columns[i].width
+        group = tuple(values)
+        found = self._places.get(group)
+        if found is not None:
+            return found
+        place = len(self._groups)
+        if place == self._room:
+            self._grow()
+        self._groups.append(group)
+        self._places[group] = place
+        return place
+
+    cdef int _grow(self) except -1:
+        cdef Py_ssize_t room = max(64, 2 * self._room)
+        cdef size_t numbers = KINDS * MEASURES * sizeof(uint64_t), last = SERIES * sizeof(int64_t)
+        cdef void *found = PyMem_RawRealloc(self._numbers, room * numbers)
+        if found == NULL:
+            raise MemoryError
+        self._numbers = <uint64_t *>found
+        memset(<char *>found + self._room * numbers, 0, (room - self._room) * numbers)
+        found = PyMem_RawRealloc(self._last, room * last)
+        if found == NULL:
+            raise MemoryError
+        self._last = <int64_t *>found
+        # -1 of all.
+        memset(<char *>found + self._room * last, 0xff, (room - self._room) * last)
+        found = PyMem_RawRealloc(self._known, room * sizeof(Known))
+        if found == NULL:
+            raise MemoryError
+        self._known = <Known *>found
+        memset(self._known + self._room, 0xff, (room - self._room) * sizeof(Known))
+        self._room = room
+        return 0
+
+    cdef int _add_map(
+        self, Py_ssize_t of, const uint8_t *keys, const uint8_t *values, uint32_t size, bint taken
+    ) except -1:
+        cdef Piece *piece
+        if self._count == self._pieces_room:
+            self._pieces_room = max(256, 2 * self._pieces_room)
+            piece = <Piece *>PyMem_RawRealloc(self._pieces, self._pieces_room * sizeof(Piece))
+            if piece == NULL:
+                raise MemoryError
+            self._pieces = piece
+        self._pieces[self._count] = Piece(keys, values, size, taken, self._last[of])
+        self._last[of] = self._count
+        self._count += 1
+        return 0
+
+    def sums(self):
+        cdef Py_ssize_t count = len(self._groups), place
+        cdef bytes times = PyBytes_FromStringAndSize(NULL, count * SERIES * PARTS * sizeof(double))
+        cdef double *result = <double *>PyBytes_AS_STRING(times)
+        for place in range(count * SERIES):
+            if place % TURN == TURN - 1:
+                with nogil:
+                    pass
+            quantiles(self._pieces, self._last[place], self._classes, result + place * PARTS)
+        size = count * KINDS * MEASURES * sizeof(uint64_t)
+        return Sums(self._groups, PyBytes_FromStringAndSize(<const char *>self._numbers, size), times)

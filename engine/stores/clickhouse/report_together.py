@@ -32,6 +32,7 @@ from engine.stores.clickhouse.report_cover import (
     whole,
 )
 from engine.stores.clickhouse.report_later_sql import COUNTED_SQL, COUNTRY_SQL, EVENT_SQL, TIMES_SQL
+from engine.stores.clickhouse.report_moved import Moved, moved
 from engine.stores.clickhouse.report_narrow_sql import ALONE, BY, DAY, QUARTER_S
 from engine.stores.clickhouse.report_period_sql import HOUR_S, TABLE
 from engine.stores.clickhouse.report_statements import (
@@ -44,8 +45,10 @@ from engine.stores.clickhouse.report_statements import (
 )
 
 _TIMES = ("of_answers", "of_ages")
-# Most counts that are read as they are: they come to a few megabytes.
-_AS_THEY_ARE_MAX = 50_000
+# Most counts that are read as they are, and most of organisations, which have fewer times each: they come to
+# some twenty megabytes.
+_AS_THEY_ARE_MAX = 60_000
+_OF_ORGANISATIONS_MAX = 150_000
 
 
 class Together(NamedTuple):
@@ -71,6 +74,8 @@ class _Part(NamedTuple):
     periods: list[str]
     times: list[tuple[int, int]]
     added: int
+    # Of days or hours of UTC, what is moved to those of another zone.
+    moved: Moved | None = None
 
 
 def by_periods(
@@ -83,15 +88,14 @@ def by_periods(
     for place, part in enumerate(parts):
         parameters |= {f"series{place}": part.series.zone, f"begun{place}": part.series.from_ms}
     selects = [_of_series(query, part, place, len(parts)) for place, part in enumerate(parts)]
-    few = _are_few(query, parts, whole=series is not None)
-    if few and parts[0].added and "hour" not in query.group_by and not filters(query):
+    if series is not None and "day" in query.group_by and parts[0].added and not filters(query):
         # A count is a row of the statement.
         counts_max = min(counts_max, ROWS_MAX)
-    added_up = _added_up(query, _bounded(selects, counts_max), len(parts))
-    sql = _bounded(selects, min(counts_max, _AS_THEY_ARE_MAX)) if few else added_up
+    as_they_are = min(_as_they_are(query, parts, days if series is not None else None), counts_max)
+    added_up = _added_up(query, _bounded(selects, counts_max), parts)
     return Together(
-        sql,
-        added_up if few and counts_max > _AS_THEY_ARE_MAX else "",
+        _bounded(selects, as_they_are) if as_they_are else added_up,
+        added_up if as_they_are and counts_max > as_they_are else "",
         _of_later(query, parts),
         parameters,
         tuple(part.series for part in parts),
@@ -106,13 +110,17 @@ def _bounded(selects: list[str], counts_max: int) -> str:
     return " UNION ALL ".join(f"SELECT * FROM ({select} {bound})" for select in selects)  # noqa: S608 - our own names
 
 
-def _added_up(query: ReportQuery, selects: str, places: int) -> str:
-    """What `selects` reads of so many series, added up for each group and event."""
+def _added_up(query: ReportQuery, selects: str, parts: list[_Part]) -> str:
+    """What `selects` reads of the series, added up for each group and event."""
     groups = numbered(len(groups_of(query, "")) + 1)
+    if parts[0].moved is not None:
+        groups += f", {_off(query)}"
     columns = [f"sum({column}) AS {column}" for column in ("n", "parts", "held")]
     if "status" not in query.group_by:
         columns += [f"sumMap({column}) AS {column}" for column in _TIMES]
-    columns += [f"max({column}) AS {column}" for column in ("lost", *(f"counted{i}" for i in range(places)))]
+    columns += [
+        f"max({column}) AS {column}" for column in ("lost", *(f"counted{i}" for i in range(len(parts))))
+    ]
     return f"SELECT {groups}, {', '.join(columns)} FROM ({selects}) GROUP BY {groups} LIMIT {ROWS_MAX}"  # noqa: S608 - our own names
 
 
@@ -126,6 +134,8 @@ def _parts(query: ReportQuery, series: Series | None, utc: Series, days: Days) -
         ends = [(begin, end) for begin, end in ends if begin < end]
     if ends:
         added = added_of(query, utc)
+        if series is None and (found := moved(query, days, added)) is not None:
+            return [_Part(utc, found.periods, ends, added, found)]
         periods = [period for end in ends for period in parts_of_days(query, *end, added)]
         parts.append(_Part(utc, periods, ends, added))
     if len(parts) > 1 and series == utc:
@@ -134,14 +144,24 @@ def _parts(query: ReportQuery, series: Series | None, utc: Series, days: Days) -
     return parts
 
 
-def _are_few(query: ReportQuery, parts: list[_Part], *, whole: bool) -> bool:
-    """Whether most groups of a report are one count each or a few, so that to add up those of each would take
-    the most time. `whole`: whole days are read from counts by day."""
+def _as_they_are(query: ReportQuery, parts: list[_Part], days: Days | None) -> int:
+    """How many counts a report may read to have them as they are, because most groups are one count each or a
+    few: to add up those of each would take the most time. 0: they are added up. `days`: those that are read
+    from counts by day; None: there are none."""
+    if parts[0].moved is not None:
+        return round(_AS_THEY_ARE_MAX / parts[0].moved.part)
     if "hour" in query.group_by:
         offsets = offsets_in(query.time_zone, query.from_s, query.until_s)
         hours = (ALONE,) if any(ahead_s % HOUR_S for _, ahead_s in offsets) else (ALONE, *BY.values())
-        return all(part.added in hours for part in parts)
-    return "day" in query.group_by and whole
+        # Of quarters of an hour four are one hour. With a filter most that are read may be left out.
+        few = all(part.added in hours or not (part.added or filters(query)) for part in parts)
+        return _AS_THEY_ARE_MAX if few else 0
+    if days is None:
+        return 0
+    if "organisation" in query.group_by and "day" not in query.group_by:
+        whole_days = days.first_s <= query.from_s and query.until_s <= days.last_s
+        return _OF_ORGANISATIONS_MAX if whole_days and not by_members(query) else 0
+    return _AS_THEY_ARE_MAX if "day" in query.group_by else 0
 
 
 def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:
@@ -155,6 +175,8 @@ def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:
     counted = [f"{'until_ms' if i == place else 'toUInt64(0)'} AS counted{i}" for i in range(places)]
     measures = ["events AS n", "segments AS parts", "units AS held", "answers AS of_answers"]
     measures.append("ages AS of_ages")
+    if part.moved is not None:
+        counted.append(f"{part.moved.off} AS {_off(query)}")
     # Rows of period 0 say whether it has narrow counts still.
     lost = "period = 0 AND begins = 0" if part.series.narrow else "toUInt8(0)"
     return _select(
@@ -169,13 +191,21 @@ def _groups_of_series(query: ReportQuery, part: _Part) -> list[str]:
     """What a report is grouped by, as SQL of a series."""
     groups = groups_of(query, "")
     for i, name in enumerate(name for name in query.group_by if name != "status"):
-        if name in ("hour", "day"):
+        if name in ("hour", "day") and part.moved is not None:
+            groups[i] = part.moved.time
+        elif name in ("hour", "day"):
             groups[i] = time_sql(query, name, f"fromUnixTimestamp(toUInt32(begins * {QUARTER_S}))")
             if name == "day":
                 groups[i] = f"if(period = {DAY + part.added}, begins, {groups[i]})"
         elif name == "organisation" and by_members(query):
             groups[i] = "member"
     return groups
+
+
+def _off(query: ReportQuery) -> str:
+    """The name of the column that says which group a count is taken off: that of its time."""
+    named = [name for name in query.group_by if name != "status"]
+    return f"off{next(i for i, name in enumerate(named) if name in ('hour', 'day'))}"
 
 
 def _of_later(query: ReportQuery, parts: list[_Part]) -> str:

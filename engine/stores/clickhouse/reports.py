@@ -9,18 +9,20 @@ keep inserts and look-ups from the processors.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
 
 from engine.activity.report_rolling import Series
-from engine.activity.reports import EventSum, Report, ReportQuery, ReportRow, rows_of
+from engine.activity.report_rows import rows_of
+from engine.activity.reports import SUMMED, TIMED, Report, ReportQuery, ReportRow, Sums
 from engine.errors import ConfigError, Unavailable
 from engine.stores.clickhouse._report_sums import ReportSums
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
@@ -44,11 +46,12 @@ _ROWS_MAX = 200_000_000
 TIMEOUT_S = 20.0
 _THREADS = 2
 _BYTES_MAX = 1_000_000_000
+_BLOCK_BYTES = 16_000_000
 # How often a report is read whose series is dropped meanwhile.
 _TRIES = 5
 # So long it is taken to be known which series there are, seconds.
 _KEPT_S = 20.0
-_FORMAT = "RowBinaryWithNamesAndTypes"
+_FORMAT = "Native"
 # A series that is so far behind is not read, milliseconds: too much has come since.
 _BEHIND_MS = 86_400_000
 # Nothing was accepted yet after a time that is so much after now, seconds: clocks differ.
@@ -60,8 +63,8 @@ _OF_SERVER = "(total)"
 # In the message of the first, when it is not the rows that are too many.
 _OF_GROUPS = "GROUP BY"
 _EPOCH = date(1970, 1, 1)
-# Reports of so many rows of the statement take more than a moment to make.
-_ROWS_MANY = 1_000
+# Reports of so many groups take more than a moment to make.
+_GROUPS_MANY = 500
 # And answers of so many octets to add up.
 _BYTES_MANY = 200_000
 # Whether all rows that were archived before the views stood are counted.
@@ -97,7 +100,7 @@ class ClickHouseReports(ClickHouseAdapter):
         """The report that the query asks for. Raises Refusal 422 when it has too many rows, or reads too
         many."""
         complete, found = await self._read(query)
-        if len(found) < _ROWS_MANY:
+        if len(found.groups) < _GROUPS_MANY:
             rows = _made(query, found)
         else:
             # Beside the loop, which has others to answer meanwhile.
@@ -113,8 +116,8 @@ class ClickHouseReports(ClickHouseAdapter):
             rows=rows,
         )
 
-    async def _read(self, query: ReportQuery) -> tuple[bool, list[Sequence[Any]]]:
-        """Whether the counts are complete, and the rows of the report's statement."""
+    async def _read(self, query: ReportQuery) -> tuple[bool, Sums]:
+        """Whether the counts are complete, and what was found of the report."""
         if not self._complete:
             [(complete,)] = await self._query(_COMPLETE, {})
             self._complete = bool(complete)
@@ -136,16 +139,16 @@ class ClickHouseReports(ClickHouseAdapter):
             if found is not None:
                 return self._complete, found
         try:
-            return self._complete, list(await self._query(*statement(query)))
+            return self._complete, _sums_of(query, await self._query(*statement(query)))
         except _TooManyRows as e:
             raise too_large("it reads too many rows") from e
 
     async def _put_together(
         self, query: ReportQuery, whole: Series | None, utc: Series, now_s: float
-    ) -> list[Sequence[Any]] | None:
-        """The rows of a report that is put together (`by_periods`); None when a series is not there any more,
-        or has no narrow counts any more. Raises _TooManyRows when its counts are too many."""
-        days = days_of(query, ZoneInfo((whole or utc).zone), now_s + _CLOCKS_S)
+    ) -> Sums | None:
+        """What is found of a report that is put together (`by_periods`); None when a series is not there any
+        more, or has no narrow counts any more. Raises _TooManyRows when its counts are too many."""
+        days = days_of(query, ZoneInfo(zone_of(query) if whole is None else whole.zone), now_s + _CLOCKS_S)
         together, sums = by_periods(query, whole, utc, days, self._counts_max), ReportSums()
         try:
             counts = await self._answer(together.sql, together.parameters)
@@ -169,7 +172,7 @@ class ClickHouseReports(ClickHouseAdapter):
         await self._add(sums, later)
         # Beside the loop, which has others to answer meanwhile.
         many = len(counts) + len(later) > _BYTES_MANY
-        return [*(await asyncio.to_thread(sums.rows) if many else sums.rows())]
+        return await asyncio.to_thread(sums.sums) if many else sums.sums()
 
     async def _add(self, sums: ReportSums, answer: bytes) -> None:
         """Add an answer. Raises Unavailable when it broke off."""
@@ -248,6 +251,8 @@ class ClickHouseReports(ClickHouseAdapter):
             "max_memory_usage": _BYTES_MAX,
             "max_rows_to_read": _ROWS_MAX,
             "max_rows_to_group_by": ROWS_MAX,
+            # Of counts with many times each it would else be a few hundred at a time.
+            "preferred_block_size_bytes": _BLOCK_BYTES,
             # Others go first where the server has more to do than it can.
             "priority": 10,
         }
@@ -285,32 +290,38 @@ def chosen_of(
     return latest.get(zone_of(query), None if "day" in query.group_by else utc), utc
 
 
-def _made(query: ReportQuery, found: Sequence[Sequence[Any]]) -> list[ReportRow]:
-    """The rows of a report from those of its statement. Raises Refusal 422."""
-    zone, named = ZoneInfo(query.time_zone), [name for name in query.group_by if name != "status"]
-    width = len(named)
-    groups = [tuple(row[:width]) for row in found]
-    if "day" in named:
-        # When a day since 1970 begins; each is asked for by several events.
-        begins = cache(lambda day: midnight(_EPOCH + timedelta(day), zone))
-        place = named.index("day")
-        groups = [(*group[:place], begins(int(group[place])), *group[place + 1 :]) for group in groups]
-    if len(set(groups)) > GROUPS_MAX:
+def _made(query: ReportQuery, found: Sums) -> list[ReportRow]:
+    """The rows of a report. Raises Refusal 422."""
+    if len(found.groups) > GROUPS_MAX:
         raise too_many_groups(GROUPS_MAX)
-    times = "status" not in query.group_by
-    sums = [
-        EventSum(
-            group=group,
-            event=row[width],
-            events=row[width + 1],
-            segments=row[width + 2],
-            units=row[width + 3],
-            answer_us=row[width + 4] if times else (),
-            age_us=row[width + 5] if times else (),
-        )
-        for group, row in zip(groups, found, strict=True)
-    ]
-    return rows_of(sums, query.group_by, zone, of_provider=bool(query.provider))
+    zone = ZoneInfo(query.time_zone)
+
+    def begins(time: int) -> str:
+        # A day is that since 1970.
+        return _rfc3339(midnight(_EPOCH + timedelta(time), zone) if "day" in query.group_by else time, zone)
+
+    return rows_of(found, query.group_by, begins, of_provider=bool(query.provider))
+
+
+def _sums_of(query: ReportQuery, rows: Sequence[Sequence[Any]]) -> Sums:
+    """What the rows of a report's statement say: of each group and event, with quantiles if not by status."""
+    width = sum(name != "status" for name in query.group_by)
+    places: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        places.setdefault(tuple(row[:width]), len(places))
+    numbers = array("q", bytes(8 * 3 * len(SUMMED) * len(places)))
+    times = array("d", [math.nan]) * (3 * len(TIMED) * len(places))
+    for row in rows:
+        place, event = places[tuple(row[:width])], row[width]
+        at = 3 * (place * len(SUMMED) + SUMMED.index(event))
+        numbers[at : at + 3] = array("q", row[width + 1 : width + 4])
+        if "status" not in query.group_by:
+            quantiles = {"answer_us": row[width + 4], "age_us": row[width + 5]}
+            for i, (of, which) in enumerate(TIMED):
+                if of == event:
+                    at = 3 * (place * len(TIMED) + i)
+                    times[at : at + 3] = array("d", quantiles[which])
+    return Sums(list(places), numbers.tobytes(), times.tobytes())
 
 
 def _rfc3339(at_s: int, zone: ZoneInfo) -> str:

@@ -15,10 +15,11 @@ import msgspec
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry
 from engine.activity.report_rolling import Progress, ReportRounds, Series
-from engine.activity.reports import COUNTED, EventSum, Group, ReportQuery, ReportRow, rows_of
+from engine.activity.reports import COUNTED, Group, ReportQuery, ReportRow
 from engine.records import ActivityRow
 from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from engine.stores.clickhouse.reports import ClickHouseReports
+from tests.activity.plain_reports import EventSum, rows_of
 from tests.activity.world import World, blob_of, make_row
 from tests.stores.clickhouse.test_reports import COUNTRIES, HISTORIES, NUMBERS, fields_of
 

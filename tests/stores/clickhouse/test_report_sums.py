@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
 from random import Random
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.activity.reports import SUMMED, TIMED, Sums
 from engine.stores.clickhouse import report_together
 from engine.stores.clickhouse._report_sums import ReportSums
 from engine.stores.clickhouse.reports import ClickHouseReports
@@ -37,7 +39,16 @@ SELECT toInt64(number % 3) - 1 AS g0, toUInt16(number % 2 * 40000) AS g1,
         arrayMap(i -> toUInt64(1 + i * number), range(number % 7 * 20))) AS of_answers,
     map(toUInt16(8000 * (number % 2)), toUInt64(number % 4)) AS of_ages
 FROM numbers(200)"""
-_FORMAT = "RowBinaryWithNamesAndTypes"
+_FORMAT = "Native"
+# A count that is taken off one day as it is added to another, one that is added alone, and one taken off
+# alone.
+_NOWHERE = 2**32 - 1
+_MOVED = f"""
+SELECT ['a', 'b'][1 + number % 2] AS g0, toUInt32(if(number % 3 = 2, {_NOWHERE}, 7 + number % 5)) AS g1,
+    'sent' AS g2, number AS n, 2 * number AS parts, 3 * number AS held,
+    map(toUInt16(number), number) AS of_answers, map(toUInt16(80), number) AS of_ages,
+    toUInt32(if(number % 3 = 1, {_NOWHERE}, 8 + number % 5)) AS off1
+FROM numbers(300)"""
 
 
 async def answer(world: World, sql: str) -> bytes:
@@ -56,25 +67,88 @@ def quantile(times: dict[int, int], part: float) -> float:
     return math.nan
 
 
+Rows = dict[tuple[Any, ...], tuple[list[int], dict[str, list[float]]]]
+
+
+def rows(sums: Sums) -> Rows:
+    """By group and event: how many, segments and units, and quantiles by the name of the times; those of
+    which there are any."""
+    numbers, times = memoryview(sums.numbers).cast("Q"), memoryview(sums.times).cast("d")
+    found: Rows = {}
+    for i, group in enumerate(sums.groups):
+        for j, event in enumerate(SUMMED):
+            at = 3 * (i * len(SUMMED) + j)
+            if any(numbers[at : at + 3]):
+                found[*group, event] = (list(numbers[at : at + 3]), {})
+        for j, (event, of) in enumerate(TIMED):
+            at = 3 * (i * len(TIMED) + j)
+            if not math.isnan(times[at]):
+                found[*group, event][1][of] = list(times[at : at + 3])
+    return found
+
+
 async def test_rows_of_a_group_are_added_up_and_so_are_their_times(world: World) -> None:
     sums = ReportSums()
     # Two answers, whose columns may have other types, as those of two tables have.
     for sql in (_ROWS, _ROWS.replace("toInt64(number", "toInt32(number").replace("toLowCardinality", "")):
         sums.add(await answer(world, sql))
     measures: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
-    times: dict[tuple[Any, ...], list[dict[int, int]]] = defaultdict(lambda: [{}, {}])
+    times: dict[tuple[Any, ...], dict[str, dict[int, int]]] = defaultdict(
+        lambda: {"answer_us": {}, "age_us": {}}
+    )
     for *group, n, parts, held, answers, ages in 2 * [*await world.query(_ROWS)]:
         for place, more in enumerate((n, parts, held)):
             measures[*group][place] = (measures[*group][place] + more) % 2**64
-        for of, more in zip(times[*group], (answers, ages), strict=True):
+        for of, more in (("answer_us", answers), ("age_us", ages)):
             for key, count in more.items():
-                of[key] = of.get(key, 0) + count
-    found = {row[:4]: row[4:] for row in sums.rows()}
-    assert {group: [*row[:3]] for group, row in found.items()} == measures
-    for group, row in found.items():
-        for quantiles, of in zip(row[3:], times[group], strict=True):
-            expected = [quantile(of, part) for part in (0.5, 0.95, 0.99)] if any(of.values()) else []
-            assert list(quantiles) == pytest.approx(expected, rel=1e-12)
+                times[*group][of][key] = times[*group][of].get(key, 0) + count
+    found = rows(sums.sums())
+    assert {group: row[0] for group, row in found.items()} == measures
+    for group, (_, quantiles) in found.items():
+        expected = {
+            of: [quantile(times[group][of], part) for part in (0.5, 0.95, 0.99)]
+            for event, of in TIMED
+            if event == group[-1] and any(times[group][of].values())
+        }
+        assert quantiles.keys() == expected.keys()
+        for of in expected:
+            assert quantiles[of] == pytest.approx(expected[of], rel=1e-12)
+
+
+async def test_a_count_is_taken_off_one_day_as_it_is_added_to_another(world: World) -> None:
+    sums = ReportSums()
+    sums.add(await answer(world, _MOVED))
+    measures: dict[tuple[Any, ...], int] = defaultdict(int)
+    times: dict[tuple[Any, ...], dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for g0, day, event, n, _, _, answers, _, off in await world.query(_MOVED):
+        for sign, at in ((1, day), (-1, off)):
+            if at != _NOWHERE:
+                measures[g0, at, event] += sign * n
+                for key, count in answers.items():
+                    times[g0, at, event][key] += sign * count
+    found = rows(sums.sums())
+    assert _NOWHERE not in {group[1] for group in found}
+    assert {group: row[0] for group, row in found.items()} == {
+        group: [place * n % 2**64 for place in (1, 2, 3)] for group, n in measures.items()
+    }
+    # Days that are whole have their times: as many are there as are taken off, or more.
+    whole = {group for group in found if min(times[group].values()) >= 0}
+    for group in whole:
+        expected = [quantile(times[group], part) for part in (0.5, 0.95, 0.99)]
+        assert found[group][1]["answer_us"] == pytest.approx(expected, rel=1e-12)
+
+
+async def test_what_is_added_and_taken_off_again_leaves_no_times(world: World) -> None:
+    sums = ReportSums()
+    sql = (
+        "SELECT toUInt32(5) AS g0, 'sent' AS g1, toUInt64(7) AS n, map(toUInt16(80), toUInt64(7)) AS of_ages"
+    )
+    sums.add(await answer(world, f"{sql}, toUInt32({_NOWHERE}) AS off0"))
+    assert rows(sums.sums())[5, "sent"][1] == {"age_us": pytest.approx([1069.5, 1111.7, 1115.5], rel=1e-3)}
+    sums.add(await answer(world, f"{sql.replace('toUInt32(5)', 'toUInt32(6)')}, toUInt32(5) AS off0"))
+    found = sums.sums()
+    assert found.groups == [(5,), (6,)]
+    assert list(rows(found)) == [(6, "sent")]
 
 
 async def test_quantiles_of_classes_are_off_by_less_than_a_class(world: World) -> None:
@@ -91,27 +165,42 @@ async def test_quantiles_of_classes_are_off_by_less_than_a_class(world: World) -
                 f"{one} AS of_answers, {one} AS of_ages FROM (SELECT arrayJoin({found}::Array(UInt32)) AS t)",
             )
         )
-        [(*_, answers, ages)] = sums.rows()
-        assert answers == ages
-        assert list(answers) == pytest.approx(expected, rel=0.09)
+        [(_, quantiles)] = rows(sums.sums()).values()
+        assert quantiles["answer_us"] == quantiles["age_us"]
+        assert quantiles["age_us"] == pytest.approx(expected, rel=0.09)
 
 
 async def test_an_answer_that_broke_off_is_refused_wherever_it_did(world: World) -> None:
-    whole = await answer(world, _ROWS.replace("numbers(200)", "numbers(5)"))
-    rows = {len(whole)}
-    for size in range(1, len(whole)):
+    first = await answer(world, _ROWS.replace("numbers(200)", "numbers(5)"))
+    # Of two blocks.
+    whole = first + await answer(world, _ROWS.replace("numbers(200)", "numbers(5, 3)"))
+    read = set()
+    for size in range(1, len(whole) + 1):
         sums = ReportSums()
         try:
             sums.add(whole[:size])
         except ValueError:
             continue
-        # Between two rows nothing tells.
-        rows.add(size)
-    assert len(rows) == 6
+        read.add(size)
+    # Between two blocks nothing tells.
+    assert read == {len(first), len(whole)}
     # Nothing, as of a statement that reads nothing.
     sums = ReportSums()
     sums.add(b"")
-    assert sums.rows() == []
+    assert sums.sums().groups == []
+
+
+async def test_an_answer_of_any_octets_is_read_or_refused(world: World) -> None:
+    whole, rng = await answer(world, _ROWS.replace("numbers(200)", "numbers(9)")), Random(4)
+    for _ in range(3000):
+        octets = bytearray(whole)
+        for _ in range(rng.randrange(1, 4)):
+            octets[rng.randrange(len(octets))] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+        sums = ReportSums()
+        # A name may become one of a column, of an event or of a type that there is not.
+        with contextlib.suppress(ValueError):
+            sums.add(bytes(octets))
+            sums.sums()
 
 
 @pytest.mark.parametrize(
@@ -120,12 +209,30 @@ async def test_an_answer_that_broke_off_is_refused_wherever_it_did(world: World)
         "SELECT 'sent' AS g0, toNullable(toUInt64(1)) AS n",
         "SELECT 'sent' AS g0, toUInt64(1) AS of_ages",
         "SELECT map(toUInt16(1), toUInt64(1)) AS g0, toUInt64(1) AS n",
+        "SELECT 'sent' AS g0, 'sent' AS n",
     ],
 )
 async def test_a_column_of_another_type_is_refused(world: World, sql: str) -> None:
     found = await answer(world, sql)
     with pytest.raises(ValueError, match=r"^The column \w+ has the type .+\.$"):
         ReportSums().add(found)
+
+
+@pytest.mark.parametrize(
+    ("sql", "what"),
+    [
+        ("SELECT toUInt64(1) AS n, 'sent' AS g0", "The column g0 stands behind others."),
+        ("SELECT toUInt64(1) AS n", "The answer has no column of events."),
+        ("SELECT 'lost' AS g0", "The answer has an event that is not counted."),
+        ("SELECT 'a' AS g0, 'sent' AS g1, toUInt32(1) AS off0", "The answer takes off what is no time."),
+        ("SELECT repeat('a', 5000) AS g0, 'sent' AS g1", "The answer has a group with a long name."),
+    ],
+)
+async def test_columns_that_do_not_fit_are_refused(world: World, sql: str, what: str) -> None:
+    found = await answer(world, sql)
+    with pytest.raises(ValueError) as refused:
+        ReportSums().add(found)
+    assert str(refused.value) == what
 
 
 async def test_rows_without_an_event_say_how_far_series_are_counted(world: World) -> None:
@@ -137,7 +244,7 @@ async def test_rows_without_an_event_say_how_far_series_are_counted(world: World
     for lost in (1, 7):
         sums = ReportSums()
         sums.add(await answer(world, sql.format(lost=lost)))
-        assert sums.rows() == [(1, "sent", 1, 1, 1, (), ())]
+        assert rows(sums.sums()) == {(1, "sent"): ([1, 1, 1], {})}
         assert (sums.counted, sums.lost) == ([3_000_000_000_000, 5], lost < 3)
 
 
