@@ -98,7 +98,7 @@ async def test_a_light_organisation_waits_for_the_ready_stream_alone(link: Redis
         # Where much is sent, a turn may be an eighth of that.
         (1060, 200, 255, 7),
         (1060, 200, 256, 15),
-        # Where very many wait, a turn is sixteen segments, if it is no more than each is served in 6.4 seconds.
+        # Where very many wait: sixteen, if it is no more than each is served in 6.4 seconds.
         (1700, 200, 160, 10),
         (2100, 200, 255, 16),
         (2100, 200, 30, 4),
