@@ -18,7 +18,9 @@ from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
 _MOVED_MAX = 256
-_TURNS_MIN, _ROUND, _STRETCH, _MUCH, _TURN = 4, 4, 32, 256, 8
+_TURNS_MIN, _ROUND, _STRETCH, _MUCH, _TURN = 4, 4, 32, 256, 16
+_MANY, _SOME, _STRETCH_MANY = 1000, 64, 320
+_GOLDEN = 0.6180339887498949
 
 
 class Waiting:
@@ -226,7 +228,9 @@ class Line(PutOff):
             left = min(self.room(), _MOVED_MAX)
         waiting, moment = max(1, len(self.store.db.get(self.turns, {}))), self.moment or self.mark
         stretch = _STRETCH if moment < _MUCH else 2 * _STRETCH
-        most = max(1, int(stretch * moment / (waiting + self.extra)))
+        weight = waiting + self.extra
+        many = min((waiting - _MANY) / _SOME, _STRETCH_MANY * moment / weight)
+        most = max(1, int(max(stretch * moment / weight, many)))
         turn = min(self.mark / _TURNS_MIN, most, max(_ROUND * moment / waiting, _TURN))
         turns = []
         # One that this step has emptied has its turn until the end of it.
@@ -241,7 +245,9 @@ class Line(PutOff):
             of = self.next(turns)
             self.time = max(self.time, of.start)
             start, of.start = of.start, 0
-            slice_ = turn / of.weight
+            backlog = self.store.lists(self.wait)[of.organisation]
+            slice_ = (turn if backlog.served else self.first_turn(of, turn)) / of.weight
+            backlog.served = True
             while left > 0:
                 self.serve(of)
                 left -= 1
@@ -251,6 +257,10 @@ class Line(PutOff):
             turns.remove(of)
             if self.has_list(of.organisation):
                 turns.append(of)
+
+    def first_turn(self, of: Waiting, turn: float) -> float:
+        """The segments of the first turn of a list."""
+        return 1 + int(int(of.organisation) * _GOLDEN % 1 * turn)
 
     def finish(self) -> int:
         self.keep_ways()

@@ -50,6 +50,13 @@ class Watch(Protocol):
     def fail(self, sentence: str) -> None: ...
 
 
+class Backlog(list[tuple[int, bytes]]):
+    """An organisation's list behind a ready stream."""
+
+    # Whether a turn has moved anything of it.
+    served = False
+
+
 class Group:
     """A consumer group: what was given out and not acknowledged."""
 
@@ -196,7 +203,7 @@ class Store:
         self, key: bytes, organisation: bytes, segments: int, payload: bytes, at: int | None = None
     ) -> None:
         """Add to an organisation's list behind a ready stream, [(segments, payload) …]; `at`: where."""
-        waiting: Any = self.hash(key).setdefault(organisation, [])  # type: ignore[arg-type]
+        waiting: Any = self.hash(key).setdefault(organisation, Backlog())  # type: ignore[arg-type]
         waiting.insert(len(waiting) if at is None else at, (segments, payload))
         self.watch.placed(self.kind(key)[1], payload)
 
@@ -217,9 +224,9 @@ class Store:
             del self.hash(key)[organisation]
         self.watch.left(self.kind(key)[1], item[1])
 
-    def lists(self, key: bytes) -> dict[bytes, list[tuple[int, bytes]]]:
+    def lists(self, key: bytes) -> dict[bytes, Backlog]:
         """The lists behind a ready stream, by organisation."""
-        return {name: value for name, value in self.db.get(key, {}).items() if isinstance(value, list)}
+        return {name: value for name, value in self.db.get(key, {}).items() if isinstance(value, Backlog)}
 
     def zadd(self, key: bytes, score: float, member: bytes) -> None:
         members = self.hash(key)

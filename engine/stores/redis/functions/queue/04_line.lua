@@ -47,10 +47,13 @@ local CHUNK_SMALL_MOST = 1500
 -- segments each, whichever is more. So a step touches few lists. But a turn is no more than weight 1 is served in
 -- STRETCH moments, which is a sixteenth of ten seconds, nor than a part TURNS_MIN of the mark. It has a message at least.
 -- Where a moment has MUCH messages, it is twice as many moments, because it costs most to find a list for each message.
+-- Where more than MANY.waiting organisations wait, a turn may be a segment for each MANY.each of them that are more, but no
+-- more than weight 1 is served in MANY.stretch moments. The first turn of each list is a part of a turn: see `first_turn`.
 local ROUND = 4
 local STRETCH = 32
 local MUCH = 256
-local TURN = 8
+local MANY = {waiting = 1000, each = 64, stretch = 320}
+local TURN = 16
 local TURNS_MIN = 4
 -- A turn of fewer segments ends with its chunk, so that it reads one; the next one of its organisation goes on. Small
 -- chunks have whole turns of SHORT messages.

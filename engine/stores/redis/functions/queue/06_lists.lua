@@ -232,8 +232,19 @@ end
 local function slice_of(line)
   local waiting, moment = waiting_of(line), line.moment or line.mark
   local stretch = moment < MUCH and STRETCH or 2 * STRETCH
-  local most = max(1, floor(stretch * moment / (waiting + line.extra)))
+  local weight = waiting + line.extra
+  local many = min((waiting - MANY.waiting) / MANY.each, MANY.stretch * moment / weight)
+  local most = max(1, floor(max(stretch * moment / weight, many)))
   return min(line.mark / TURNS_MIN, most, max(ROUND * moment / waiting, TURN))
+end
+
+-- The segments of the first turn of a list: a part of `slice`, from 1 on, by the number of its organisation. So the turns of
+-- those that began to wait together do not stay together, and the virtual time moves evenly, not by a turn at once. Whoever
+-- sends little then waits for the virtual time that it used, not for the turns of all others. Nobody is served more for it.
+-- Multiples of the golden ratio, without their whole parts, lie evenly between 0 and 1.
+local function first_turn(organisation, slice)
+  local part = organisation * 0.6180339887498949
+  return 1 + floor((part - floor(part)) * slice)
 end
 
 -- Whether so many octets more are to be in a small chunk that has `tail`. It is closed behind whole turns of SHORT messages,

@@ -137,11 +137,12 @@ local function take_turns(line, page, i, left, slice, again, next)
     local most = bundle_most - open
     if most > left then most = left end
     local octets_all = #chunk
+    local own = (began or 0) > 0 and slice or first_turn(names[i], slice)
     local at, moved, sum = octets_all + 1, messages, segments
     -- Most lists are short where very many wait: one turn takes all.
-    if first < last or messages > most or segments > slice then
-      at, moved, sum = walk(chunk, taken + 1, most, slice)
-      if sum < slice and moved < messages and moved < left and (at <= octets_all or not line.short) then break end
+    if first < last or messages > most or segments > own then
+      at, moved, sum = walk(chunk, taken + 1, most, own)
+      if sum < own and moved < messages and moved < left and (at <= octets_all or not line.short) then break end
     end
     local name, size = names[i], at - taken - 1
     if octets + size > BUNDLE_OCTETS then records, open, octets = next_bundle(line, open, octets) end
@@ -215,7 +216,8 @@ local function refill(line)
       first = max(first, i + 1)
       local list, start = listed(line, page, i), starts[i]
       line.time = max(line.time, start)
-      local moved, segments = move_some(line, list, left, slice)
+      local served = list.moved > 0 or window_of(list) > 0
+      local moved, segments = move_some(line, list, left, served and slice or first_turn(list.organisation, slice))
       start, left = start + segments / list.weight, left - moved
       starts[i], list.start, list.moved, list.turned = start, start, list.moved + segments, true
       if list.messages > 0 then put_again(again, next, starts, i) end
