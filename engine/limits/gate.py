@@ -88,10 +88,11 @@ class Gate:
             if not known and 2 * messages >= self._most(self._limits_of(organisation_id)):
                 backlog = Backlog(organisation_id, messages, messages, None, False)
                 self._watched[organisation_id] = _Watched(backlog, now_s)
-        for organisation_id, tokens in levels:
+        for organisation_id, tokens, rate in levels:
             bucket = self._buckets.get(organisation_id)
             if bucket is not None:
-                bucket.tokens, bucket.at_s = tokens, now_s
+                # The rate may be another by now: `take` sees that.
+                bucket.tokens, bucket.rate, bucket.at_s = tokens, rate, now_s
 
     def watched(self) -> list[int]:
         """The organisations whose backlogs are to be looked up."""
@@ -142,15 +143,17 @@ class _Watched:
 class _Bucket:
     """What this process knows of an organisation's bucket in Redis."""
 
-    __slots__ = ("at_s", "rate", "tokens", "under_way")
+    __slots__ = ("at_s", "entered_at", "rate", "tokens", "under_way")
 
     def __init__(self, rate: float, at_s: float) -> None:
         self.tokens = full(rate)
         self.at_s = at_s
         # At which it has filled since.
         self.rate = rate
-        # Messages that are let in, and not drawn in Redis as far as this process knows.
+        # Messages that are let in, and not drawn in Redis as far as this process knows; and the highest rate
+        # at which one of them was.
         self.under_way = 0
+        self.entered_at = rate
 
     def take(self, messages: int, rate: float, now_s: float) -> None:
         """Let a request in. Raises TooMany."""
@@ -159,7 +162,11 @@ class _Bucket:
         most = full(rate)
         tokens = min(most, self.tokens + (now_s - self.at_s) * rate) - self.under_way
         needed = min(float(messages), most)
+        if not self.under_way or rate > self.entered_at:
+            self.entered_at = rate
         if tokens < needed:
+            # What is under way will be a debt at the rate at which it was let in.
+            of_others = min(needed - tokens, float(self.under_way))
             raise TooMany(
                 "rate_limited",
                 f"The organisation's limit `rate_max` is {rate:g} {plural('message', rate)} a second;"
@@ -168,7 +175,7 @@ class _Bucket:
                 quota=most,
                 window_s=max(1, round(most / rate)),
                 remaining=max(0.0, tokens),
-                retry_after_s=(needed - tokens) / rate,
+                retry_after_s=(needed - tokens - of_others) / rate + of_others / self.entered_at,
             )
         self.under_way += messages
 

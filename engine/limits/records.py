@@ -76,3 +76,5 @@ class RateLevel(NamedTuple):
 
     organisation_id: int
     messages: float
+    # Messages a second, the rate at which they were drawn.
+    rate: float

@@ -131,8 +131,9 @@ def _write(parts: Iterable[bytes], file: BinaryIO, note: Callable[[int], None]) 
 def _whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that gets its name, in place of one that has it, when the block ends without an error.
 
-    What is no file, such as a pipe or /dev/null, is written to as it is. Raises ConfigError, OSError."""
-    if path.exists() and not path.is_file():
+    What is no file, such as a pipe or /dev/null, or a link, such as /dev/stdout, is written to as it is.
+    Raises ConfigError, OSError."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         with _opened(path) as file:
             yield file
         return

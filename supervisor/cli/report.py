@@ -77,9 +77,9 @@ _Order = Annotated[
 _MessagesMin = Annotated[
     int, typer.Option(metavar="COUNT", min=0, help="Only groups of at least so many messages.")
 ]
-# A report of more groups is refused, so that without the option no group is left out.
-_GROUPS_MAX = 10_000
-_Limit = Annotated[int, typer.Option(metavar="COUNT", min=1, help="How many groups at most.")]
+# A report of more groups is refused, so without the option none is left out, unless it is by status too.
+_ROWS_MAX = 10_000
+_Limit = Annotated[int, typer.Option(metavar="COUNT", min=1, help="How many rows at most.")]
 _AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, with all numbers.")]
 
 
@@ -96,7 +96,7 @@ def report(
     campaign: _Campaign = "",
     order: _Order = "time",
     messages_min: _MessagesMin = 0,
-    limit: _Limit = _GROUPS_MAX,
+    limit: _Limit = _ROWS_MAX,
     as_csv: _AsCsv = False,
     *,
     engine: options.EngineOptions,
@@ -132,6 +132,8 @@ def report(
         _write_csv(found.rows, ["time" if name in _STEPS else name for name in map(str.strip, by.split(","))])
     elif not engine.print_json(found):
         _print(found)
+    if len(found.rows) == limit:
+        print(f"smsengine: There may be more rows than --limit {limit}.", file=sys.stderr)
 
 
 def _print(found: Report) -> None:

@@ -58,9 +58,9 @@ def whole(time: datetime | None, step_s: int, *, up: bool) -> str:
 def period(since: str, until: str | None, step_s: int) -> tuple[str, str]:
     """The times of `--since` and `--until` on whole steps of `step_s` seconds, RFC 3339; "" for now.
 
-    The period has all that was asked for in it. But one of 24h or more until now is as long as that, and ends
-    with the step that has begun, as in the API without any time; otherwise none could be of the longest that
-    there may be. Raises ConfigError.
+    The period has all that was asked for in it. But one from whole days ago, until now or whole days ago, is
+    as long as that, and ends with the step that has begun, as in the API without any time; otherwise none
+    could be of the longest that there may be. Raises ConfigError.
     """
     of_days = all(text is None or _is_of_days(text, step_s) for text in (since, until))
     return (

@@ -113,7 +113,7 @@ class Rewrites:
                 return
             later = min(19, os.getpriority(os.PRIO_PROCESS, 0) + LATER_NICE)
             for child in map(int, children):
-                # They have Redis's own, which may be lower than that of this process.
+                # Without short turns they have Redis's own, which may be lower than that of this process.
                 if (nice := os.getpriority(os.PRIO_PROCESS, child)) < later:
                     give_way(child, by=later - nice)
 

@@ -56,7 +56,7 @@ def test_the_rate_is_exact_on_average_whatever_the_number_of_processes(processes
         clock.now_s += 0.005
         while under_way and under_way[0][0] <= clock.now_s:
             _, gate = under_way.pop(0)
-            gate.heed((), [RateLevel(7, bucket.draw(size))])
+            gate.heed((), [RateLevel(7, bucket.draw(size), RATE)])
             gate.leave(7, size)
         gate = rng.choice(gates)
         try:
@@ -80,7 +80,7 @@ def test_after_the_time_that_a_refusal_names_the_request_is_taken_in() -> None:
         gate.enter(7, 30)
     assert (refused.value.status, refused.value.code, refused.value.window_s) == (429, "rate_limited", 1)
     assert refused.value.retry_after_s == pytest.approx(30 / RATE)
-    gate.heed((), [RateLevel(7, 0.0)])
+    gate.heed((), [RateLevel(7, 0.0, RATE)])
     gate.leave(7, 50)
     clock.now_s += refused.value.retry_after_s + 1e-6
     gate.enter(7, 30)
@@ -95,7 +95,7 @@ def test_a_bucket_that_is_overdrawn_has_room_no_later_when_the_rate_changes(
     clock, rates = Clock(), {7: RATE}
     gate = Gate(lambda organisation_id: Limits(rate_max=rates[organisation_id]), clock_s=clock)
     gate.enter(7, 300)
-    gate.heed((), [RateLevel(7, RATE - 300)])
+    gate.heed((), [RateLevel(7, RATE - 300, RATE)])
     gate.leave(7, 300)
     # Of the five seconds of its debt one has gone, at the higher of the two rates.
     clock.now_s += 1.0
@@ -104,6 +104,23 @@ def test_a_bucket_that_is_overdrawn_has_room_no_later_when_the_rate_changes(
         gate.enter(7, 1)
     assert refused.value.retry_after_s == pytest.approx(room_after_s)
     clock.now_s += room_after_s + 1e-6
+    gate.enter(7, 1)
+
+
+def test_what_was_let_in_at_a_high_rate_and_is_drawn_after_a_change_is_a_debt_at_the_high_rate() -> None:
+    clock, rates = Clock(), {7: 1000.0}
+    gate = Gate(lambda organisation_id: Limits(rate_max=rates[organisation_id]), clock_s=clock)
+    gate.enter(7, 3000)
+    rates[7] = 1.0
+    with pytest.raises(TooMany) as refused:
+        gate.enter(7, 1)
+    assert refused.value.retry_after_s <= 4.0
+    gate.heed((), [RateLevel(7, 1000.0 - 3000, 1000.0)])
+    gate.leave(7, 3000)
+    with pytest.raises(TooMany) as refused:
+        gate.enter(7, 1)
+    assert refused.value.retry_after_s == pytest.approx(2.0 + 1.0)
+    clock.now_s += refused.value.retry_after_s + 1e-6
     gate.enter(7, 1)
 
 

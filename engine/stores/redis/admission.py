@@ -240,7 +240,8 @@ def _outcome(name: str, reply: Any) -> Admitted | Fenced | Full:
     if not more or not (more[0] or more[1]):
         return Admitted(size, replays)
     backlogs = list(zip(more[0][::2], more[0][1::2], strict=True))
-    return Admitted(size, replays, backlogs, [RateLevel(int(o), float(left)) for o, left in more[1]])
+    levels = [RateLevel(int(o), float(left), float(rate)) for o, left, rate in more[1]]
+    return Admitted(size, replays, backlogs, levels)
 
 
 def _refused(reply: ReplyError) -> Broken:

@@ -103,6 +103,13 @@ def test_csv_has_the_same_names_without_rows(
     assert names[0].startswith(f"{first},messages,")
 
 
+def test_a_report_that_ends_at_its_limit_says_so(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Answers.report = Report(from_time="A", until_time="B", time_zone="UTC", complete=True, rows=[ROW])
+    for limit, said in ((1, "smsengine: There may be more rows than --limit 1.\n"), (2, "")):
+        assert run(url, "--limit", str(limit)) == 0
+        assert capsys.readouterr().err == said
+
+
 def test_csv_and_json_together_are_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(url, "--csv", "--json") == 2
     assert capsys.readouterr().err == "smsengine: --csv and --json cannot both be given.\n"

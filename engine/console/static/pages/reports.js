@@ -14,8 +14,9 @@ const SECONDS = { minute: 60, hour: 3_600, day: 86_400 };
 // So many of a group may lie between two times of the axis.
 const STEPS = { minute: [5, 15, 60, 180], hour: [1, 3, 6, 12, 24, 72], day: [1, 2, 7, 14, 30, 90, 365] };
 const QUARTER_S = 900;
-// So many groups are shown; totals and the chart are of all.
+// So many rows are shown; totals and the chart are of all that the API gives, which is so many at most.
 const SHOWN_MAX = 1_000;
+const ROWS_MAX = 10_000;
 const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
 export async function open(view, context) {
@@ -78,7 +79,8 @@ function draw(report, groups, signal) {
     totals(report.rows),
     places.length === 1 && timeChart(report, places[0], signal),
     shown.length < report.rows.length
-      && notice(`The first ${number(shown.length)} of ${number(report.rows.length)} groups; the API has all.`),
+      && notice(`The first ${number(shown.length)} of ${number(report.rows.length)} rows; the API has all.`),
+    report.rows.length >= ROWS_MAX && notice(`There may be more than ${number(ROWS_MAX)} rows: totals are of the first.`),
     table.update(shown.map((row, place) => ({ ...row, place }))).element,
   ];
 }

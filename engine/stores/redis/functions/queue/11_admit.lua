@@ -4,7 +4,7 @@
 -- that was, ms; the rate then has a field of its own, which older versions leave alone. Until now it filled at that rate,
 -- or at the present one where that is higher. With another rate a debt is paid when it would have been, or sooner, so
 -- that one at a high rate is none of hours at a low one (`_Bucket` in engine/limits/gate.py).
--- Returns array of {organisation, tokens left as text}.
+-- Returns array of {organisation, tokens left as text, its rate}.
 local function draw(limits, args, at)
   local left, count = {}, tonumber(args[at] or 0)
   local now = count > 0 and now_ms()
@@ -21,7 +21,7 @@ local function draw(limits, args, at)
     end
     tokens = (tokens or full) - args[at + 3 * i]
     call('HSET', limits, field, format('%.3f %.0f', tokens, now), field_of_rate, format('%.17g', rate))
-    left[i] = {organisation, format('%.3f', tokens)}
+    left[i] = {organisation, format('%.3f', tokens), args[at + 3 * i - 1]}
   end
   return left
 end
