@@ -61,8 +61,8 @@ def take_short_turns() -> None:
 def go_first() -> None:
     """Let this thread compute before the others where cores are few: its nice value falls by `FIRST_NICE`.
 
-    What it starts from then on does so too, unless it has short turns: then Linux gives that the nice value 0.
-    Without the right to it, nothing changes.
+    What it starts from then on does so too, unless it has short turns: then Linux gives that the nice value
+    0. Without the right to it, nothing changes.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) - FIRST_NICE)
