@@ -64,6 +64,19 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fal
     callback_url: str = ""
 
 
+class ScheduledMessage(Message, frozen=True, array_like=True, kw_only=True, gc=False):
+    """A message that was given a later time (`send_at`). It has a field more than others, which so are no
+    larger and are read together (`engine.message_format`)."""
+
+    # When it was to be sent, as its caller said; it keeps that through retries. 0: it had no such time.
+    due_at_us: int
+
+
+def due_at_us_of(message: Message) -> int:
+    """When its caller wanted it sent, microseconds since 1970; 0: at once."""
+    return message.due_at_us if isinstance(message, ScheduledMessage) else 0
+
+
 # How the receipts of an attempt name it: by the id that the provider gave it, or by ours, as far as anybody
 # knows; by the provider's alone; not at all, because the provider gives none.
 RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID, NO_RECEIPTS = 0, 1, 2
@@ -97,7 +110,8 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc
     # How long the provider took to answer, microseconds.
     latency_us: int = 0
     reference: str = ""
-    # For `retrying` and `scheduled`: not sent before this time; else 0.
+    # For `retrying` and `scheduled`: not sent before this time. For `sent`: that of `scheduled`, from which
+    # its age counts. Else 0.
     due_at_us: int = 0
     # For `accepted` and `scheduled`: when the validity ends; else 0.
     expires_at_us: int = 0

@@ -36,7 +36,7 @@ def end_all(
     Raises KeyError for one that is not known."""
 
 def ages_of(entries: Iterable[Entry], at_us: int) -> list[int]:
-    """How long before `at_us` the message of each was accepted, microseconds."""
+    """How long before `at_us` the message of each was accepted, or due where that is later, microseconds."""
 
 def count_given(entries: Sequence[Entry], messages: dict[int, int], segments: dict[int, int]) -> None:
     """Add up, by shard, how many messages these are and how many segments they have. Raises KeyError for a

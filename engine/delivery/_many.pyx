@@ -8,7 +8,7 @@ from cpython.object cimport PyObject
 
 from engine._slots cimport Field, field, get
 
-from engine.records import Entry, Message
+from engine.records import Entry, Message, due_at_us_of
 
 cdef Field MESSAGE = field(Entry, "message"), DELIVERIES = field(Entry, "deliveries")
 cdef Field SHARD = field(Entry, "shard")
@@ -93,7 +93,16 @@ def end_all(dict entries_by_token, dict began_s, list tokens, double now_s):
 
 
 def ages_of(object entries, long long at_us):
-    return [at_us - <long long>get(get(entry, MESSAGE), ACCEPTED) for entry in entries]
+    cdef object entry, message
+    cdef long long since_us
+    cdef list ages = []
+    for entry in entries:
+        message = get(entry, MESSAGE)
+        since_us = get(message, ACCEPTED)
+        if type(message) is not Message:
+            since_us = max(since_us, <long long>due_at_us_of(message))
+        ages.append(at_us - since_us)
+    return ages
 
 
 def count_given(object entries, dict messages, dict segments):

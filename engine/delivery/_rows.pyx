@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 
 from engine._slots cimport Field, field, get
 
-from engine.records import Entry, Message
+from engine.records import Entry, Message, due_at_us_of
 
 cdef enum:
     # Of a row that ends with the callback URL, and of one that says behind it and the text how receipts name it.
@@ -138,7 +138,7 @@ def sent_rows(object entries, list ids, list latency_us, str provider, str code,
         row.text(code)
         row.number(latency_us[i])
         row.text(get(message, REFERENCE))
-        row.number(0)
+        row.number(0 if type(message) is Message else due_at_us_of(message))
         row.number(0)
         row.head(0xC2, 0, 0)
         row.number(0)

@@ -46,7 +46,7 @@ from engine import message_format
 from engine.activity.row import row_of
 from engine.clocks.backoff import pause_after
 from engine.lifecycle import MessageEvent
-from engine.records import RECEIPTS_BY_ANY_ID, Entry, Message, Settlement, Verdict
+from engine.records import RECEIPTS_BY_ANY_ID, Entry, Message, Settlement, Verdict, due_at_us_of
 
 # An entry given out more often than this has outlived as many workers, and is set aside.
 DELIVERIES_MAX = 3
@@ -240,7 +240,7 @@ def _settlement(
         provider_message_id=verdict.provider_message_id if verdict else "",
         code=verdict.code if verdict else code,
         latency_us=verdict.latency_us if verdict else 0,
-        due_at_us=due_at_us,
+        due_at_us=due_at_us_of(entry.message) if event == "sent" else due_at_us,
         outcome_unknown=outcome_unknown,
         kept=kept,
         receipts_by=receipts_by,

@@ -31,7 +31,7 @@ class SettlementCounts(msgspec.Struct):
 
     def add(self, settlements: Iterable[Settlement], sent: Iterable[SentEntries], times: Histogram) -> None:
         """Count what one flush has settled. `times` gets how long each message took that was sent, from its
-        acceptance, microseconds."""
+        acceptance, or from when it was due where that is later, microseconds."""
         for batch in sent:
             self.sent += len(batch.entries)
             times.add_all(ages_of(batch.entries, batch.at_us))
@@ -41,7 +41,7 @@ class SettlementCounts(msgspec.Struct):
                 self.put_off += 1
             elif row.event == "sent":
                 self.sent += 1
-                times.add(row.at_us - row.accepted_at_us)
+                times.add(row.at_us - max(row.accepted_at_us, row.due_at_us))
             else:
                 counter = _COUNTERS[row.event]
                 setattr(self, counter, getattr(self, counter) + 1)

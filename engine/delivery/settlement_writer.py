@@ -50,7 +50,7 @@ class SettlementWriter:
         self._on_written = on_written
         self._log = log
         self.counts = SettlementCounts()
-        # From the acceptance of a message until a provider took it.
+        # From the acceptance of a message, or when it was due, until a provider took it.
         self.times = Histogram(SENT_S, unit_s=1e-6)
         # Entries whose settlement has gathered or is being written.
         self.unsettled = 0

@@ -105,7 +105,7 @@ class Worker:
 
     @property
     def times(self) -> Histogram:
-        """From the acceptance of a message until a provider took it."""
+        """From the acceptance of a message, or when it was due, until a provider took it."""
         return self._settler.times
 
     @property

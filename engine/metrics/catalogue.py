@@ -74,7 +74,7 @@ _MESSAGES = (
     _counter("messages_sent_again", "Messages that went back to their queue because of a receipt"),
     _histogram(
         "accepted_to_sent_seconds",
-        "From the acceptance of a message until a provider took it",
+        "From the acceptance of a message, or its `send_at`, until a provider took it",
         SENT_S,
         "queue",
     ),

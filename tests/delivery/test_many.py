@@ -20,21 +20,25 @@ from engine.delivery._many import (
     take_first,
 )
 from engine.message_format import NewerMessage
-from engine.records import Entry, Message
+from engine.records import Entry, Message, ScheduledMessage, due_at_us_of
 
 # The last time that counts as valid, and the first that is not.
 NOW_US = 1_000
 
 
 def message_of(
-    segments: int, unknown_sends: int, expires_at_us: int, accepted_at_us: int, newer: bool
+    segments: int, unknown_sends: int, expires_at_us: int, accepted_at_us: int, due_at_us: int, newer: bool
 ) -> Message:
     fields: dict[str, object] = {
         "id": "m", "organisation_id": 1, "to": "+98912", "sender": "", "text": "Hi", "encoding": "GSM-7",
         "segments": segments, "units": 1, "accepted_at_us": accepted_at_us, "expires_at_us": expires_at_us,
         "unknown_sends": unknown_sends,
     }  # fmt: skip
-    return NewerMessage(**fields, added=(1,)) if newer else Message(**fields)  # type: ignore[arg-type]
+    if newer:
+        return NewerMessage(**fields, due_at_us=due_at_us, added=(1,))  # type: ignore[arg-type]
+    if due_at_us:
+        return ScheduledMessage(**fields, due_at_us=due_at_us)  # type: ignore[arg-type]
+    return Message(**fields)  # type: ignore[arg-type]
 
 
 messages = st.builds(
@@ -43,6 +47,7 @@ messages = st.builds(
     st.sampled_from([0, 0, 0, 2]),
     st.sampled_from([NOW_US - 1, NOW_US, NOW_US + 1, 10**15, 10**15]),
     st.integers(0, 10**15),
+    st.one_of(st.just(0), st.integers(1, 10**15)),
     st.booleans(),
 )
 entries = st.builds(
@@ -60,7 +65,8 @@ pairs = st.lists(st.tuples(entries, st.sampled_from([1.0, 2.0, 3])), max_size=8)
 def test_what_they_have_together(some: list[Entry], at_us: int) -> None:
     assert all(a is b.message for a, b in zip(messages_of(some), some, strict=True))
     assert segments_of(deque(some)) == sum(entry.message.segments for entry in some)
-    assert ages_of(some, at_us) == [at_us - entry.message.accepted_at_us for entry in some]
+    since_us = [max(entry.message.accepted_at_us, due_at_us_of(entry.message)) for entry in some]
+    assert ages_of(some, at_us) == [at_us - at for at in since_us]
 
 
 @given(pairs, st.integers(0, 8))
@@ -76,7 +82,7 @@ def test_the_first_are_taken_in_order(some: list[tuple[Entry, float]], count: in
 
 
 def entry_of(deliveries: int = 1, unknown_sends: int = 0, expires_at_us: int = NOW_US + 1) -> Entry:
-    message = message_of(1, unknown_sends, expires_at_us, 0, False)
+    message = message_of(1, unknown_sends, expires_at_us, 0, 0, False)
     return Entry(shard=0, queue="normal", entry_id=b"1-1", message=message, deliveries=deliveries)
 
 

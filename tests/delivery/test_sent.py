@@ -12,7 +12,16 @@ from engine.delivery.breaker import WINDOW, Breaker
 from engine.delivery.in_flight import InFlight
 from engine.delivery.sent import added_up, sent_entries
 from engine.delivery.settlement import RetryPauses, after_verdict
-from engine.records import NO_RECEIPTS, RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID, Entry, Verdict
+from engine.message_format import NewerMessage
+from engine.records import (
+    NO_RECEIPTS,
+    RECEIPTS_BY_ANY_ID,
+    RECEIPTS_BY_THEIR_ID,
+    Entry,
+    Message,
+    ScheduledMessage,
+    Verdict,
+)
 from tests.stores.redis.kit import message
 
 PAUSES = RetryPauses(first_us=1, max_us=1)
@@ -24,6 +33,13 @@ def entry(number: int, **changes: object) -> Entry:
     queue = "express" if number % 2 else "normal"
     of = message(f"m{number}", accepted_at_us=1000, **changes)
     return Entry(shard=0, queue=queue, entry_id=b"%d-0" % number, message=of)  # type: ignore[arg-type]
+
+
+def scheduled(of: Message, due_at_us: int, *, newer: bool) -> Message:
+    """The message with a later time, of this version or as a newer one wrote it."""
+    if newer:
+        return NewerMessage(**msgspec.structs.asdict(of), due_at_us=due_at_us, added=("new",))
+    return ScheduledMessage(**msgspec.structs.asdict(of), due_at_us=due_at_us) if due_at_us else of
 
 
 texts = st.text(max_size=8)
@@ -68,13 +84,21 @@ lengths = st.sampled_from([0, 31, 32, 255, 256, 65_535, 65_536])
 
 @given(
     st.lists(numbers, min_size=6, max_size=6),
+    st.sampled_from([0, 0, 127, 128, 2**32, 1_795_335_960_000_000]),
+    st.booleans(),
     st.booleans(),
     lengths,
     st.sampled_from(["a", "é", "\U0001f4a9"]),
     st.sampled_from([RECEIPTS_BY_ANY_ID, RECEIPTS_BY_THEIR_ID, NO_RECEIPTS]),
 )
 def test_rows_have_the_shortest_form_of_each_value(
-    values: list[int], negative: bool, length: int, character: str, receipts_by: int
+    values: list[int],
+    due_at_us: int,
+    newer: bool,
+    negative: bool,
+    length: int,
+    character: str,
+    receipts_by: int,
 ) -> None:
     organisation_id, segments, units, accepted_at_us, now_us, took_us = values
     took_us = -took_us if negative else took_us
@@ -82,7 +106,8 @@ def test_rows_have_the_shortest_form_of_each_value(
         message("m"), organisation_id=organisation_id, segments=segments, units=units,
         accepted_at_us=accepted_at_us, reference=character * length,
     )  # fmt: skip
-    one = Entry(shard=0, queue="normal", entry_id=b"1-0", message=of)
+    message_due = scheduled(of, due_at_us, newer=newer)
+    one = Entry(shard=0, queue="normal", entry_id=b"1-0", message=message_due)
     [row] = sent_entries(
         [one], ["id"], [took_us], provider="p", code=character, now_us=now_us, receipts_by=receipts_by
     ).rows
@@ -94,6 +119,8 @@ def test_rows_have_the_shortest_form_of_each_value(
         Random(1),
         receipts_by=receipts_by,
     ).row
+    assert whole is not None
+    assert whole.due_at_us == due_at_us
     # Nothing stands behind the last value that says something.
     values_said = decode(encode(whole)) if receipts_by else decode(encode(whole))[:-2]
     assert row == encode(values_said)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import get_args
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import message_format
+from engine.delivery.dead_letters import begun_anew
 from engine.delivery.settlement import (
     DELIVERIES_MAX,
     RetryPauses,
@@ -17,10 +20,21 @@ from engine.delivery.settlement import (
     after_verdict,
     before_sending,
     in_older_words,
+    put_back,
     put_off,
+    put_off_in,
     unroutable,
 )
-from engine.records import NO_RECEIPTS, RECEIPTS_BY_ANY_ID, Entry, Message, Verdict, VerdictKind
+from engine.records import (
+    NO_RECEIPTS,
+    RECEIPTS_BY_ANY_ID,
+    Entry,
+    Message,
+    ScheduledMessage,
+    Verdict,
+    VerdictKind,
+    due_at_us_of,
+)
 
 NOW = 1_700_000_000_000_000
 SECOND = 1_000_000
@@ -93,6 +107,29 @@ def test_each_verdict_has_its_outcome(
         assert row.due_at_us == settlement.due_at_us > NOW
     else:
         assert (settlement.message, settlement.due_at_us, row.due_at_us) == (None, 0, 0)
+
+
+@pytest.mark.parametrize("kind", get_args(VerdictKind))
+def test_a_scheduled_message_keeps_its_time_wherever_it_goes_and_is_sent_with_it(kind: VerdictKind) -> None:
+    due_at_us = NOW - SECOND // 2
+    message = ScheduledMessage(**msgspec.structs.asdict(entry().message), due_at_us=due_at_us)
+    one = msgspec.structs.replace(entry(deliveries=2), message=message)
+    settlement = after_verdict(one, verdict(kind), NOW, PAUSES, Random(1), reroute=True)
+    assert settlement.row
+    if kind == "accepted":
+        # The settlement itself puts nothing on the due set.
+        assert (settlement.row.due_at_us, settlement.due_at_us) == (due_at_us, 0)
+        assert due_at_us_of(message_format.from_json(settlement.row.kept)) == due_at_us
+    elif kind == "permanent":
+        assert settlement.row.due_at_us == 0
+    else:
+        assert settlement.row.due_at_us == settlement.due_at_us > NOW
+        assert settlement.message
+        assert due_at_us_of(settlement.message) == due_at_us
+    for waiting in (put_off(one, NOW), put_off_in(one, "p"), put_back(one)):
+        assert waiting.message
+        assert due_at_us_of(waiting.message) == due_at_us
+    assert due_at_us_of(begun_anew(message)) == due_at_us
 
 
 def test_only_the_attempts_of_a_retried_message_change() -> None:

@@ -25,7 +25,8 @@ SETTINGS = {
     "distributed_ddl_output_mode": "none",
 }
 _NAMED = re.compile(
-    r"(CREATE (?:TABLE|VIEW|MATERIALIZED VIEW) IF NOT EXISTS|CREATE DATABASE IF NOT EXISTS|ALTER TABLE|"
+    r"(CREATE (?:TABLE|VIEW|MATERIALIZED VIEW) IF NOT EXISTS|CREATE OR REPLACE VIEW|"
+    r"CREATE DATABASE IF NOT EXISTS|ALTER TABLE|"
     r"DROP (?:TABLE|VIEW) IF EXISTS) (`(?:[^`\\]|\\.)+`|\w+)"
 )
 _ENGINE = re.compile(r"^(\)\s*)?ENGINE = (\w*MergeTree)\b", re.MULTILINE)

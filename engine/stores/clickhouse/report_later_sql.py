@@ -1,6 +1,6 @@
 """Rule: the SQL that counts rows of `activity` one by one in a long report, as the views count them.
 
-The same as `report_events` (0013_report_periods.sql) says of a row. The server plans a view anew for every
+The same as `report_events` (0016_due_messages.sql) says of a row. The server plans a view anew for every
 report that reads it, and what it plans for the lists of calling codes there takes longer than most reports
 read: so the expressions stand in the statement itself, and calling codes are looked up in a text, which is
 one constant.
@@ -33,7 +33,8 @@ EVENT_SQL = (
     f"if(activity.event = 'retrying' AND provider_message_id != '', '{RESENT}', toString(activity.event))"
 )
 COUNTED_SQL = f"activity.event IN {COUNTED!r}"
-_AGE_US = "toUnixTimestamp64Micro(at) - toUnixTimestamp64Micro(accepted_at)"
+# From when the message was accepted, or due where a `sent` says that this was later.
+_AGE_US = "toUnixTimestamp64Micro(at) - toUnixTimestamp64Micro(greatest(accepted_at, due_at))"
 _AGE = f"toUInt32(least(4294967295, greatest(0, {_AGE_US})))"
 # Times of answers and ages, by class.
 TIMES_SQL = (

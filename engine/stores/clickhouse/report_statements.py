@@ -43,8 +43,9 @@ _EVENTS = _Source(
     f"(SELECT *, activity.event AS kind FROM activity WHERE event IN {COUNTED!r})",  # noqa: S608 - constants
     "accepted_at", "count()", "sum(toUInt64(segments))", "sum(toUInt64(units))",
     "quantilesTDigestIf(0.5, 0.95, 0.99)(latency_us, latency_us > 0)",
-    "quantilesTDigestIf(0.5, 0.95, 0.99)(toUInt64(greatest(0, dateDiff('microsecond', accepted_at, at))), "
-    "kind IN ('sent', 'delivered'))",
+    # From when a message was accepted, or due where a `sent` says that this was later.
+    "quantilesTDigestIf(0.5, 0.95, 0.99)(toUInt64(greatest(0, "
+    "dateDiff('microsecond', greatest(accepted_at, due_at), at))), kind IN ('sent', 'delivered'))",
 )  # fmt: skip
 _AGAIN = "if(kind = 'retrying' AND provider_message_id != '', 'resent', toString(kind))"
 # As `wanted_in` in functions/queue has it.

@@ -18,7 +18,7 @@ from libc.string cimport memcpy
 import msgspec
 
 from engine import bundle_format, message_format
-from engine.records import QUEUES, ActivityRow, Message
+from engine.records import QUEUES, ActivityRow, Message, ScheduledMessage
 
 cdef enum:
     # Octets before a message in a bundle.
@@ -39,6 +39,7 @@ cdef size_t _octets_max = bundle_format.OCTETS_MAX
 cdef str _express = QUEUES[0]
 # A field that is new is one that `_write` must write.
 assert len(Message.__struct_fields__) == MESSAGE_FIELDS
+assert ScheduledMessage.__struct_fields__[MESSAGE_FIELDS:] == ("due_at_us",)
 # Behind the text of an acceptance stands what is of attempts alone.
 assert ActivityRow.__struct_fields__[ROW_FIELDS:] == ("text", "receipts_by")
 assert bundle_format.record(1, b"") == b"\0\1\0\0\0\0"
@@ -240,8 +241,7 @@ cdef class Portion:
 
     cdef int _write(self, message, str queue, uint64_t due_at_us) except -1:
         """Append the row of a message, and put the message into `_payload`."""
-        cdef Buffer *row = &self._rows
-        cdef Buffer *payload = &self._payload
+        cdef Buffer *row = &self._rows, *payload = &self._payload
         cdef str id_ = message.id, to = message.to, text = message.text, sender = message.sender
         cdef str encoding = message.encoding, reference = message.reference, url = message.callback_url
         cdef uint64_t organisation_id = message.organisation_id, segments = message.segments
@@ -271,7 +271,7 @@ cdef class Portion:
             _put_text(row, text)
         if type(message) is not Message:
             return _put_octets(payload, message_format.packed(message))
-        _put(payload, b"\x9f", 1)
+        _put(payload, b"\xdc\0\x10" if due_at_us else b"\x9f", 3 if due_at_us else 1)
         _put_text(payload, id_)
         _put_number(payload, organisation_id)
         _put_text(payload, to)
@@ -286,4 +286,5 @@ cdef class Portion:
         _put_text(payload, reference)
         _put_octets(payload, _encode(message.tried))
         _put_number(payload, message.unknown_sends)
-        return _put_text(payload, url)
+        _put_text(payload, url)
+        return _put_number(payload, due_at_us) if due_at_us else 0

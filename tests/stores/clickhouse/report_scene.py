@@ -44,10 +44,13 @@ def message(number: int, rng: Random, from_s: int, until_s: int) -> list[Activit
     rows = [make_row(0, at_us=accepted_at_us, event="accepted", provider="", latency_us=0, **same)]
     for place, (event, provider) in enumerate(rng.choice(HISTORIES), 1):
         again = event == "resent"
+        at_us = accepted_at_us + rng.randrange(1_000, 5_000_000_000)
         rows.append(
             make_row(
                 0,
-                at_us=accepted_at_us + rng.randrange(1_000, 5_000_000_000),
+                at_us=at_us,
+                # Every third was scheduled.
+                due_at_us=(accepted_at_us + 9 * at_us) // 10 if event == "sent" and number % 3 == 0 else 0,
                 event="retrying" if again else event,
                 provider=provider,
                 provider_message_id="id" if again or event == "sent" else "",

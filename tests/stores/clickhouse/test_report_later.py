@@ -12,13 +12,15 @@ _ROWS = 10_000
 _OTHERS = ("", "+", "+4", "+98", "+141", "+1x26", "x")
 _INSERT = f"""
 INSERT INTO activity (at, organisation_id, message_id, accepted_at, event, queue, to, segments, units,
-    provider, provider_message_id, latency_us, stream_ms)
+    provider, provider_message_id, latency_us, due_at, stream_ms)
 WITH {list(EVENTS)} AS events, {list(_OTHERS)} AS others
 SELECT toDateTime64(1700000000, 6) + toIntervalMicrosecond((number % 50 - 2) * 170000000 * (1 + number % 7)),
     1, toString(number), toDateTime64(1700000000, 6), events[1 + number % length(events)], 'normal',
     if(number < {_ROWS}, concat('+', leftPad(toString(number), 4, '0'), '5550'),
         others[number - {_ROWS} + 1]),
-    1, 2, 'a', if(intDiv(number, length(events)) % 2, 'id', ''), number % 3 * 70000, number
+    1, 2, 'a', if(intDiv(number, length(events)) % 2, 'id', ''), number % 3 * 70000,
+    if(number % 4 = 1, toDateTime64(1700000000, 6) + toIntervalMicrosecond((number % 11 - 2) * 100000000),
+        toDateTime64(0, 6)), number
 FROM numbers({_ROWS + len(_OTHERS)})"""
 
 

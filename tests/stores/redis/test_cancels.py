@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine import message_format
 from engine import redis_keys as keys
 from engine.activity.campaigns import CanceledCampaign, cancel_campaign, place_of
 from engine.activity.row import row_of
@@ -163,6 +164,24 @@ async def test_one_of_many_that_are_due_at_one_instant_is_found(waiting: Waiting
     assert (await waiting.cancel(before[:1], far=True)).canceled == set()
     assert await waiting.held() == 2 * (2006 - 3 - 399)
     assert await waiting.link.call("ZCARD", keys.due_key(SHARD, "normal")) == 2006 - 3 - 399
+
+
+async def test_messages_of_an_older_version_are_found_beside_ours_that_are_due_at_the_same_instant(
+    waiting: Waiting,
+) -> None:
+    due_at_us, due = now_us() + 3_600_000_000, keys.due_key(SHARD, "normal")
+    some = await waiting.admit(300, due_at_us=due_at_us)
+    # As a version that does not write the time into the message has put them there.
+    ours = await waiting.link.call("ZRANGE", due, 0, -1)
+    older = [message_format.packed(msgspec.msgpack.decode(payload, type=Message)) for payload in ours[::2]]
+    assert {payload[0] for payload in ours} == {0xDC}
+    assert {payload[0] for payload in older} == {0x9F}
+    await waiting.link.call("ZREM", due, *ours[::2])
+    await waiting.link.call("ZADD", due, *(part for payload in older for part in (due_at_us, payload)))
+    for m in (some[0], some[1], some[150], some[-2], some[-1]):
+        assert (await waiting.cancel([m], due_at_us=[due_at_us])).canceled == {m.id}
+    assert len((await waiting.cancel(some, due_at_us=[due_at_us])).canceled) == 295
+    assert await waiting.link.call("ZCARD", due) == await waiting.held() == 0
 
 
 async def test_a_message_that_was_put_off_until_an_unknown_time_is_found(waiting: Waiting) -> None:

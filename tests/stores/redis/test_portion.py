@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine import bundle_format, message_format
 from engine.activity.row import row_of
-from engine.records import QUEUES, Addressed, Message, Submission
+from engine.records import QUEUES, Addressed, Message, ScheduledMessage, Submission
 from engine.stores.redis._portion import Portion
 
 _TEXTS = st.one_of(
@@ -112,7 +112,8 @@ def _arguments(submissions: list[Submission], *, texts: bool) -> list[object]:
     dues: list[object] = []
     for _, one in every:
         if one.due_at_us:
-            dues += (one.queue[:1].encode(), one.due_at_us, message_format.packed(one.message))
+            message = ScheduledMessage(**msgspec.structs.asdict(one.message), due_at_us=one.due_at_us)
+            dues += (one.queue[:1].encode(), one.due_at_us, message_format.packed(message))
     return [
         3, b"kept", msgspec.msgpack.encode([v for pair in units.items() for v in pair]), len(every),
         b"".join(_row(one, texts=texts) for _, one in every), len(closed), len(dues) // 3, *bundles, *dues,
@@ -148,7 +149,7 @@ def test_a_bundle_has_as_many_messages_as_it_may(count: int, characters: int) ->
 def test_a_message_of_a_newer_version_keeps_the_fields_that_are_not_known_here() -> None:
     known = [
         "01a202a3-c111-7fd3-92d4-9ad3082ddfbb", 7, "+4915112345678", "hello", "", "GSM-7", 1, 1, 1, 2, 0, "",
-        [], 0, "", "new",
+        [], 0, "", 0, "new",
     ]  # fmt: skip
     message = message_format.unpacked(msgspec.msgpack.encode(known))
     submissions = [
