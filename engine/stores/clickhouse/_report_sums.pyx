@@ -19,26 +19,16 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
+from engine.stores.clickhouse._block cimport ANSWERS, COLUMNS, COUNTED, EVENTS, LOST, OFF, block
 from engine.stores.clickhouse._native cimport (
-    MAP, TEXT, UNSIGNED, WORDS, Column, length, next_name, next_text, set_kind, signed, unsigned, values,
+    MAP, TEXT, UNSIGNED, WORDS, Column, length, next_text, signed, unsigned,
 )
 from engine.stores.clickhouse._pieces cimport CLASSES, PARTS, Piece, quantiles
 
 from engine.activity.reports import SUMMED, TIMED, Sums
 
 cdef enum:
-    # What a column says.
-    GROUP = 0
-    EVENTS = 1
-    SEGMENTS = 2
-    UNITS = 3
-    ANSWERS = 4
-    AGES = 5
-    LOST = 6
-    COUNTED = 7
-    OFF = 8
     MEASURES = 3
-    COLUMNS = 32
     EVENTS_MAX = 32
     # A group's values take so many octets at most to be told from others.
     KEY = 4096
@@ -53,9 +43,6 @@ cdef uint64_t NOWHERE = 0xffffffff
 
 cdef int KINDS = len(SUMMED), SERIES = len(TIMED)
 
-_NAMES = {
-    "n": EVENTS, "parts": SEGMENTS, "held": UNITS, "of_answers": ANSWERS, "of_ages": AGES, "lost": LOST,
-}
 cdef list _EVENTS = [event.encode() for event in SUMMED]
 
 
@@ -75,19 +62,6 @@ cdef int kind_of(const uint8_t *text, uint64_t size) except -1:
         if <uint64_t>PyBytes_GET_SIZE(event) == size and not memcmp(PyBytes_AS_STRING(event), text, size):
             return i
     raise ValueError("The answer has an event that is not counted.")
-
-
-cdef int _place_in(str name, str begin) except -1:
-    """The number at the end of a column's name. Raises ValueError for one that is of no column."""
-    place = int(name.removeprefix(begin))
-    if not 0 <= place < COLUMNS:
-        raise ValueError(f"The column {name} is of no series and no group.")
-    return place
-
-
-cdef inline bint is_time(const Column *column) noexcept nogil:
-    """Whether a column has numbers as times are written, of which some may be off."""
-    return column.kind == UNSIGNED and column.width == 4
 
 
 class TooManyGroups(Exception):
@@ -159,68 +133,13 @@ cdef class ReportSums:
             at = length(at, end, &rows)
             if at == NULL:
                 raise ValueError("The answer broke off.")
-            at = self._columns(at, end, columns, width, rows, &groups, types)
+            at = block(at, end, columns, width, rows, &groups, types, self.counted, self._answers)
             self._rows(columns, width, rows, groups, end, known)
         self._is_broken = False
 
     cdef int _check(self) except -1:
         if self._is_broken:
             raise ValueError("An answer was not read to its end.")
-        return 0
-
-    cdef const uint8_t *_columns(
-        self, const uint8_t *at, const uint8_t *end, Column *columns, int width, uint64_t rows, int *groups,
-        list types
-    ) except NULL:
-        """Read where the columns of a block begin, and what they are; where it ends. `types`: of the groups
-        of the answer's blocks before it; none: it is the first."""
-        cdef Column *column
-        cdef list found = []
-        cdef int i
-        cdef str name, kind
-        groups[0] = 0
-        for i in range(width):
-            column = &columns[i]
-            name, kind = next_name(&at, end), next_name(&at, end)
-            set_kind(column, kind)
-            self._set_role(column, name)
-            is_map = column.role == ANSWERS or column.role == AGES
-            is_text = column.kind == TEXT or column.kind == WORDS
-            if column.width < 0 or is_map != (column.kind == MAP) or is_text and column.role != GROUP:
-                raise ValueError(f"The column {name} has the type {kind}.")
-            if column.role == GROUP:
-                # The groups come first, the event as the last of them.
-                if groups[0] != i:
-                    raise ValueError(f"The column {name} stands behind others.")
-                groups[0] = i + 1
-                found.append(kind)
-            at = values(column, at, end, rows, self._answers)
-        if groups[0] == 0 or columns[groups[0] - 1].kind not in (TEXT, WORDS):
-            raise ValueError("The answer has no column of events.")
-        # Groups are told apart by their octets.
-        if types and types != found:
-            raise ValueError("The answer has groups of several types.")
-        types[:] = found
-        for i in range(groups[0], width):
-            column = &columns[i]
-            if column.role == OFF and (
-                not 0 <= column.place < groups[0] or not (is_time(column) and is_time(&columns[column.place]))
-            ):
-                raise ValueError("The answer takes off what is no time.")
-        return at
-
-    cdef int _set_role(self, Column *column, str name) except -1:
-        """Note what a column says, by its name."""
-        if name.startswith("g"):
-            column.role = GROUP
-        elif name.startswith("off"):
-            column.role, column.place = OFF, _place_in(name, "off")
-        else:
-            column.role = _NAMES.get(name, COUNTED)
-        if column.role == COUNTED:
-            column.place = _place_in(name, "counted")
-            while len(self.counted) <= column.place:
-                self.counted.append(0)
         return 0
 
     cdef int _rows(
