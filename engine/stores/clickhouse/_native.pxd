@@ -33,6 +33,8 @@ cdef struct Column:
     const uint8_t *values
     uint64_t before
     uint64_t read
+    # How many keys there are.
+    uint64_t entries
     # The texts that numbers stand for, and how many they are.
     const uint8_t **words
     uint64_t words_count
@@ -169,7 +171,7 @@ cdef inline const uint8_t *values(
     """Begin with the values of a column; where it ends. `kept`: what the column points into."""
     cdef const uint8_t *begin
     cdef uint64_t size = 0, i
-    column.at, column.before, column.read = at, 0, 0
+    column.at, column.before, column.read, column.entries = at, 0, 0, 0
     if column.kind == TEXT:
         for i in range(rows):
             begin = text_of(at, end, &size)
@@ -179,7 +181,7 @@ cdef inline const uint8_t *values(
         return words(column, at, end, rows, kept)
     if column.kind == MAP:
         column.keys = past(at, end, rows, 8)
-        size = unsigned(column.keys - 8, 8) if rows else 0
+        column.entries = size = unsigned(column.keys - 8, 8) if rows else 0
         column.values = past(column.keys, end, size, 2)
         return past(column.values, end, size, 8)
     return past(at, end, rows, column.width)

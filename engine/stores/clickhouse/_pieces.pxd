@@ -6,8 +6,9 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 cdef enum:
-    # Classes that there may be, and those in an octave, as in `time_classes`.
-    CLASSES = 65536
+    # Classes that there may be, and those in an octave, as in `time_classes`: of times that are less than
+    # 2 ** 62 microseconds.
+    CLASSES = 496
     OCTAVE = 8
     # p50, p95 and p99.
     PARTS = 3
@@ -26,8 +27,8 @@ cdef struct Piece:
 cdef inline void quantiles(
     const Piece *pieces, int64_t last, uint64_t *classes, double *result
 ) noexcept nogil:
-    """Those of a map and of all before it together; NaN when they are empty. `classes`: zeros, before and
-    after."""
+    """Those of a map and of all before it together; NaN when they are empty. Their keys are less than
+    CLASSES. `classes`: zeros, before and after."""
     cdef double[PARTS] parts = [0.5, 0.95, 0.99]
     cdef const Piece *piece
     cdef uint64_t count = 0, total = 0, below = 0

@@ -19,40 +19,30 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
+from engine.stores.clickhouse._block cimport ANSWERS, COLUMNS, COUNTED, EVENTS, LOST, OFF, block
 from engine.stores.clickhouse._native cimport (
-    MAP, TEXT, UNSIGNED, WORDS, Column, length, next_name, next_text, set_kind, signed, unsigned, values,
+    MAP, TEXT, UNSIGNED, WORDS, Column, length, next_text, signed, unsigned,
 )
 from engine.stores.clickhouse._pieces cimport CLASSES, PARTS, Piece, quantiles
 
 from engine.activity.reports import SUMMED, TIMED, Sums
 
 cdef enum:
-    # What a column says.
-    GROUP = 0
-    EVENTS = 1
-    SEGMENTS = 2
-    UNITS = 3
-    ANSWERS = 4
-    AGES = 5
-    LOST = 6
-    COUNTED = 7
-    OFF = 8
     MEASURES = 3
-    COLUMNS = 32
     EVENTS_MAX = 32
     # A group's values take so many octets at most to be told from others.
     KEY = 4096
     # After so many rows other threads have a turn.
     TURN = 512
 
+# As many groups as there are.
+cdef Py_ssize_t ANY_NUMBER = 0x7fffffffffffffff
+
 # A time that is none: to add to no group, or to take off none.
 cdef uint64_t NOWHERE = 0xffffffff
 
 cdef int KINDS = len(SUMMED), SERIES = len(TIMED)
 
-_NAMES = {
-    "n": EVENTS, "parts": SEGMENTS, "held": UNITS, "of_answers": ANSWERS, "of_ages": AGES, "lost": LOST,
-}
 cdef list _EVENTS = [event.encode() for event in SUMMED]
 
 
@@ -74,14 +64,16 @@ cdef int kind_of(const uint8_t *text, uint64_t size) except -1:
     raise ValueError("The answer has an event that is not counted.")
 
 
-cdef inline bint is_time(const Column *column) noexcept nogil:
-    """Whether a column has numbers as times are written, of which some may be off."""
-    return column.kind == UNSIGNED and column.width == 4
+class TooManyGroups(Exception):
+    pass
 
 
 cdef class ReportSums:
     cdef readonly list counted
     cdef readonly bint lost
+    # An answer was refused, or is being read: what is here is half of something, and may point anywhere.
+    cdef bint _is_broken
+    cdef Py_ssize_t _groups_max
     # The answers, which the maps point into.
     cdef list _answers
     # The groups in the order in which they came, and the place of each.
@@ -99,9 +91,10 @@ cdef class ReportSums:
     cdef int[EVENTS_MAX][2] _timed
     cdef uint64_t *_classes
 
-    def __cinit__(self):
+    def __cinit__(self, Py_ssize_t groups_max=ANY_NUMBER):
         cdef int i
         assert KINDS <= EVENTS_MAX
+        self._groups_max = groups_max
         self.counted, self._answers, self._groups, self._places = [], [], [], {}
         for i in range(EVENTS_MAX):
             self._timed[i][0] = self._timed[i][1] = -1
@@ -126,6 +119,9 @@ cdef class ReportSums:
         cdef int groups = 0
         cdef Py_ssize_t place
         cdef dict known = {}
+        cdef list types = []
+        self._check()
+        self._is_broken = True
         self._answers.append(answer)
         # Another answer may have other types.
         for place in range(self._room):
@@ -137,56 +133,13 @@ cdef class ReportSums:
             at = length(at, end, &rows)
             if at == NULL:
                 raise ValueError("The answer broke off.")
-            at = self._columns(at, end, columns, width, rows, &groups)
+            at = block(at, end, columns, width, rows, &groups, types, self.counted, self._answers)
             self._rows(columns, width, rows, groups, end, known)
+        self._is_broken = False
 
-    cdef const uint8_t *_columns(
-        self, const uint8_t *at, const uint8_t *end, Column *columns, int width, uint64_t rows, int *groups
-    ) except NULL:
-        """Read where the columns of a block begin, and what they are; where it ends."""
-        cdef Column *column
-        cdef int i
-        cdef str name, kind
-        groups[0] = 0
-        for i in range(width):
-            column = &columns[i]
-            name, kind = next_name(&at, end), next_name(&at, end)
-            set_kind(column, kind)
-            self._set_role(column, name)
-            is_map = column.role == ANSWERS or column.role == AGES
-            is_text = column.kind == TEXT or column.kind == WORDS
-            if column.width < 0 or is_map != (column.kind == MAP) or is_text and column.role != GROUP:
-                raise ValueError(f"The column {name} has the type {kind}.")
-            if column.role == GROUP:
-                # The groups come first, the event as the last of them.
-                if groups[0] != i:
-                    raise ValueError(f"The column {name} stands behind others.")
-                groups[0] = i + 1
-            at = values(column, at, end, rows, self._answers)
-        if groups[0] == 0 or columns[groups[0] - 1].kind not in (TEXT, WORDS):
-            raise ValueError("The answer has no column of events.")
-        for i in range(groups[0], width):
-            column = &columns[i]
-            if column.role == OFF and (
-                not 0 <= column.place < groups[0] or not (is_time(column) and is_time(&columns[column.place]))
-            ):
-                raise ValueError("The answer takes off what is no time.")
-        return at
-
-    cdef int _set_role(self, Column *column, str name) except -1:
-        """Note what a column says, by its name."""
-        if name.startswith("g"):
-            column.role = GROUP
-        elif name.startswith("off"):
-            column.role, column.place = OFF, int(name.removeprefix("off"))
-        else:
-            column.role = _NAMES.get(name, COUNTED)
-        if column.role == COUNTED:
-            column.place = int(name.removeprefix("counted"))
-            if not 0 <= column.place < COLUMNS:
-                raise ValueError(f"The column {name} is of no series.")
-            while len(self.counted) <= column.place:
-                self.counted.append(0)
+    cdef int _check(self) except -1:
+        if self._is_broken:
+            raise ValueError("An answer was not read to its end.")
         return 0
 
     cdef int _rows(
@@ -274,7 +227,7 @@ cdef class ReportSums:
                     column.before, column.read = column.read, value
                 before = column.before
                 size = value - before
-                if size > CLASSES:
+                if size > CLASSES or value > column.entries:
                     raise ValueError("The answer has more classes than there are.")
                 if place >= 0 and size and self._timed[kind][column.role - ANSWERS] >= 0:
                     self._add_map(
@@ -342,6 +295,8 @@ cdef class ReportSums:
         if found is not None:
             return found
         place = len(self._groups)
+        if place >= self._groups_max:
+            raise TooManyGroups
         if place == self._room:
             self._grow()
         self._groups.append(group)
@@ -374,6 +329,10 @@ cdef class ReportSums:
         self, Py_ssize_t of, const uint8_t *keys, const uint8_t *values, uint32_t size, bint taken
     ) except -1:
         cdef Piece *piece
+        cdef uint32_t i
+        for i in range(size):
+            if unsigned(keys + 2 * i, 2) >= CLASSES:
+                raise ValueError("The answer has times of a class that there is not.")
         if self._count == self._pieces_room:
             self._pieces_room = max(256, 2 * self._pieces_room)
             piece = <Piece *>PyMem_RawRealloc(self._pieces, self._pieces_room * sizeof(Piece))
@@ -386,13 +345,38 @@ cdef class ReportSums:
         return 0
 
     def sums(self):
-        cdef Py_ssize_t count = len(self._groups), place
-        cdef bytes times = PyBytes_FromStringAndSize(NULL, count * SERIES * PARTS * sizeof(double))
-        cdef double *result = <double *>PyBytes_AS_STRING(times)
-        for place in range(count * SERIES):
-            if place % TURN == TURN - 1:
+        cdef Py_ssize_t count, place, i, row
+        cdef Py_ssize_t width = KINDS * MEASURES
+        cdef bytes numbers, times
+        cdef uint64_t *sums
+        cdef double *result
+        cdef list places, groups = self._groups
+        self._check()
+        # What was moved from one group to another leaves nothing.
+        places = [place for place in range(len(groups)) if self._is_any(place)]
+        count = len(places)
+        if count < len(groups):
+            groups = [groups[place] for place in places]
+        numbers = PyBytes_FromStringAndSize(NULL, count * width * sizeof(uint64_t))
+        times = PyBytes_FromStringAndSize(NULL, count * SERIES * PARTS * sizeof(double))
+        sums, result = <uint64_t *>PyBytes_AS_STRING(numbers), <double *>PyBytes_AS_STRING(times)
+        for row in range(count):
+            if row % TURN == TURN - 1:
                 with nogil:
                     pass
-            quantiles(self._pieces, self._last[place], self._classes, result + place * PARTS)
-        size = count * KINDS * MEASURES * sizeof(uint64_t)
-        return Sums(self._groups, PyBytes_FromStringAndSize(<const char *>self._numbers, size), times)
+            place = places[row]
+            memcpy(sums + row * width, self._numbers + place * width, width * sizeof(uint64_t))
+            for i in range(SERIES):
+                quantiles(
+                    self._pieces, self._last[place * SERIES + i], self._classes,
+                    result + (row * SERIES + i) * PARTS,
+                )
+        return Sums(groups, numbers, times)
+
+    cdef bint _is_any(self, Py_ssize_t place) noexcept:
+        """Whether anything is in a group."""
+        cdef Py_ssize_t width = KINDS * MEASURES, i
+        for i in range(place * width, (place + 1) * width):
+            if self._numbers[i]:
+                return True
+        return False

@@ -31,8 +31,12 @@ _HOUR_OF_DAY = "intDiv(begins, 4) % 24"
 
 
 def zone_of(query: ReportQuery) -> str:
-    """The zone in whose days a report is put together."""
-    return "UTC" if query.time_zone in _UTC else query.time_zone
+    """The zone in whose days a report is put together: UTC where its own has the same days all the while, as
+    London has in winter."""
+    if query.time_zone in _UTC:
+        return "UTC"
+    offsets = offsets_in(query.time_zone, query.from_s, query.until_s)
+    return query.time_zone if any(ahead_s for _, ahead_s in offsets) else "UTC"
 
 
 def is_long(query: ReportQuery) -> bool:

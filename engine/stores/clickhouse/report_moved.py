@@ -38,13 +38,13 @@ class Moved(NamedTuple):
 
 def moved(query: ReportQuery, days: Days, added: int) -> Moved | None:
     """What is read of the series of UTC; None: what lies between the ends of the report, as `parts_of_days`
-    says. `days`: in the report's zone; `added`: as of `added_of`."""
+    says. `days`: in the report's zone, which is not UTC (`zone_of`); `added`: as of `added_of`."""
     ahead = [ahead_s for _, ahead_s in _offsets(query)]
     if "hour" in query.group_by:
         return None
     step_s = HOUR_S if added in (ALONE, *BY.values()) else QUARTER_S
     ends = [query.from_s, *([query.until_s] if days.last_s < query.until_s else [])]
-    if days.first >= days.last or any(time_s % step_s for time_s in (*ahead, *ends)):
+    if days.first >= days.last or not any(ahead) or any(time_s % step_s for time_s in (*ahead, *ends)):
         return None
     return _days(query, days, added, added + (HOURS[0] if step_s == HOUR_S else QUARTER))
 
@@ -59,7 +59,8 @@ def _days(query: ReportQuery, days: Days, added: int, part: int) -> Moved:
     parts = between(part, min(from_quarter, first * _DAY_QUARTERS), max(until_quarter, last * _DAY_QUARTERS))
     is_in = f"begins >= {from_quarter} AND begins < {until_quarter}"
     return Moved(
-        [between(DAY + added, first, last), f"({parts} AND NOT ({zones} = {utc} AND {is_read}))"],
+        # Of a day that is read, what the report begins after or ends before is taken off too.
+        [between(DAY + added, first, last), f"({parts} AND NOT ({zones} = {utc} AND {is_read} AND {is_in}))"],
         f"multiIf(period = {DAY + added}, begins, {is_in}, {zones}, {_NOWHERE})",
         f"if(period = {part} AND {is_read}, {utc}, {_NOWHERE})",
         max(abs(ahead_s) for _, ahead_s in _offsets(query)) / _DAY_S,

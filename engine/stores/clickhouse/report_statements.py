@@ -15,7 +15,8 @@ from engine.stores.clickhouse.report_cover import offsets_in
 
 # More groups than this are not shown.
 GROUPS_MAX = 10_000
-# And more rows than this are not read: a group has one for each event.
+# And more rows than this are not read: a group has one for each event. (Of counts that are moved from group
+# to group there are more: `report_together`.)
 ROWS_MAX = (GROUPS_MAX + 1) * (len(COUNTED) + 1) + 1
 
 

@@ -36,6 +36,7 @@ from engine.stores.clickhouse.report_moved import Moved, moved
 from engine.stores.clickhouse.report_narrow_sql import ALONE, BY, DAY, QUARTER_S
 from engine.stores.clickhouse.report_period_sql import HOUR_S, TABLE
 from engine.stores.clickhouse.report_statements import (
+    GROUPS_MAX,
     ROWS_MAX,
     filtered,
     filters,
@@ -46,9 +47,15 @@ from engine.stores.clickhouse.report_statements import (
 
 _TIMES = ("of_answers", "of_ages")
 # Most counts that are read as they are, and most of organisations, which have fewer times each: they come to
-# some twenty megabytes.
+# some twenty megabytes. Where some are moved from day to day it is these that are so many at most, and all
+# together come to some forty.
 _AS_THEY_ARE_MAX = 60_000
 _OF_ORGANISATIONS_MAX = 150_000
+_AND_MOVED_MAX = 300_000
+# Where counts are moved, a group and event has so many rows at most: what stays, what came from the day
+# before or after it, and that of a day of UTC which all is taken off again. So there may be more groups, too,
+# before all is added up.
+_ROWS_OF_MOVED = 4
 
 
 class Together(NamedTuple):
@@ -58,6 +65,8 @@ class Together(NamedTuple):
     # to be read at all.
     sql: str
     added_up_sql: str
+    # Of a report that is not too large the answers have no more groups. Some may come to nothing.
+    groups_max: int
     # Reads what came later; it needs the parameters `until0` and so on, and `until`, the least of them:
     # milliseconds since 1970.
     later_sql: str
@@ -96,6 +105,7 @@ def by_periods(
     return Together(
         _bounded(selects, as_they_are) if as_they_are else added_up,
         added_up if as_they_are and counts_max > as_they_are else "",
+        GROUPS_MAX * _rows_of_each(parts),
         _of_later(query, parts),
         parameters,
         tuple(part.series for part in parts),
@@ -121,7 +131,16 @@ def _added_up(query: ReportQuery, selects: str, parts: list[_Part]) -> str:
     columns += [
         f"max({column}) AS {column}" for column in ("lost", *(f"counted{i}" for i in range(len(parts))))
     ]
-    return f"SELECT {groups}, {', '.join(columns)} FROM ({selects}) GROUP BY {groups} LIMIT {ROWS_MAX}"  # noqa: S608 - our own names
+    most = ROWS_MAX * _rows_of_each(parts)
+    return (
+        f"SELECT {groups}, {', '.join(columns)} FROM ({selects}) GROUP BY {groups} LIMIT {most} "  # noqa: S608 - our own names
+        f"SETTINGS max_rows_to_group_by = {most}"
+    )
+
+
+def _rows_of_each(parts: list[_Part]) -> int:
+    """How many rows a group and event has at most, when counts are added up."""
+    return 1 if parts[0].moved is None else _ROWS_OF_MOVED
 
 
 def _parts(query: ReportQuery, series: Series | None, utc: Series, days: Days) -> list[_Part]:
@@ -149,7 +168,7 @@ def _as_they_are(query: ReportQuery, parts: list[_Part], days: Days | None) -> i
     few: to add up those of each would take the most time. 0: they are added up. `days`: those that are read
     from counts by day; None: there are none."""
     if parts[0].moved is not None:
-        return round(_AS_THEY_ARE_MAX / parts[0].moved.part)
+        return min(round(_AS_THEY_ARE_MAX / parts[0].moved.part), _AND_MOVED_MAX)
     if "hour" in query.group_by:
         offsets = offsets_in(query.time_zone, query.from_s, query.until_s)
         hours = (ALONE,) if any(ahead_s % HOUR_S for _, ahead_s in offsets) else (ALONE, *BY.values())

@@ -24,7 +24,7 @@ from engine.activity.report_rolling import Series
 from engine.activity.report_rows import rows_of
 from engine.activity.reports import SUMMED, TIMED, Report, ReportQuery, ReportRow, Sums
 from engine.errors import ConfigError, Unavailable
-from engine.stores.clickhouse._report_sums import ReportSums
+from engine.stores.clickhouse._report_sums import ReportSums, TooManyGroups
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
 from engine.stores.clickhouse.client import answering
 from engine.stores.clickhouse.report_bounds import (
@@ -149,7 +149,8 @@ class ClickHouseReports(ClickHouseAdapter):
         """What is found of a report that is put together (`by_periods`); None when a series is not there any
         more, or has no narrow counts any more. Raises _TooManyRows when its counts are too many."""
         days = days_of(query, ZoneInfo(zone_of(query) if whole is None else whole.zone), now_s + _CLOCKS_S)
-        together, sums = by_periods(query, whole, utc, days, self._counts_max), ReportSums()
+        together = by_periods(query, whole, utc, days, self._counts_max)
+        sums = ReportSums(together.groups_max)
         try:
             counts = await self._answer(together.sql, together.parameters)
         except _TooManyRows:
@@ -175,12 +176,14 @@ class ClickHouseReports(ClickHouseAdapter):
         return await asyncio.to_thread(sums.sums) if many else sums.sums()
 
     async def _add(self, sums: ReportSums, answer: bytes) -> None:
-        """Add an answer. Raises Unavailable when it broke off."""
+        """Add an answer. Raises Unavailable when it broke off, and Refusal 422 for too many groups."""
         try:
             if len(answer) > _BYTES_MANY:
                 await asyncio.to_thread(sums.add, answer)
             else:
                 sums.add(answer)
+        except TooManyGroups as e:
+            raise too_many_groups(GROUPS_MAX) from e
         except ValueError as e:
             raise Unavailable(f"ClickHouse at {self._url.shown} has answered with half a report.") from e
 

@@ -81,6 +81,21 @@ async def test_a_report_with_a_row_for_each_count_is_refused_before_they_are_rea
     assert counts((await reader.summary(one)).rows) == counts(activity.report(one))
 
 
+async def test_groups_of_counts_that_are_moved_are_not_all_made_when_they_are_too_many(
+    activity: Activity, reader: ClickHouseReports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = of_days("Europe/Berlin", *COMBINED)
+    expected = counts(activity.report(query))
+    assert counts((await reader.summary(query)).rows) == expected
+    # So many groups may come to nothing beside those of the report.
+    monkeypatch.setattr(report_together, "GROUPS_MAX", len(expected) // 2)
+    assert counts((await reader.summary(query)).rows) == expected
+    monkeypatch.setattr(report_together, "GROUPS_MAX", len(expected) // 5)
+    with pytest.raises(Refusal, match="it has more than") as refused:
+        await reader.summary(query)
+    assert (refused.value.status, refused.value.code) == (422, "report_too_large")
+
+
 async def test_much_that_came_and_is_not_counted_yet_is_no_reason_to_refuse_a_report(
     world: World, archiver: Archiver, activity: Activity
 ) -> None:

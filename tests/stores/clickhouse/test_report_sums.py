@@ -13,7 +13,7 @@ import pytest
 
 from engine.activity.reports import SUMMED, TIMED, Sums
 from engine.stores.clickhouse import report_together
-from engine.stores.clickhouse._report_sums import ReportSums
+from engine.stores.clickhouse._report_sums import ReportSums, TooManyGroups
 from engine.stores.clickhouse.reports import ClickHouseReports
 from engine.stores.clickhouse.time_classes import class_sql
 from tests.activity.world import World
@@ -35,9 +35,9 @@ _ROWS = """
 SELECT toInt64(number % 3) - 1 AS g0, toUInt16(number % 2 * 40000) AS g1,
     toLowCardinality(repeat('é', number % 2 * 100)) AS g2, ['sent', 'delivered'][1 + number % 2] AS g3,
     number + 18446744073709551000 AS n, number AS parts, toUInt64(1) AS held,
-    mapFromArrays(arrayMap(i -> toUInt16(i * 59 + number % 5), range(number % 7 * 20)),
+    mapFromArrays(arrayMap(i -> toUInt16(i * 4 + number % 5), range(number % 7 * 20)),
         arrayMap(i -> toUInt64(1 + i * number), range(number % 7 * 20))) AS of_answers,
-    map(toUInt16(8000 * (number % 2)), toUInt64(number % 4)) AS of_ages
+    map(toUInt16(495 * (number % 2)), toUInt64(number % 4)) AS of_ages
 FROM numbers(200)"""
 _FORMAT = "Native"
 # A count that is taken off one day as it is added to another, one that is added alone, and one taken off
@@ -147,8 +147,9 @@ async def test_what_is_added_and_taken_off_again_leaves_no_times(world: World) -
     assert rows(sums.sums())[5, "sent"][1] == {"age_us": pytest.approx([1069.5, 1111.7, 1115.5], rel=1e-3)}
     sums.add(await answer(world, f"{sql.replace('toUInt32(5)', 'toUInt32(6)')}, toUInt32(5) AS off0"))
     found = sums.sums()
-    assert found.groups == [(5,), (6,)]
-    assert list(rows(found)) == [(6, "sent")]
+    # Nor a group.
+    assert found.groups == [(6,)]
+    assert rows(found)[6, "sent"][1] == {"age_us": pytest.approx([1069.5, 1111.7, 1115.5], rel=1e-3)}
 
 
 async def test_quantiles_of_classes_are_off_by_less_than_a_class(world: World) -> None:
@@ -226,6 +227,19 @@ async def test_a_column_of_another_type_is_refused(world: World, sql: str) -> No
         ("SELECT 'lost' AS g0", "The answer has an event that is not counted."),
         ("SELECT 'a' AS g0, 'sent' AS g1, toUInt32(1) AS off0", "The answer takes off what is no time."),
         ("SELECT repeat('a', 5000) AS g0, 'sent' AS g1", "The answer has a group with a long name."),
+        (
+            "SELECT 'sent' AS g0, toUInt64(1) AS counted99999999999999",
+            "The column counted99999999999999 is of no series and no group.",
+        ),
+        (
+            "SELECT toUInt32(1) AS g0, 'sent' AS g1, toUInt32(1) AS off99999999999999",
+            "The column off99999999999999 is of no series and no group.",
+        ),
+        # Of half a million years; times are shown as whole microseconds.
+        (
+            "SELECT 'sent' AS g0, map(toUInt16(496), toUInt64(1)) AS of_ages",
+            "The answer has times of a class that there is not.",
+        ),
     ],
 )
 async def test_columns_that_do_not_fit_are_refused(world: World, sql: str, what: str) -> None:
@@ -233,6 +247,52 @@ async def test_columns_that_do_not_fit_are_refused(world: World, sql: str, what:
     with pytest.raises(ValueError) as refused:
         ReportSums().add(found)
     assert str(refused.value) == what
+
+
+async def test_blocks_of_an_answer_whose_groups_have_other_types_are_refused(world: World) -> None:
+    # The same octets: 1 and 2, and 513.
+    first = await answer(world, "SELECT toUInt8(1) AS g0, toUInt8(2) AS g1, 'sent' AS g2, toUInt64(1) AS n")
+    other = await answer(world, "SELECT toUInt16(513) AS g0, 'sent' AS g1, toUInt64(1) AS n")
+    with pytest.raises(ValueError, match="groups of several types"):
+        ReportSums().add(first + other)
+    ReportSums().add(first + first)
+
+
+async def test_what_is_left_of_an_answer_that_was_refused_is_not_read(world: World) -> None:
+    sql = (
+        "SELECT toUInt8(number) AS g0, 'sent' AS g1, toUInt64(1) AS n, "
+        "map(toUInt16(80), toUInt64(1)) AS of_ages FROM numbers(2)"
+    )
+    whole = await answer(world, sql)
+    # Where the maps of the two rows end: 1 and 2. The first would end behind the answer, or behind the last.
+    ends = (1).to_bytes(8, "little") + (2).to_bytes(8, "little")
+    assert whole.count(ends) == 1
+    for first in (3, 400, 60_000):
+        sums = ReportSums()
+        with pytest.raises(ValueError, match="more classes than there are"):
+            sums.add(whole.replace(ends, first.to_bytes(8, "little") + ends[8:]))
+        for _ in range(2):
+            with pytest.raises(ValueError, match="not read to its end"):
+                sums.sums()
+            with pytest.raises(ValueError, match="not read to its end"):
+                sums.add(whole)
+
+
+async def test_groups_that_are_too_many_are_refused_before_they_are_all_made(world: World) -> None:
+    sql = "SELECT number % {} AS g0, 'sent' AS g1, toUInt64(1) AS n FROM numbers(500)"
+    few, many = [await answer(world, sql.format(groups)) for groups in (100, 101)]
+    sums = ReportSums(100)
+    sums.add(few)
+    # Those of another answer count beside them if they are others.
+    sums.add(few)
+    assert len(sums.sums().groups) == 100
+    for first in (b"", few):
+        sums = ReportSums(100)
+        sums.add(first)
+        with pytest.raises(TooManyGroups):
+            sums.add(many)
+        with pytest.raises(ValueError):
+            sums.sums()
 
 
 async def test_rows_without_an_event_say_how_far_series_are_counted(world: World) -> None:
