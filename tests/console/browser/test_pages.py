@@ -194,5 +194,5 @@ def test_a_report_of_many_groups_has_the_totals_of_all(visitor: Visitor) -> None
     visitor.page.route("**/reports/summary*", many)
     visitor.open("reports?organisation=1&first=reference")
     expect(visitor.page.locator(".facts").first).to_contain_text("2,002")
-    expect(visitor.page.locator(".notice")).to_contain_text("The first 1,000 of 1,001 rows")
+    expect(visitor.page.locator(".notice")).to_contain_text("These are the first 1,000, and there are 1,001")
     expect(visitor.page.locator("tbody tr")).to_have_count(1_000)

@@ -79,8 +79,8 @@ function draw(report, groups, signal) {
     totals(report.rows),
     places.length === 1 && timeChart(report, places[0], signal),
     shown.length < report.rows.length
-      && notice(`The first ${number(shown.length)} of ${number(report.rows.length)} rows; the API has all.`),
-    report.rows.length >= ROWS_MAX && notice(`There may be more than ${number(ROWS_MAX)} rows: totals are of the first.`),
+      && notice(`These are the first ${number(shown.length)}, and there are ${number(report.rows.length)}; the API has all.`),
+    report.rows.length >= ROWS_MAX && notice(`There may be more rows: totals are of the first ${number(ROWS_MAX)}.`),
     table.update(shown.map((row, place) => ({ ...row, place }))).element,
   ];
 }
