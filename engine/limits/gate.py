@@ -166,7 +166,7 @@ class _Bucket:
             self.entered_at = rate
         if tokens < needed:
             # What is under way will be a debt at the rate at which it was let in.
-            of_others = min(needed - tokens, float(self.under_way))
+            under_way = min(needed - tokens, float(self.under_way))
             raise TooMany(
                 "rate_limited",
                 f"The organisation's limit `rate_max` is {rate:g} {plural('message', rate)} a second;"
@@ -175,7 +175,7 @@ class _Bucket:
                 quota=most,
                 window_s=max(1, round(most / rate)),
                 remaining=max(0.0, tokens),
-                retry_after_s=(needed - tokens - of_others) / rate + of_others / self.entered_at,
+                retry_after_s=(needed - tokens - under_way) / rate + under_way / self.entered_at,
             )
         self.under_way += messages
 
