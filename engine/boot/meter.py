@@ -26,6 +26,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.boot.metric_files import Counted, CountsFile, add_up, read_all
 from engine.clocks.waits import until_tick_s
 from engine.histogram import ROUND_TRIP_S, Histogram
+from engine.hosts.cpu_waits import times_ns
 from engine.hosts.disk_calls import ANSWER_S, within
 from engine.metrics.catalogue import METRICS, RECORDS
 from engine.metrics.snapshot import Counts, Numbers, Snapshot, Totals, key_of
@@ -205,12 +206,9 @@ def _cpu_s() -> float:
 
 def _busy_s() -> float:
     """Time in which the thread of the loop was on a CPU or waited for one, seconds; without the wait where
-    the kernel does not tell. sched-stats.rst of Linux: schedstat is of the first thread, nanoseconds."""
-    try:
-        on_cpu, waited, _ = _own("schedstat").split()
-    except (OSError, ValueError):
-        return time.thread_time()
-    return (int(on_cpu) + int(waited)) / 1e9
+    the kernel does not tell."""
+    times = times_ns()
+    return time.thread_time() if times is None else sum(times) / 1e9
 
 
 def _resident_bytes() -> int:

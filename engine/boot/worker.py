@@ -29,6 +29,7 @@ from engine.delivery.settlement import RetryPauses, UnknownOutcomes, before_send
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
+from engine.hosts.cpu_waits import CpuWaits
 from engine.limits.keeper import LimitKeeper
 from engine.limits.table import LimitTable
 from engine.providers.ports import Provider
@@ -62,6 +63,10 @@ _LINGER_S, _EXPRESS_LINGER_S = 0.01, 0.002
 _PROMOTE_MAX = 500
 
 
+def _never_waits(now_s: float) -> float:
+    return 0.0
+
+
 class WorkerParts(NamedTuple):
     """What runs in a worker's process. `worker` and `sweeper` are run; `dispatcher` is given routes."""
 
@@ -86,6 +91,7 @@ def assemble_worker(
     fit: Callable[[], bool] = lambda: True,
     readable: Callable[[str], bool] = lambda event: True,
     weight_of: Callable[[int], float] = lambda organisation_id: 1.0,
+    waited: Callable[[float], float] = _never_waits,
 ) -> WorkerParts:
     """Put together the worker of `reader`'s queue. Nothing runs yet.
 
@@ -93,7 +99,8 @@ def assemble_worker(
     caller starts and stops them. `take_over_s`: entries that were given out so long ago are taken
     over from their worker. `hand_s`: entries that were read so long ago are not sent; None: a
     quarter of `take_over_s`. While it is not `fit`, the worker takes nothing more. `readable`: whether
-    every living process can read an event, by its name. `weight_of`: the weight of an organisation.
+    every living process can read an event, by its name. `weight_of`: the weight of an organisation. `waited`:
+    see `Worker`.
     """
     unknown = _unknown_outcomes(settings)
     settler = Settler(
@@ -113,7 +120,7 @@ def assemble_worker(
     worker = Worker(
         reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log, fit=fit,
         linger_s=_EXPRESS_LINGER_S if reader.queue == "express" else _LINGER_S,
-        careful=unknown.sends_max == 1, recalling=recaller.run, known=recaller.known,
+        careful=unknown.sends_max == 1, recalling=recaller.run, known=recaller.known, waited=waited,
     )  # fmt: skip
     sweeper = _sweeper(reader, worker, ends, recaller, take_over_s, now_us, log)
     return WorkerParts(worker, sweeper, dispatcher)
@@ -200,6 +207,8 @@ async def deliver(process: Process) -> None:
             fit=lambda: not process.clock.off,
             readable=process.pulse.readable,
             weight_of=limits.weight_of,
+            # `express` gives way to nobody.
+            waited=CpuWaits().part if queue == "normal" else _never_waits,
         )  # fmt: skip
         watch_worker(process.meter, counters, worker, dispatcher.lanes)
         keeper = _limit_keeper(process, link, limits, dispatcher)

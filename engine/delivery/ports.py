@@ -6,7 +6,7 @@ raises `Unavailable`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from engine.delivery.sent import SentEntries
@@ -82,6 +82,11 @@ class QueueReader(Protocol):
     ready_max: int
     # Whether there is room at any time for what comes where nobody waits. Whoever reads may set it.
     reads_aside: bool
+    # How long after a read of what has a backlog the next one is written, seconds; and what is called right
+    # before that: True: more comes in the next turn of our loop, to be written with it. Whoever reads may set
+    # both.
+    apart_s: float
+    read_comes: Callable[[], bool]
     # So many messages are sent in 20 ms, all shards together; turns are measured by that. Whoever reads may
     # set it.
     moment: int

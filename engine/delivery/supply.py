@@ -25,6 +25,11 @@ _HOLD_READS, _HOLD_MIN_S = 3.0, 0.005
 # What lies ready to be read, alike. With less than a read's time, a worker whose Redis is slow would send
 # less and less.
 _READY_READS, _READY_MIN_S = 2.0, 0.02
+# Where cores are short, time passes between two reads of a backlog: so many times as long as a read takes, no
+# longer than the second, seconds. Cores begin to be short where the worker waits for one in the first part of
+# the time in which it wants one, and are from the second on.
+_APART_READS, _APART_MAX_S = 0.8, 0.02
+_SHORT_FROM, _SHORT = 0.05, 0.15
 # Turns are measured by what is sent in so many seconds.
 _MOMENT_S = 0.02
 # How long a read takes as long as nobody has seen one, seconds; how much the newest counts that took longer,
@@ -55,6 +60,16 @@ class Supply:
     def ready_s(self) -> float:
         """How much of its sending should lie ready to be read, seconds."""
         return max(_READY_MIN_S, _READY_READS * self.read_s)
+
+    def apart_s(self, waited: float) -> float:
+        """How long after a read of a backlog the next one is written, seconds. `waited`: the part of the time
+        in which the worker wanted a core that it waited for one.
+
+        The worker sends less in all where what it has in hand does not last for it. Those who have no backlog
+        find Redis and the cores free in between; where cores are not short, they find them free anyway.
+        """
+        short = min(1.0, max(0.0, (waited - _SHORT_FROM) / (_SHORT - _SHORT_FROM)))
+        return short * min(_APART_MAX_S, _APART_READS * self.read_s)
 
     @property
     def moment(self) -> int:

@@ -74,6 +74,7 @@ class Worker:
         careful: bool = False,
         recalling: Callable[[], Coroutine[Any, Any, None]] | None = None,
         known: asyncio.Event | None = None,
+        waited: Callable[[float], float] = lambda now_s: 0.0,
     ) -> None:
         """`concurrency` bounds the sends in flight, as the dispatcher counts them; `dispatcher`
         and `settler` are this worker's alone. While it is not `fit`, it takes nothing more. `linger_s`: after
@@ -81,17 +82,20 @@ class Worker:
         `careful`: what is in hand when the worker is killed is never sent again. So it takes little in hand:
         `concurrency` and half as many for each provider, what waits to be settled included. `recalling` runs
         as long as it reads. Before several providers it reads nothing until `known` is set, that is until it
-        is known what is put off: what it read would be sent before that.
+        is known what is put off: what it read would be sent before that. `waited`: what part of the time in
+        which this process wants a core it waits for one, asked with the time of `clock_s`.
         """
         self._recalling = recalling
         self._known = known
         self._reader = reader
+        reader.read_comes = settler.read_comes
         self._dispatcher = dispatcher
         self._settler = settler
         self._concurrency = concurrency
         self._clock_s = clock_s
         self._log = log
         self._fit = fit
+        self._waited = waited
         self._linger_s = linger_s
         self._careful = careful
         self._draining = False
@@ -226,12 +230,13 @@ class Worker:
             lanes.begun(now_s, more=more)
             self._reader.ready_max, self._reader.moment = lanes.ready_messages(now_s), lanes.supply.moment
             wanted = lanes.room(now_s, far=not self._careful)
-            self._reader.reads_aside = wanted is None and not self._careful
+            self._reader.reads_aside = freely = wanted is None and not self._careful
+            self._reader.apart_s = lanes.supply.apart_s(self._waited(now_s)) if freely else 0.0
             if not self._fit() or wanted == 0:
                 freed.clear()
                 await _soon(freed, _LOOK_S)
                 continue
-            if (more or rested) and self._settler.read_comes():
+            if rested and self._settler.read_comes():
                 await asyncio.sleep(0)
             try:
                 room = room if wanted is None else min(room, wanted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -45,6 +45,14 @@ class Line(Backlog):
         return True
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
+        # As `engine.stores.redis.reads.Reads` does.
+        if self.more:
+            await asyncio.sleep(self.apart_s)
+            if self.read_comes():
+                await asyncio.sleep(0)
+        return await self._read(count)
+
+    async def _read(self, count: int) -> list[Entry]:
         await asyncio.sleep(self._read_s / 2)
         while len(self._ready) < self.ready_max:
             self._ready.append(self._entry("heavy"))
@@ -156,9 +164,9 @@ class NotedLine(Line):
         self.calls.append(("settle", self._virtual.clock.now, count))
         return await super().settle(settlements, sent)
 
-    async def read(self, count: int, block_ms: int) -> list[Entry]:
+    async def _read(self, count: int) -> list[Entry]:
         self.calls.append(("read", self._virtual.clock.now, count))
-        return await super().read(count, block_ms)
+        return await super()._read(count)
 
 
 def assert_settled_before_reads(line: NotedLine) -> None:
@@ -178,6 +186,46 @@ def test_what_has_gathered_is_settled_right_before_a_read_while_more_waits() -> 
         virtual.pass_s(1.0)
         assert_settled_before_reads(line)
         assert len(carrier.at_s) >= 18_000
+
+
+@pytest.mark.parametrize(("waited", "apart_s"), [(0.0, 0.0), (0.05, 0.0), (0.1, 0.0016), (0.6, 0.0032)])
+def test_where_cores_are_short_time_passes_between_two_reads_of_a_backlog_and_the_drain_goes_on(
+    waited: float, apart_s: float
+) -> None:
+    with VirtualTime() as virtual:
+        line = NotedLine(virtual)
+        carrier = BusyCarrier(virtual, 0.0, 0.005)
+        started(virtual, line, [carrier], PaceInMemory(virtual), concurrency=200, waited=lambda now_s: waited)
+        virtual.pass_s(1.0)
+        reads_s = [at_s for what, at_s, _ in line.calls if what == "read"]
+        # The virtual clock stands at the answer of one read when the next begins to wait.
+        least_s = min(after - before for before, after in pairwise(reads_s[len(reads_s) // 2 :]))
+        assert least_s >= 0.99 * (READ_S + apart_s)
+        assert_settled_before_reads(line)
+        # The carrier takes 40,000 a second.
+        assert len(carrier.at_s) >= 18_000
+
+
+@pytest.mark.parametrize(("limit", "at_most_once"), [(500.0, False), (None, True)])
+def test_no_time_passes_before_a_read_for_a_limited_provider_or_one_of_few_messages(
+    limit: float | None, at_most_once: bool
+) -> None:
+    with VirtualTime() as virtual:
+        line, limits = NotedLine(virtual), {} if limit is None else {"carrier": limit}
+        started(
+            virtual, line, [BusyCarrier(virtual, 0.0, 0.005)], PaceInMemory(virtual), limits=limits,
+            at_most_once=at_most_once, waited=lambda now_s: 1.0,
+        )  # fmt: skip
+        virtual.pass_s(1.0)
+        assert line.calls
+        assert line.apart_s == 0.0
+
+
+def test_a_slow_read_is_not_followed_by_long_waiting() -> None:
+    supply = Supply()
+    for _ in range(100):
+        supply.note_read(1.0)
+    assert supply.apart_s(1.0) == 0.02
 
 
 class EmptiedLine(NotedLine):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -46,6 +46,8 @@ class Backlog:
         self.reads = 0
         self.ready_max = 0
         self.reads_aside = False
+        self.apart_s = 0.0
+        self.read_comes: Callable[[], bool] = lambda: False
         self.took_s: float | None = None
         self.next_due_us: int | None = None
         # What is put off, by its way and organisation, and how much of each was served.
@@ -181,6 +183,7 @@ def started(
     concurrency: int = 100,
     hedge: bool = False,
     at_most_once: bool = False,
+    waited: Callable[[float], float] = lambda now_s: 0.0,
     **settings: Any,
 ) -> tuple[Worker, Dispatcher, asyncio.Event]:
     """A worker at work, its dispatcher, and what makes it drain."""
@@ -201,6 +204,7 @@ def started(
         clock_s=virtual.clock_s,
         rng=Random(5),
         log=log(),
+        waited=waited,
     )
     dispatcher.use(RoutingPlan(version=1, throughput=limits or {}))
     draining = asyncio.Event()

@@ -102,6 +102,7 @@ class QueueStreams:
         self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._room)
         # See the port.
         self.ready_max, self.moment, self.reads_aside, self.more = MARK, 1, False, False
+        self.apart_s, self.read_comes = 0.0, _nothing_comes
         self.took_s: float | None = None
         self.next_due_us: int | None = None
         self._bundle = 1.0  # How many messages an entry had, on average, in the last read that gave any.
@@ -153,9 +154,15 @@ class QueueStreams:
                     return found
             aside = self.reads_aside and not self._lost
             entries = math.ceil(count / self._bundle)
-            return await self._received(
-                await self._reads.first(entries, block_ms, self.ready_max, aside=aside)
+            answer = await self._reads.first(
+                entries,
+                block_ms,
+                self.ready_max,
+                aside=aside,
+                apart_s=self.apart_s,
+                read_comes=self.read_comes,
             )
+            return await self._received(answer)
         except (Unavailable, asyncio.CancelledError):
             self._lost = True
             raise
@@ -369,6 +376,10 @@ class QueueStreams:
         if error.code == "NOGROUP" or "no such key" in str(error):
             await self.ensure_groups()
         return Unavailable(f"Redis refuses: {error}.", retry_after=0.05)
+
+
+def _nothing_comes() -> bool:
+    return False
 
 
 def _room(reader: QueueStreams, shard: int | None) -> wire.Room:

@@ -100,16 +100,26 @@ class Reads:
         """Whether more waits than was given, as far as is known."""
         return bool((self._main and not self._waits) or self._busy or self._backlog)
 
-    async def first(self, entries: int, block_ms: int, ready_max: int, *, aside: bool) -> Answer:
+    async def first(
+        self,
+        entries: int,
+        block_ms: int,
+        ready_max: int,
+        *,
+        aside: bool,
+        apart_s: float = 0.0,
+        read_comes: Callable[[], bool] = lambda: False,
+    ) -> Answer:
         """The first answer. A read of about so many entries is begun when there is none, which waits up to
-        `block_ms` for the first, and one beside it with `aside`. `ready_max`: as of `Backlog.shares`.
+        `block_ms` for the first, and one beside it with `aside`. `ready_max`: as of `Backlog.shares`;
+        `apart_s`, `read_comes`: as of `engine.delivery.ports.QueueReader`.
 
         Canceled: the answers of all are lost.
         """
         if aside:
             self._read_aside(entries)
         if not self._main:
-            self._main.begin((), self._read(entries, block_ms, ready_max))
+            self._main.begin((), self._read_later(entries, block_ms, ready_max, apart_s, read_comes))
         try:
             return await self.answer()
         except asyncio.CancelledError:
@@ -161,6 +171,18 @@ class Reads:
         if isinstance(reply, ReplyError):
             raise await self._mended(reply)
         return list(reply or ())
+
+    async def _read_later(
+        self, entries: int, block_ms: int, ready_max: int, apart_s: float, read_comes: Callable[[], bool]
+    ) -> list[Any]:
+        """As `_read`. What has a backlog is read `apart_s` later: until then Redis is there for others, and a
+        read beside this one gives what comes where nobody waits."""
+        if self._busy or self._backlog:
+            if apart_s:
+                await asyncio.sleep(apart_s)
+            if read_comes():
+                await asyncio.sleep(0)
+        return await self._read(entries, block_ms, ready_max)
 
     async def _read(self, entries: int, block_ms: int, ready_max: int) -> list[Any]:
         """About so many, as [[key, entries] …]: at once from streams that have more, else blocking on all.
