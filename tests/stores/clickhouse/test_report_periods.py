@@ -181,6 +181,40 @@ async def test_counts_of_an_earlier_version_are_made_anew_and_it_does_not_take_i
         await reader.close()
 
 
+async def test_counts_whose_times_are_packed_otherwise_are_read_and_filled_beside_those_of_now(
+    redis_url: str, clickhouse_url: str, tmp_path: Path
+) -> None:
+    for script in (Path(migrate.__file__).parent / "clickhouse/migrations").glob("*.sql"):
+        if script.name < "0017":
+            shutil.copy(script, tmp_path)
+    codecs = "SELECT name, compression_codec FROM system.columns WHERE database = currentDatabase() "
+    codecs += "AND table = 'report_series' AND name IN ('answers', 'ages') ORDER BY name"
+    async with new_world(redis_url, clickhouse_url, tmp_path) as world:
+        archiver, reader = Archiver(world), Reader(world.clickhouse_url)
+        activity = await few(world, archiver, 12)
+        await archiver.rounds.make()
+        # A zone is being filled meanwhile.
+        filling = archiver.periods.derive("Asia/Tehran", (await archiver.periods.series())[0])
+        await anext(filling)
+        before = await world.query(codecs)
+        await migrate_clickhouse(world.clickhouse_url)
+        assert await world.query(codecs) == [(name, "CODEC(T64, ZSTD(1))") for name in ("ages", "answers")]
+        assert before == [(name, "CODEC(ZSTD(1))") for name in ("ages", "answers")]
+        async for _ in filling:
+            pass
+        assert {s.zone for s in await archiver.periods.series() if s.filled} == {"Asia/Tehran", "UTC"}
+        await assert_all_agree(reader, activity, 10)
+        activity.accept(20, 2)
+        await activity.archive(archiver.now_ms - 40_000, archiver.now_ms - 20_000, 0.5)
+        archiver.now_ms += MARGIN_MS + 60_000
+        await archiver.rounds.make()
+        await assert_all_agree(reader, activity, 10)
+        await world.query("OPTIMIZE TABLE report_series FINAL")
+        await assert_all_agree(reader, activity, 10)
+        await archiver.periods.close()
+        await reader.close()
+
+
 async def test_times_are_within_a_class_of_those_of_the_rows(
     world: World, archiver: Archiver, reader: ClickHouseReports
 ) -> None:
