@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.activity.reports import SUMMED, TIMED, Sums
+from engine.activity.reports import SUMMED, TIMED, ReportQuery, Sums
 from engine.stores.clickhouse import report_together
 from engine.stores.clickhouse._report_sums import ReportSums, TooManyGroups
 from engine.stores.clickhouse.reports import ClickHouseReports
@@ -390,3 +390,36 @@ async def test_counts_that_are_too_many_to_be_read_as_they_are_are_added_up_and_
     assert added_up == as_they_are
     assert [counts(rows) for rows in added_up] == [counts(activity.report(query)) for query in queries]
     assert any(row.sent_after_ms for rows in added_up for row in rows)
+
+
+async def test_quarters_of_an_hour_of_one_country_are_not_added_up_unless_they_are_many_and_say_the_same(
+    world: World, archiver: Archiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activity, reader = Activity(world, 44), Counting(world.clickhouse_url)
+    activity.accept(1500, 20)
+    begun_ms = archiver.now_ms - 60_000
+    await activity.archive(begun_ms - 20 * DAY_S * 1000, begun_ms, 0.7)
+    await archiver.rounds.make()
+    await activity.archive(archiver.now_ms, archiver.now_ms + 40_000, 0.5)
+    of_hours = ReportQuery(
+        from_s=NOW_S // 900 * 900 - 15 * DAY_S, until_s=NOW_S // 900 * 900, group_by=("hour", "provider")
+    )
+    # Of one provider or queue there may be nearly all.
+    for filters, are_added_up in (
+        ({"country": "DE"}, False),
+        ({"country": "CA", "queue": "normal"}, False),
+        ({"queue": "normal"}, True),
+    ):
+        query = msgspec.structs.replace(of_hours, **filters)
+        found = {}
+        for most in (100_000, 3):
+            monkeypatch.setattr(report_together, "_OF_COUNTRY_MAX", most)
+            reader.asked.clear()
+            rows = (await reader.summary(query)).rows
+            assert counts(rows) == counts(activity.report(query))
+            of_series = [sql for sql in reader.asked if "FROM report_series" in sql and "begun0" in sql]
+            found[most] = [("GROUP BY" in sql) for sql in of_series], rows
+        assert found[100_000][0] == [are_added_up]
+        assert found[3][0] == ([True] if are_added_up else [False, True])
+        assert found[100_000][1] == found[3][1]
+    await reader.close()
