@@ -7,10 +7,10 @@
 By hour, or by day in a zone that has no series, all of it comes from the hours and quarters. Which counts are
 read of each is said in `report_cover`.
 
-What came later is asked for once it is known how far the counts go that were read: the rows of the series'
-windows say so themselves, in the statement that reads the counts. So it does not matter that a series goes
-on meanwhile. One that was dropped, or has lost its narrow counts to a process of an earlier version, is found
-out by the same rows (`engine.stores.clickhouse.reports`).
+What came later is what came since the end of the counts that were read: the rows of the series' windows say
+themselves how far they go, in the statement that reads the counts. So it does not matter that a series goes
+on meanwhile: what was asked as of another end is asked again. One that was dropped, or has lost its narrow
+counts to a process of an earlier version, is found out by the same rows (`engine.stores.clickhouse.reports`).
 
 Counts are added up by ClickHouse when many are in one group. Where most groups have one count or a few they
 are read as they are, and added up with what came later by whoever asked (`_report_sums`), who finds the
