@@ -7,10 +7,10 @@
 By hour, or by day in a zone that has no series, all of it comes from the hours and quarters. Which counts are
 read of each is said in `report_cover`.
 
-What came later is asked for once it is known how far the counts go that were read: the rows of the series'
-windows say so themselves, in the statement that reads the counts. So it does not matter that a series goes
-on meanwhile. One that was dropped, or has lost its narrow counts to a process of an earlier version, is found
-out by the same rows (`engine.stores.clickhouse.reports`).
+What came later is what came since the end of the counts that were read: the rows of the series' windows say
+themselves how far they go, in the statement that reads the counts. So it does not matter that a series goes
+on meanwhile: what was asked as of another end is asked again. One that was dropped, or has lost its narrow
+counts to a process of an earlier version, is found out by the same rows (`engine.stores.clickhouse.reports`).
 
 Counts are added up by ClickHouse when many are in one group. Where most groups have one count or a few they
 are read as they are, and added up with what came later by whoever asked (`_report_sums`), who finds the
@@ -52,6 +52,8 @@ _TIMES = ("of_answers", "of_ages")
 _AS_THEY_ARE_MAX = 60_000
 _OF_ORGANISATIONS_MAX = 150_000
 _AND_MOVED_MAX = 300_000
+# Most counts of a country that are read as they are, of quarters of an hour of which others are left out.
+_OF_COUNTRY_MAX = 100_000
 # Where counts are moved, a group and event has so many rows at most: what stays, what came from the day
 # before or after it, and that of a day of UTC which all is taken off again. So there may be more groups, too,
 # before all is added up.
@@ -102,9 +104,16 @@ def by_periods(
         counts_max = min(counts_max, ROWS_MAX)
     as_they_are = min(_as_they_are(query, parts, days if series is not None else None), counts_max)
     added_up = _added_up(query, _bounded(selects, counts_max), parts)
+    first, second = added_up, ""
+    if _is_of_country(query, parts):
+        # What is left out is read too.
+        first, second = f"{_bounded(selects, counts_max)}, max_result_rows = {_OF_COUNTRY_MAX:d}", added_up
+    elif as_they_are:
+        first = _bounded(selects, as_they_are)
+        second = added_up if counts_max > as_they_are else ""
     return Together(
-        _bounded(selects, as_they_are) if as_they_are else added_up,
-        added_up if as_they_are and counts_max > as_they_are else "",
+        first,
+        second,
         GROUPS_MAX * _rows_of_each(parts),
         _of_later(query, parts),
         parameters,
@@ -181,6 +190,12 @@ def _as_they_are(query: ReportQuery, parts: list[_Part], days: Days | None) -> i
         whole_days = days.first_s <= query.from_s and query.until_s <= days.last_s
         return _OF_ORGANISATIONS_MAX if whole_days and not by_members(query) else 0
     return _AS_THEY_ARE_MAX if "day" in query.group_by else 0
+
+
+def _is_of_country(query: ReportQuery, parts: list[_Part]) -> bool:
+    """Whether a report by hour is of one country and reads quarters of an hour: most that are read are left
+    out, and few are left of each group. Other filters may leave nearly all."""
+    return "hour" in query.group_by and bool(query.country) and not _as_they_are(query, parts, None)
 
 
 def _of_series(query: ReportQuery, part: _Part, place: int, places: int) -> str:

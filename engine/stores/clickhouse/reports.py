@@ -4,6 +4,10 @@ Reads alone, but for the note that a report was asked for in the days of a time 
 knows which zones to count (`engine.activity.report_rolling`). Every call may be repeated. A report has few
 threads, a bound on memory, on rows that it reads and on time, so that the reports of one organisation do not
 keep inserts and look-ups from the processors.
+
+A report that is put together has two statements, which are asked side by side: the second reads what came
+since the counts end that the first reads. Once a minute or so they have gone further than was known when it
+was asked, and it is asked again.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import structlog
 
 from engine.activity.report_rolling import Series
@@ -37,7 +42,7 @@ from engine.stores.clickhouse.report_bounds import (
 from engine.stores.clickhouse.report_cover import days_of, is_long, midnight, zone_of
 from engine.stores.clickhouse.report_period_sql import SERIES_SQL
 from engine.stores.clickhouse.report_statements import GROUPS_MAX, ROWS_MAX, statement
-from engine.stores.clickhouse.report_together import by_periods
+from engine.stores.clickhouse.report_together import Together, by_periods
 
 log = structlog.get_logger()
 
@@ -151,29 +156,49 @@ class ClickHouseReports(ClickHouseAdapter):
         days = days_of(query, ZoneInfo(zone_of(query) if whole is None else whole.zone), now_s + _CLOCKS_S)
         together = by_periods(query, whole, utc, days, self._counts_max)
         sums = ReportSums(together.groups_max)
+        # What came later is asked for at the same time, as if the series went as far as they are known to.
+        expected = [of.until_ms for of in together.series]
+        asking = asyncio.create_task(self._later(together, expected))
         try:
-            counts = await self._answer(together.sql, together.parameters)
-        except _TooManyRows:
-            if not together.added_up_sql:
-                raise
-            counts = await self._answer(together.added_up_sql, together.parameters)
-        await self._add(sums, counts)
-        counted = list(sums.counted)
-        # A series that is being dropped goes less far than before: its windows go first.
-        if sums.lost or len(counted) < len(together.series):
-            return None
-        if any(ms < of.until_ms for ms, of in zip(counted, together.series, strict=True)):
-            return None
-        until = {f"until{place}": ms for place, ms in enumerate(counted)}
-        parameters = {**together.parameters, **until, "until": min(counted)}
-        try:
-            later = await self._answer(together.later_sql, parameters)
-        except _TooManyRows as e:
-            raise too_large("it reads too many rows") from e
+            counts = await self._counts(together)
+            await self._add(sums, counts)
+            counted = list(sums.counted)
+            # A series that is being dropped goes less far than before: its windows go first.
+            if sums.lost or len(counted) < len(together.series):
+                return None
+            if any(ms < of.until_ms for ms, of in zip(counted, together.series, strict=True)):
+                return None
+            if counted == expected:
+                later = await asking
+            else:
+                self._keep(together.series, counted)
+                later = await self._later(together, counted)
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
         await self._add(sums, later)
         # Beside the loop, which has others to answer meanwhile.
         many = len(counts) + len(later) > _BYTES_MANY
         return await asyncio.to_thread(sums.sums) if many else sums.sums()
+
+    async def _counts(self, together: Together) -> bytes:
+        """The counts that a report is put together from. Raises _TooManyRows."""
+        try:
+            return await self._answer(together.sql, together.parameters)
+        except _TooManyRows:
+            if not together.added_up_sql:
+                raise
+            return await self._answer(together.added_up_sql, together.parameters)
+
+    async def _later(self, together: Together, counted: list[int]) -> bytes:
+        """What came since the series were counted, until the times that are given, milliseconds since 1970.
+        Raises Refusal 422 when that are too many rows."""
+        until = {f"until{place}": ms for place, ms in enumerate(counted)}
+        parameters = {**together.parameters, **until, "until": min(counted)}
+        try:
+            return await self._answer(together.later_sql, parameters)
+        except _TooManyRows as e:
+            raise too_large("it reads too many rows") from e
 
     async def _add(self, sums: ReportSums, answer: bytes) -> None:
         """Add an answer. Raises Unavailable when it broke off, and Refusal 422 for too many groups."""
@@ -197,6 +222,17 @@ class ClickHouseReports(ClickHouseAdapter):
             return now_s, series, True
         kept_s, now_s, series = self._kept
         return now_s + time.monotonic() - kept_s, series, False
+
+    def _keep(self, series: Sequence[Series], counted: list[int]) -> None:
+        """Keep how far series are counted, milliseconds since 1970, for the next report."""
+        if self._kept is not None:
+            kept_s, now_s, found = self._kept
+            until = {(of.zone, of.from_ms): ms for of, ms in zip(series, counted, strict=True)}
+            found = [
+                msgspec.structs.replace(of, until_ms=until.get((of.zone, of.from_ms), of.until_ms))
+                for of in found
+            ]
+            self._kept = kept_s, now_s, found
 
     async def _series(self) -> tuple[int, list[Series]]:
         """The time of the server, seconds since 1970, and the series that can be read."""

@@ -72,13 +72,16 @@ async def test_a_report_that_is_read_while_the_counts_go_on_or_are_dropped_is_ri
         archiver.now_ms += MARGIN_MS + 60_000
         await archiver.rounds.make()
 
-    # Before its counts are read, and before what came later is; of the next report, before its counts are.
-    meanwhile = [go_on, go_on, partial(archiver.periods.drop, series)]
+    # Before its counts are read, while what came later is; before that is read again, as of what is counted
+    # now; and of the next report, before its counts are read.
+    meanwhile = [("counts", go_on), ("later", go_on), ("counts", partial(archiver.periods.drop, series))]
     read = reader._answer
 
     async def slow(sql: str, parameters: dict[str, Any]) -> bytes:
-        if meanwhile:
-            await meanwhile.pop(0)()
+        asked = "counts" if "until" not in parameters else "later"
+        is_again = parameters.get("until") != series.until_ms
+        if meanwhile and meanwhile[0][0] == asked and is_again:
+            await meanwhile.pop(0)[1]()
         return await read(sql, parameters)
 
     monkeypatch.setattr(reader, "_answer", slow)
@@ -177,6 +180,40 @@ async def test_counts_of_an_earlier_version_are_made_anew_and_it_does_not_take_i
             assert (await world.query(f"SELECT count() >= 1 FROM {each}")) == [(1,)]
         # What it looks at before it reads `report_days`: from which month on that is whole.
         assert await world.query("SELECT max(from_month) > 210000 FROM report_day_filled") == [(1,)]
+        await archiver.periods.close()
+        await reader.close()
+
+
+async def test_counts_whose_times_are_packed_otherwise_are_read_and_filled_beside_those_of_now(
+    redis_url: str, clickhouse_url: str, tmp_path: Path
+) -> None:
+    for script in (Path(migrate.__file__).parent / "clickhouse/migrations").glob("*.sql"):
+        if script.name < "0017":
+            shutil.copy(script, tmp_path)
+    codecs = "SELECT name, compression_codec FROM system.columns WHERE database = currentDatabase() "
+    codecs += "AND table = 'report_series' AND name IN ('answers', 'ages') ORDER BY name"
+    async with new_world(redis_url, clickhouse_url, tmp_path) as world:
+        archiver, reader = Archiver(world), Reader(world.clickhouse_url)
+        activity = await few(world, archiver, 12)
+        await archiver.rounds.make()
+        # A zone is being filled meanwhile.
+        filling = archiver.periods.derive("Asia/Tehran", (await archiver.periods.series())[0])
+        await anext(filling)
+        before = await world.query(codecs)
+        await migrate_clickhouse(world.clickhouse_url)
+        assert await world.query(codecs) == [(name, "CODEC(T64, ZSTD(1))") for name in ("ages", "answers")]
+        assert before == [(name, "CODEC(ZSTD(1))") for name in ("ages", "answers")]
+        async for _ in filling:
+            pass
+        assert {s.zone for s in await archiver.periods.series() if s.filled} == {"Asia/Tehran", "UTC"}
+        await assert_all_agree(reader, activity, 10)
+        activity.accept(20, 2)
+        await activity.archive(archiver.now_ms - 40_000, archiver.now_ms - 20_000, 0.5)
+        archiver.now_ms += MARGIN_MS + 60_000
+        await archiver.rounds.make()
+        await assert_all_agree(reader, activity, 10)
+        await world.query("OPTIMIZE TABLE report_series FINAL")
+        await assert_all_agree(reader, activity, 10)
         await archiver.periods.close()
         await reader.close()
 

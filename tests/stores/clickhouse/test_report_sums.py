@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 from collections import defaultdict
@@ -11,7 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.activity.reports import SUMMED, TIMED, Sums
+from engine.activity.reports import SUMMED, TIMED, ReportQuery, Sums
+from engine.errors import Refusal
 from engine.stores.clickhouse import report_together
 from engine.stores.clickhouse._report_sums import ReportSums, TooManyGroups
 from engine.stores.clickhouse.reports import ClickHouseReports
@@ -390,3 +392,97 @@ async def test_counts_that_are_too_many_to_be_read_as_they_are_are_added_up_and_
     assert added_up == as_they_are
     assert [counts(rows) for rows in added_up] == [counts(activity.report(query)) for query in queries]
     assert any(row.sent_after_ms for rows in added_up for row in rows)
+
+
+async def test_quarters_of_an_hour_of_one_country_are_not_added_up_unless_they_are_many_and_say_the_same(
+    world: World, archiver: Archiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activity, reader = Activity(world, 44), Counting(world.clickhouse_url)
+    activity.accept(1500, 20)
+    begun_ms = archiver.now_ms - 60_000
+    await activity.archive(begun_ms - 20 * DAY_S * 1000, begun_ms, 0.7)
+    await archiver.rounds.make()
+    await activity.archive(archiver.now_ms, archiver.now_ms + 40_000, 0.5)
+    of_hours = ReportQuery(
+        from_s=NOW_S // 900 * 900 - 15 * DAY_S, until_s=NOW_S // 900 * 900, group_by=("hour", "provider")
+    )
+    # Of one provider or queue there may be nearly all.
+    for filters, are_added_up in (
+        ({"country": "DE"}, False),
+        ({"country": "CA", "queue": "normal"}, False),
+        ({"queue": "normal"}, True),
+    ):
+        query = msgspec.structs.replace(of_hours, **filters)
+        found = {}
+        for most in (100_000, 3):
+            monkeypatch.setattr(report_together, "_OF_COUNTRY_MAX", most)
+            reader.asked.clear()
+            rows = (await reader.summary(query)).rows
+            assert counts(rows) == counts(activity.report(query))
+            of_series = [sql for sql in reader.asked if "FROM report_series" in sql and "begun0" in sql]
+            found[most] = [("GROUP BY" in sql) for sql in of_series], rows
+        assert found[100_000][0] == [are_added_up]
+        assert found[3][0] == ([True] if are_added_up else [False, True])
+        assert found[100_000][1] == found[3][1]
+    await reader.close()
+
+
+async def test_what_came_later_is_asked_once_and_again_after_the_series_went_on(
+    world: World, archiver: Archiver
+) -> None:
+    activity, reader = await few(world, archiver, 45), Counting(world.clickhouse_url)
+    await archiver.rounds.make()
+    query = ReportQuery(
+        from_s=NOW_S // 900 * 900 - 60 * DAY_S, until_s=NOW_S // 900 * 900, group_by=("queue",)
+    )
+
+    async def later() -> list[int]:
+        reader.later_ms.clear()
+        assert counts((await reader.summary(query)).rows) == counts(activity.report(query))
+        return list(reader.later_ms)
+
+    [utc] = await archiver.periods.series()
+    for _ in range(2):
+        assert await later() == [utc.until_ms]
+        before = utc
+        activity.accept(60, 3)
+        await activity.archive(archiver.now_ms, archiver.now_ms + 40_000, 0.7)
+        archiver.now_ms += 100_000
+        await archiver.rounds.make()
+        [utc] = await archiver.periods.series()
+        assert utc.until_ms > before.until_ms
+        assert await later() == [before.until_ms, utc.until_ms]
+    assert sum("max(filled)" in sql for sql in reader.asked) == 1
+    await reader.close()
+
+
+async def test_nothing_is_left_under_way_of_a_report_that_is_refused_or_that_nobody_waits_for(
+    world: World, archiver: Archiver
+) -> None:
+    activity, reader = await few(world, archiver, 46), Counting(world.clickhouse_url)
+    await archiver.rounds.make()
+    query = ReportQuery(
+        from_s=NOW_S // 900 * 900 - 60 * DAY_S, until_s=NOW_S // 900 * 900, group_by=("queue",)
+    )
+    expected = counts(activity.report(query))
+    assert counts((await reader.summary(query)).rows) == expected
+    others = asyncio.all_tasks()
+    reader._counts_max = 1
+    with pytest.raises(Refusal, match="it reads too much"):
+        await reader.summary(query)
+    reader._counts_max = 400_000
+    assert asyncio.all_tasks() == others
+    asked = len(reader.asked)
+    waiting = asyncio.create_task(reader.summary(query))
+    # Both statements are under way after a few turns of the loop.
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert len(reader.asked) == asked + 2
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+    assert waiting.cancelled()
+    assert asyncio.all_tasks() == others
+    # And the next one is answered.
+    assert counts((await reader.summary(query)).rows) == expected
+    await reader.close()
