@@ -48,6 +48,9 @@ async def assert_each_once(url: str) -> None:
     assert all(expected)
     found = await asked(url, "SELECT organisation_id, count() FROM activity GROUP BY 1")
     assert [dict(rows) for rows in found] == expected
+    # As docs/operations.md says it.
+    number = "bitShiftRight(toUInt64(organisation_id) * 11400714819323198485, 32) % 2"
+    assert await asked(url, f"SELECT DISTINCT {number} FROM activity") == [[(0,)], [(1,)]]
     counted = await asked(url, "SELECT organisation_id, sum(events) FROM report_minutes GROUP BY 1")
     assert [dict(rows) for rows in counted] == expected
 
