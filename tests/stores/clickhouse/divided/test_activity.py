@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 
@@ -120,6 +121,27 @@ async def test_events_lists_and_sums_are_those_of_one_database(world: World, url
         assert await lost[0].recorded(*args) == await lost[1].recorded(*args)
         assert await lost[0].lost(*args) == await lost[1].lost(*args)
         assert await lost[0].has_any(*args) is await lost[1].has_any(*args) is (shard < 2)
+    await store.close()
+
+
+async def test_events_are_complete_from_when_they_are_in_every_division(url: str) -> None:
+    months = [int(datetime(2026, month, 5, tzinfo=UTC).timestamp()) * 1_000_000 for month in (8, 9, 10)]
+    rows = [
+        make_row(0, organisation_id=of, message_id=f"m{of}{at}", at_us=at, accepted_at_us=at)
+        for at in months
+        for of in (0, 1)
+    ]
+    store = DividedActivityStore(url)
+    await store.insert(block_of([ActivityEntry(shard=0, id=StreamId(1, 0), blob=blob_of(rows))])[0], "one")
+    lost = LostTime(store)
+    assert await lost.complete_from_ms(20) == 0
+    first, second = url.split()
+    await asked(first, "ALTER TABLE activity DROP PARTITION 202608")
+    august = await lost.complete_from_ms(20)
+    for month in (202608, 202609):
+        await asked(second, f"ALTER TABLE activity DROP PARTITION {month}")
+    assert august > months[0] // 1000
+    assert await lost.complete_from_ms(20) - august == 30 * 86_400_000
     await store.close()
 
 
