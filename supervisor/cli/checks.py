@@ -31,6 +31,7 @@ from engine.providers.settings import (
 from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
 from engine.stores.clickhouse.division import all_of, urls_of
+from engine.stores.clickhouse.division_mark import confirm_divisions
 from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.postgres.connection import confirm_session, connect
 from engine.stores.postgres.durability import durability_warnings
@@ -229,6 +230,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 async def _clickhouse(url: str) -> str:
     found = await all_of(_clickhouse_division(one) for one in urls_of(url))
+    await confirm_divisions(url, _TIMEOUT_S)
     # Mostly they say the same.
     return "; ".join(dict.fromkeys(found)) + (f" ({len(found)} divisions)" if len(found) > 1 else "")
 

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from engine.errors import ConfigError
-from engine.stores.clickhouse.client import ClickHouseUrl, answering
+from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect, parse_url
 from engine.stores.clickhouse.cluster import on_cluster
+from engine.stores.clickhouse.division import urls_of
 from engine.written_numbers import plural
 
 _CREATE = """CREATE TABLE IF NOT EXISTS smsengine_division (
@@ -47,8 +48,7 @@ async def confirm_mark(
     all organisations; and Unavailable.
     """
     async with answering(place, timeout_s):
-        [(has,)] = (await client.query(_HAS)).result_rows
-        noted = [Mark(*row) for row in (await client.query(_NOTED)).result_rows] if has else []
+        noted = await _noted(client)
         if wrong := wrong_mark(noted, mark, made):
             raise ConfigError(f"ClickHouse at {place.shown} {wrong}")
         if noted or mark.divisions == 1:
@@ -60,6 +60,30 @@ async def confirm_mark(
             column_names=["number", "divisions"],
             settings={"async_insert": 0, "wait_end_of_query": 1},
         )
+
+
+async def confirm_divisions(url: str, timeout_s: float) -> None:
+    """Confirm that each database of `url`, which all have their tables, is the division that it is named as.
+
+    Nothing is changed. Raises ConfigError, Unavailable.
+    """
+    places = [parse_url(one) for one in urls_of(url)]
+    for number, place in enumerate(places, 1):
+        client = await connect(place, database=place.database, timeout_s=timeout_s)
+        try:
+            await confirm_cluster(client, place, len(places), timeout_s)
+            async with answering(place, timeout_s):
+                noted = await _noted(client)
+        finally:
+            await client.close()
+        if wrong := wrong_mark(noted, Mark(number, len(places)), [True] * len(places)):
+            raise ConfigError(f"ClickHouse at {place.shown} {wrong}")
+
+
+async def _noted(client: Any) -> list[Mark]:
+    """What its database says of itself; two notes are one too many."""
+    [(has,)] = (await client.query(_HAS)).result_rows
+    return [Mark(*row) for row in (await client.query(_NOTED)).result_rows] if has else []
 
 
 def wrong_mark(noted: Sequence[Mark], mark: Mark, made: Sequence[bool]) -> str:

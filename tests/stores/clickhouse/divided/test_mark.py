@@ -12,7 +12,7 @@ import pytest
 from engine.config import decode
 from engine.errors import ConfigError
 from engine.stores.clickhouse.client import parse_url
-from engine.stores.clickhouse.division_mark import SHARDS_SQL, wrong_cluster
+from engine.stores.clickhouse.division_mark import SHARDS_SQL, confirm_divisions, wrong_cluster
 from engine.stores.clickhouse.retention import KeptDays, keep_for
 from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.migrate import migrate_clickhouse
@@ -62,6 +62,19 @@ async def test_divisions_in_another_order_or_another_number_are_refused(named: l
         with pytest.raises(ConfigError, match=said):
             await migrate_clickhouse(wrong)
     assert await migrate_clickhouse(url) == []
+
+
+async def test_a_check_finds_divisions_in_another_order_and_changes_nothing(url: str) -> None:
+    first, second = url.split()
+    await confirm_divisions(url, 30)
+    with pytest.raises(ConfigError, match=r"has division 2 of 2 .* as number 1 of 2"):
+        await confirm_divisions(f"{second} {first}", 30)
+    with pytest.raises(ConfigError, match=r"clickhouse\.urls must name all 2"):
+        await confirm_divisions(first, 30)
+    await asked(second, "TRUNCATE TABLE smsengine_division")
+    with pytest.raises(ConfigError, match="has the rows of all organisations"):
+        await confirm_divisions(url, 30)
+    assert await asked(second, "SELECT * FROM smsengine_division") == [[]]
 
 
 async def test_a_database_with_the_rows_of_all_cannot_be_divided(named: list[str]) -> None:
