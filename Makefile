@@ -86,8 +86,8 @@ outages: $(STAMP) ## A store away for a minute, providers that go wrong, workers
 
 # How many processes of each kind are killed.
 KILLS ?= 50
-archive-kills: $(STAMP) ## Kill and freeze archivers and matchers, KILLS times each, under load: each row is stored once
-	KILLS=$(KILLS) SEED=$(SEED) exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos/test_archivers.py tests/chaos/test_matchers.py
+archive-kills: $(STAMP) ## Kill and freeze archivers, matchers and halves of ClickHouse, KILLS times each: each row is stored once
+	KILLS=$(KILLS) SEED=$(SEED) exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos/test_archivers.py tests/chaos/test_matchers.py tests/chaos/test_divisions.py
 
 # Messages of the day, and seconds for an hour of it.
 MESSAGES ?= 3000

@@ -27,6 +27,7 @@ extensions = [
         "engine.activity._report_rows",
         "engine.capacity._simulate",
         "engine.intake._plain",
+        "engine.stores.clickhouse.divided._divide",
         "engine.stores.clickhouse._report_sums",
         "engine.stores.redis._portion",
         "engine.providers.smpp._short_way",

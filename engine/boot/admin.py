@@ -38,8 +38,8 @@ from engine.console.sessions import AGE_S, IDLE_S, PER_KEY_MAX
 from engine.nodes.control import NodeControl
 from engine.shards import shard_of
 from engine.stores.audit import AuditReader
-from engine.stores.clickhouse.activity import ClickHouseActivityStore
-from engine.stores.clickhouse.attempts import ClickHouseAttempts
+from engine.stores.clickhouse.divided.activity import DividedActivityStore
+from engine.stores.clickhouse.divided.attempts import DividedAttempts
 from engine.stores.clickhouse.traffic import ClickHouseTraffic
 from engine.stores.postgres.adjustments import Adjustments
 from engine.stores.postgres.admin_keys import AdminKeyBook
@@ -177,8 +177,8 @@ class _Looks(NamedTuple):
 async def _looks(process: Process, stack: AsyncExitStack, link: RedisLink) -> _Looks:
     config = process.config
     stream = closed_by(stack, RedisActivityStream(config.redis.url, config.shards))
-    activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
-    attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
+    activity = closed_by(stack, DividedActivityStore(config.clickhouse.url))
+    attempts = closed_by(stack, DividedAttempts(config.clickhouse.url))
     # Apart from the directory's: a look at everything must not hold up a key look-up.
     wide = Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
     pool = closed_by(stack, await wide)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import get_args
@@ -35,8 +35,9 @@ from engine.receipts.matcher import Matcher
 from engine.receipts.ports import AttemptStore, MatchLimits, ReceiptStream
 from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
-from engine.stores.clickhouse.activity import ClickHouseActivityStore
-from engine.stores.clickhouse.attempts import ClickHouseAttempts
+from engine.stores.clickhouse.divided.activity import DividedActivityStore
+from engine.stores.clickhouse.divided.attempts import DividedAttempts
+from engine.stores.clickhouse.division import urls_of
 from engine.stores.clickhouse.report_fill import ClickHouseReportFill
 from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from engine.stores.redis.activity_stream import RedisActivityStream
@@ -102,7 +103,7 @@ async def archive_and_match(
     log, numbers, url = structlog.get_logger("archiver"), numbers_for(config), config.clickhouse.url
     async with AsyncExitStack() as stack:
         activity = closed_by(stack, RedisActivityStream(config.redis.url, config.shards))
-        outstanding = closed_by(stack, ClickHouseAttempts(url, numbers=numbers))
+        outstanding = closed_by(stack, DividedAttempts(url, numbers=numbers))
         commands = await stack.enter_async_context(link("receipts"))
         reading = await stack.enter_async_context(link("receipts read"))
         now_us = pulse.clock.now_us
@@ -120,7 +121,7 @@ async def archive_and_match(
             numbers=numbers,
             given_up=partial(_note, problems),
         )
-        archiver = Archiver(activity, closed_by(stack, ClickHouseActivityStore(url)), name, numbers=numbers)
+        archiver = Archiver(activity, closed_by(stack, DividedActivityStore(url)), name, numbers=numbers)
         inbox = await assemble_inbox(config, name, stack, commands, now_us)
         counters = await stack.enter_async_context(CounterLog(log, meter))
         counters.watch("archived", archiver.counts)
@@ -143,23 +144,39 @@ async def _count_reports(
     now_us: Callable[[], int],
     meter: Meter,
 ) -> None:
-    progress = Progress()
+    """Count in each division of ClickHouse by itself."""
+    urls = urls_of(config.clickhouse.url)
+    progress = [Progress() for _ in urls]
 
     def active() -> bool:
         return 0 in archiver.shards
 
     def show() -> None:
-        if progress.until_ms:
-            meter.gauge("smsengine_reports_behind_seconds", now_us() / 1_000_000 - progress.until_ms / 1000)
-        for zone, part in progress.filling.items():
+        if until_ms := min(of.until_ms for of in progress):
+            meter.gauge("smsengine_reports_behind_seconds", now_us() / 1_000_000 - until_ms / 1000)
+        for zone, part in least_filled(progress).items():
             meter.gauge("smsengine_reports_filled_ratio", part, time_zone=zone)
 
+    async def count(url: str, of: Progress) -> None:
+        async with AsyncExitStack() as stack:
+            fill = closed_by(stack, ClickHouseReportFill(url))
+            periods = closed_by(stack, ClickHouseReportPeriods(url))
+            await fill_reports(fill, stream, life.draining, active=active, now_us=now_us)
+            await roll_reports(periods, stream, life.draining, active=active, now_us=now_us, progress=of)
+
     meter.gauges(show)
-    async with AsyncExitStack() as stack:
-        fill = closed_by(stack, ClickHouseReportFill(config.clickhouse.url))
-        periods = closed_by(stack, ClickHouseReportPeriods(config.clickhouse.url))
-        await fill_reports(fill, stream, life.draining, active=active, now_us=now_us)
-        await roll_reports(periods, stream, life.draining, active=active, now_us=now_us, progress=progress)
+    async with asyncio.TaskGroup() as group:
+        for url, of in zip(urls, progress, strict=True):
+            group.create_task(count(url, of))
+
+
+def least_filled(progress: Sequence[Progress]) -> dict[str, float]:
+    """Zones that have no counts yet in some division, and which part of them is made where it is least."""
+    found: dict[str, float] = {}
+    for of in progress:
+        for zone, part in of.filling.items():
+            found[zone] = min(part, found.get(zone, 1.0))
+    return found
 
 
 def _show(meter: Meter, rounds: Rounds, config: Config) -> None:

@@ -11,7 +11,7 @@ from engine.config import Config
 from engine.inbound.inbox import Inbox
 from engine.inbound.words import WordList
 from engine.shards import shard_of
-from engine.stores.clickhouse.inbound import ClickHouseInbound
+from engine.stores.clickhouse.divided.inbound import DividedInbound
 from engine.stores.postgres.auto_replies import AutoReplyBook
 from engine.stores.postgres.inbound_routes import InboundRouteBook
 from engine.stores.postgres.opt_outs import OptOutBook
@@ -31,7 +31,7 @@ async def assemble_inbox(
         RedisInboundStream(link),
         InboundRouteBook(postgres),
         OptOutBook(postgres),
-        closed_by(stack, ClickHouseInbound(config.clickhouse.url)),
+        closed_by(stack, DividedInbound(config.clickhouse.url)),
         RedisInboundEvents(link, partial(shard_of, shards=config.shards)),
         WordList(config.inbound.all_words()),
         AutoReplyBook(postgres),

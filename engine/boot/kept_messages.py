@@ -12,8 +12,8 @@ from engine.activity.message_list import MessageLists
 from engine.api.reads import PART_S, MessageReads
 from engine.boot.numbers import numbers_for
 from engine.boot.process import Process, closed_by
-from engine.stores.clickhouse.activity import ClickHouseActivityStore
-from engine.stores.clickhouse.message_list import ClickHouseMessageList
+from engine.stores.clickhouse.divided.activity import DividedActivityStore
+from engine.stores.clickhouse.message_list import DividedMessageList
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.archive_progress import RedisArchiveProgress
 from engine.stores.redis.cancels import RedisCancels
@@ -33,9 +33,9 @@ def kept_messages(process: Process, stack: AsyncExitStack, link: RedisLink) -> K
     """Put it together; `stack` closes its connections. Raises ConfigError for a wrong URL."""
     config, shards, now_us = process.config, process.config.shards, process.clock.now_us
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
-    activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
+    activity = closed_by(stack, DividedActivityStore(config.clickhouse.url))
     lookups = closed_by(stack, Lookups(stream, activity, shards, PART_S))
-    listed = ClickHouseMessageList(activity, numbers_for(config))
+    listed = DividedMessageList(activity, numbers_for(config))
     progress = RedisArchiveProgress(link, shards)
     batches = Batches(progress, listed, shards)
     cancels = Cancels(lookups, batches, RedisCancels(link, shards, now_us), process.pulse.readable)

@@ -18,8 +18,8 @@ from engine.clocks.waits import next_tick
 from engine.hosts.tls import trusting
 from engine.hosts.webhook_urls import is_public
 from engine.providers.http_client.pools import HttpPools
-from engine.stores.clickhouse.activity import ClickHouseActivityStore
-from engine.stores.clickhouse.activity_log import ClickHouseActivityLog
+from engine.stores.clickhouse.divided.activity import DividedActivityStore
+from engine.stores.clickhouse.divided.activity_log import DividedActivityLog
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.webhook_deliveries import PostgresDeliveries
 from engine.stores.postgres.webhook_endpoints import EndpointBook
@@ -76,7 +76,7 @@ async def notify(process: Process) -> None:
         reading = await stack.enter_async_context(process.link("read"))
         await process.know_the_time(link)
         postgres = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=2))
-        activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
+        activity = closed_by(stack, DividedActivityStore(config.clickhouse.url))
         pools = HttpPools(
             connections=settings.connections_max,
             timeout_s=settings.timeout_s,
@@ -85,7 +85,7 @@ async def notify(process: Process) -> None:
         )
         stack.push_async_callback(pools.stop)
         stores = NotifierStores(
-            RedisWebhookStreams(link, reading), ClickHouseActivityLog(activity), PostgresDeliveries(postgres)
+            RedisWebhookStreams(link, reading), DividedActivityLog(activity), PostgresDeliveries(postgres)
         )
         notifier, table, sender, keeper = assemble_notifier(
             stores,

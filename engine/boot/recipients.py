@@ -9,7 +9,7 @@ from engine.api.recipient_ports import RecipientServices
 from engine.boot.process import closed_by
 from engine.config import Config
 from engine.inbound.words import WordList
-from engine.stores.clickhouse.inbound import ClickHouseInbound
+from engine.stores.clickhouse.divided.inbound import DividedInbound
 from engine.stores.postgres.auto_replies import AutoReplyBook
 from engine.stores.postgres.inbound_routes import InboundRouteBook
 from engine.stores.postgres.opt_outs import OptOutBook
@@ -28,7 +28,7 @@ def recipient_services(
         opt_outs=OptOutBook(postgres),
         senders=SenderBook(postgres),
         inbound=closed_by(stack, RedisInboundSink(link, now_us)),
-        inbound_page=closed_by(stack, ClickHouseInbound(config.clickhouse.url)).page,
+        inbound_page=closed_by(stack, DividedInbound(config.clickhouse.url)).page,
         inbound_routes=InboundRouteBook(postgres),
         auto_replies=AutoReplyBook(postgres),
         words=WordList(config.inbound.all_words()),

@@ -303,6 +303,24 @@ def load(path: Path) -> Config:
     return decode(text, str(path))
 
 
+def _wrong_url(config: Config) -> tuple[str, str] | None:
+    """The setting of a store's URL that cannot be, and what is allowed; None when all are right."""
+
+    def is_url(url: str, schemes: tuple[str, ...]) -> bool:
+        return url.partition("://")[0] in schemes and len(url.split()) == 1
+
+    for store, schemes in _SCHEMES.items():
+        url = getattr(config, store).url
+        if url and not is_url(url, schemes):
+            return f"{store}.url", f"a URL that begins with {' or '.join(f'{s}://' for s in schemes)}"
+    urls, schemes = config.clickhouse.urls, _SCHEMES["clickhouse"]
+    if urls and config.clickhouse.url:
+        return "clickhouse.url", "left out beside clickhouse.urls"
+    if len(set(urls)) < len(urls) or not all(is_url(url, schemes) for url in urls):
+        return "clickhouse.urls", "different URLs that begin with http:// or https://"
+    return None
+
+
 def _checked(config: Config, origin: str) -> Config:
     def need(holds: bool, setting: str, allowed: str) -> None:
         if not holds:
@@ -323,13 +341,11 @@ def _checked(config: Config, origin: str) -> Config:
     need(not compatible or len(split_listen(compatible)) == 2, "compatible.listen", "HOST:PORT, or empty")
     unix = config.admin_listen.startswith(UNIX)
     need(unix or not config.admin.socket_group, "admin.socket_group", "left out without a Unix socket")
-    for store, schemes in _SCHEMES.items():
-        url = getattr(config, store).url
-        allowed = f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}"
-        need(not url or url.partition("://")[0] in schemes, f"{store}.url", allowed)
+    if wrong := _wrong_url(config):
+        need(False, *wrong)
     try:
         stores = {name: with_whole_url(name, getattr(config, name)) for name in _SCHEMES}
-        activity = wrong_activity(config.activity, own_store=not config.clickhouse.url)
+        activity = wrong_activity(config.activity, own_store=not stores["clickhouse"].url)
     except ConfigError as e:
         raise ConfigError(f"{origin}: {e}") from e
     config = msgspec.structs.replace(config, **stores)

@@ -10,6 +10,9 @@ from msgspec import Meta
 from engine.config.store_urls import url_with_cluster, url_with_password, url_with_tls
 from engine.providers.secret import secret
 
+# Most servers that rows are divided over.
+DIVISIONS_MAX = 64
+
 
 class Store(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[redis]`, `[postgres]`, `[clickhouse]`: where a store is."""
@@ -28,8 +31,11 @@ class Store(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class ClickHouse(Store, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[clickhouse]`: where ClickHouse is, and whether it is a cluster."""
+    """`[clickhouse]`: where ClickHouse is, and whether it is a cluster or several."""
 
+    # In place of `url`: several servers, each with the rows of some organisations (docs/operations.md).
+    # Reading the file puts them into `url`, with spaces between them.
+    urls: Annotated[list[str], Meta(max_length=DIVISIONS_MAX)] = []
     # The cluster on all of whose servers the tables are (docs/operations.md); "": it is one server.
     cluster: str = ""
 
@@ -44,6 +50,9 @@ class Redis(Store, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def with_whole_url(name: str, store: Store) -> Store:
     """`store`, all of it in its URL; `name` is its section. Raises ConfigError."""
+    if isinstance(store, ClickHouse) and store.urls:
+        each = [with_whole_url(name, msgspec.structs.replace(store, url=url, urls=[])) for url in store.urls]
+        return msgspec.structs.replace(each[0], url=" ".join(one.url for one in each))
     files = {
         "tls_ca_file": store.tls_ca_file,
         "tls_cert_file": store.tls_cert_file,

@@ -13,6 +13,10 @@ ClickHouse has neither locks nor transactions for this, so every statement of a 
 must be one that may be executed again (`IF NOT EXISTS`). Killed between a statement and
 the record, or two sessions at once: statements run again and do nothing. The record may be
 there twice, which counts as once.
+
+Divisions of ClickHouse (`engine.stores.clickhouse.division`) are migrated together, statement by
+statement: of a cluster with a shard for each, a statement about a table is carried out in all of them
+whichever is asked, and what a later one inserts must not depend on which was asked first.
 """
 
 from __future__ import annotations
@@ -21,9 +25,9 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
@@ -31,6 +35,8 @@ import msgspec
 from engine.errors import ConfigError
 from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect, parse_url
 from engine.stores.clickhouse.cluster import on_cluster
+from engine.stores.clickhouse.division import urls_of
+from engine.stores.clickhouse.division_mark import Mark, confirm_cluster, confirm_mark
 from engine.stores.clickhouse.part_settings import settle_parts
 from engine.stores.postgres.connection import connect as connect_postgres
 from engine.stores.postgres.errors import Remedy, judged, translated
@@ -165,47 +171,70 @@ async def _postgres(url: str, timeout_s: float) -> AsyncIterator[Any]:
 
 
 async def migrate_clickhouse(url: str, folder: Path | None = None, timeout_s: float = 600.0) -> list[str]:
-    """Make the database, and apply the scripts that are due to ClickHouse; the names of those applied now.
+    """Make the databases, and apply the scripts that are due to ClickHouse; the names of those applied now.
 
-    The tables also get the settings that make an insert cheaper, as far as the server has them. `timeout_s`
-    bounds each step. Raises ConfigError, Unavailable.
+    `url` may be several. The tables also get the settings that make an insert cheaper, as far as the server
+    has them. `timeout_s` bounds each step. Raises ConfigError, Unavailable.
     """
     scripts = scripts_in(folder or _FOLDER / "clickhouse" / "migrations")
-    place = parse_url(url)
-    await _make_database(place, timeout_s)
-    client = await connect(place, database=place.database, timeout_s=timeout_s)
-    try:
-        async with answering(place, timeout_s):
-            # A user who may make no tables is enough where nothing is due.
-            if not (await client.query(_HAS_CLICKHOUSE)).result_rows:
-                await client.command(on_cluster(_CREATE_CLICKHOUSE, place.cluster))
-            await _confirm_replicated(client, place)
-            # When two versions of one script were applied at once, the digest is "", which fits no script.
-            found = await client.query(
-                "SELECT number, if(uniqExact(sha256) = 1, any(sha256), '') "
-                "FROM smsengine_migrations GROUP BY number"
-            )
-        applied = dict(found.result_rows)
+    async with AsyncExitStack() as stack:
+        divisions: list[_Division] = []
+        for one in (places := [parse_url(one) for one in urls_of(url)]):
+            await _make_database(one, len(places), timeout_s)
+            client = await connect(one, database=one.database, timeout_s=timeout_s)
+            stack.push_async_callback(client.close)
+            divisions.append(_Division(client, one, await _applied(client, one, timeout_s)))
+        made = [bool(of.applied) for of in divisions]
+        for number, of in enumerate(divisions, 1):
+            mark = Mark(number, len(divisions))
+            await confirm_mark(of.client, of.place, mark, made, timeout_s)
+        lacking = [(of, due(scripts, of.applied, "ClickHouse")) for of in divisions]
         names = []
-        for script in due(scripts, applied, "ClickHouse"):
-            await _apply_clickhouse(client, place, script, timeout_s)
-            names.append(script.name)
-        await settle_parts(client, place, timeout_s)
+        for script in scripts:
+            if those := [of for of, missing in lacking if script in missing]:
+                await _apply_clickhouse(those, script, timeout_s)
+                names.append(script.name)
+        for of in divisions:
+            await settle_parts(of.client, of.place, timeout_s)
         return names
-    finally:
-        await client.close()
 
 
-async def _apply_clickhouse(client: Any, place: ClickHouseUrl, script: Script, timeout_s: float) -> None:
+class _Division(NamedTuple):
+    """One ClickHouse, and the scripts that it has: {number: SHA-256}."""
+
+    client: Any
+    place: ClickHouseUrl
+    applied: dict[int, str]
+
+
+async def _applied(client: Any, place: ClickHouseUrl, timeout_s: float) -> dict[int, str]:
     async with answering(place, timeout_s):
-        for statement in statements_of(script.sql):
-            await client.command(on_cluster(statement, place.cluster))
-        await client.insert(
-            "smsengine_migrations",
-            [[script.number, script.name, script.sha256]],
-            column_names=["number", "name", "sha256"],
-            settings={"async_insert": 0, "wait_end_of_query": 1},
+        # A user who may make no tables is enough where nothing is due.
+        if not (await client.query(_HAS_CLICKHOUSE)).result_rows:
+            await client.command(on_cluster(_CREATE_CLICKHOUSE, place.cluster))
+        await _confirm_replicated(client, place)
+        # When two versions of one script were applied at once, the digest is "", which fits no script.
+        found = await client.query(
+            "SELECT number, if(uniqExact(sha256) = 1, any(sha256), '') "
+            "FROM smsengine_migrations GROUP BY number"
         )
+    return dict(found.result_rows)
+
+
+async def _apply_clickhouse(divisions: Sequence[_Division], script: Script, timeout_s: float) -> None:
+    """Apply a script to these divisions, statement by statement."""
+    for statement in statements_of(script.sql):
+        for client, place, _ in divisions:
+            async with answering(place, timeout_s):
+                await client.command(on_cluster(statement, place.cluster))
+    for client, place, _ in divisions:
+        async with answering(place, timeout_s):
+            await client.insert(
+                "smsengine_migrations",
+                [[script.number, script.name, script.sha256]],
+                column_names=["number", "name", "sha256"],
+                settings={"async_insert": 0, "wait_end_of_query": 1},
+            )
 
 
 async def _confirm_replicated(client: Any, place: ClickHouseUrl) -> None:
@@ -221,11 +250,12 @@ async def _confirm_replicated(client: Any, place: ClickHouseUrl) -> None:
         )
 
 
-async def _make_database(place: ClickHouseUrl, timeout_s: float) -> None:
-    if place.database == "default":
+async def _make_database(place: ClickHouseUrl, divisions: int, timeout_s: float) -> None:
+    if place.database == "default" and not place.cluster:
         return
     client = await connect(place, database="default", timeout_s=timeout_s)
     try:
+        await confirm_cluster(client, place, divisions, timeout_s)
         async with answering(place, timeout_s):
             found = await client.query(
                 "SELECT 1 FROM system.databases WHERE name = {name:String}",

@@ -30,6 +30,8 @@ from engine.providers.settings import (
 )
 from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
+from engine.stores.clickhouse.division import all_of, urls_of
+from engine.stores.clickhouse.division_mark import confirm_divisions
 from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.postgres.connection import confirm_session, connect
 from engine.stores.postgres.durability import durability_warnings
@@ -227,6 +229,13 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 async def _clickhouse(url: str) -> str:
+    found = await all_of(_clickhouse_division(one) for one in urls_of(url))
+    await confirm_divisions(url, _TIMEOUT_S)
+    # Mostly they say the same.
+    return "; ".join(dict.fromkeys(found)) + (f" ({len(found)} divisions)" if len(found) > 1 else "")
+
+
+async def _clickhouse_division(url: str) -> str:
     place = clickhouse_client.parse_url(url)
     client = await clickhouse_client.connect(place, database="default", timeout_s=_TIMEOUT_S)
     try:

@@ -17,7 +17,8 @@ from typing import Any
 
 from engine.activity import report_rolling
 from engine.activity.archiver import Archiver
-from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.clickhouse.divided.activity import DividedActivityStore
+from engine.stores.clickhouse.division import urls_of
 from engine.stores.clickhouse.report_periods import ClickHouseReportPeriods
 from engine.stores.redis.activity_stream import RedisActivityStream
 from tests.activity.world import QUICK, SHARDS, until
@@ -81,7 +82,7 @@ async def main(redis_url: str, clickhouse_url: str, owner: str, point: str) -> N
             say(f"at {here}")
             await loop.run_in_executor(None, sys.stdin.readline)
 
-    stream, store = RedisActivityStream(redis_url, SHARDS), ClickHouseActivityStore(clickhouse_url)
+    stream, store = RedisActivityStream(redis_url, SHARDS), DividedActivityStore(clickhouse_url)
     archiver = Archiver(Gated(stream, gate), Gated(store, gate), owner, QUICK)
     draining = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, draining.set)
@@ -89,7 +90,8 @@ async def main(redis_url: str, clickhouse_url: str, owner: str, point: str) -> N
     async with asyncio.TaskGroup() as group:
         telling = group.create_task(tell(archiver))
         if point == "counting":
-            group.create_task(count(archiver, clickhouse_url, stream, draining))
+            for url in urls_of(clickhouse_url):
+                group.create_task(count(archiver, url, stream, draining))
         await archiver.run(draining)
         telling.cancel()
     await stream.close()

@@ -82,14 +82,12 @@ class ClickHouseAttempts(ClickHouseAdapter):
     async def filed(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], list[AttemptRecord]]:
         """The attempts under each key, (provider, form of the id); keys without any are absent."""
         names = {key_of(*key): key for key in keys}
-        return {names[number]: filed for number, filed in (await self._under(names)).items()}
+        return {names[number]: filed for number, filed in (await self.under(names)).items()}
 
     async def filed_by_message(self, message_ids: Collection[str]) -> dict[str, list[AttemptRecord]]:
         """The attempts of each message, by message id; messages without any are absent."""
-        if not message_ids:
-            return {}
-        found = await self._query(_KEYS_OF_MESSAGES, {"ids": list(message_ids)})
-        under = await self._under({key for _, key in found})
+        found = await self.keys_of(message_ids)
+        under = await self.under({key for _, key in found})
         filed: dict[str, list[AttemptRecord]] = {}
         for message_id, key in found:
             filed.setdefault(message_id, []).extend(under.get(key, ()))
@@ -141,7 +139,15 @@ class ClickHouseAttempts(ClickHouseAdapter):
         """How many receipts were given up since `since_s`, seconds since 1970."""
         return int((await self._query(_UNMATCHED_SINCE, {"since": since_s}))[0][0])
 
-    async def _under(self, keys: Collection[int]) -> dict[int, list[AttemptRecord]]:
+    async def keys_of(self, message_ids: Collection[str]) -> list[tuple[str, int]]:
+        """Where the attempts of messages are filed: (message id, key)."""
+        if not message_ids:
+            return []
+        found = await self._query(_KEYS_OF_MESSAGES, {"ids": list(message_ids)})
+        return [(message_id, key) for message_id, key in found]
+
+    async def under(self, keys: Collection[int]) -> dict[int, list[AttemptRecord]]:
+        """The attempts under each key (`key_of`); keys without any are absent."""
         filed: dict[int, list[AttemptRecord]] = {}
         if keys:
             for key, row in await self._query(_FILED, {"keys": list(keys)}, {"row": "bytes"}):

@@ -76,6 +76,8 @@ def parse_url(url: str) -> ClickHouseUrl:
 
     Raises ConfigError; its text never holds the password.
     """
+    if len(url.split()) > 1:
+        raise ConfigError("The ClickHouse URL must be one; clickhouse.urls may name several.")
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -104,8 +104,9 @@ class LostTime:
         Months of messages go as a whole (`engine.stores.clickhouse.retention`), the oldest first. Their
         counts stay, which is how it is known.
         """
+        # Each division has a row, or none.
         rows = await self._store.ask(_GONE, {}, timeout_s)
-        return int(rows[0][0]) * 1000 + _LIFE_MS if rows else 0
+        return max((int(end_s) * 1000 + _LIFE_MS for (end_s,) in rows), default=0)
 
     async def has_any(self, shard: int, from_ms: int, until_ms: int, timeout_s: float) -> bool:
         """Whether any event of a shard between these times is there."""

@@ -35,9 +35,9 @@ EVENT_SQL = (
 COUNTED_SQL = f"activity.event IN {COUNTED!r}"
 # From when the message was accepted, or due where a `sent` says that this was later.
 _AGE_US = "toUnixTimestamp64Micro(at) - toUnixTimestamp64Micro(greatest(accepted_at, due_at))"
-_AGE = f"toUInt32(least(4294967295, greatest(0, {_AGE_US})))"
+AGE_SQL = f"toUInt32(least(4294967295, greatest(0, {_AGE_US})))"
 # Times of answers and ages, by class.
 TIMES_SQL = (
     f"sumMapIf(map({class_sql('latency_us')}, toUInt64(1)), latency_us > 0)",
-    f"sumMapIf(map({class_sql(_AGE)}, toUInt64(1)), activity.event IN ('sent', 'delivered'))",
+    f"sumMapIf(map({class_sql(AGE_SQL)}, toUInt64(1)), activity.event IN ('sent', 'delivered'))",
 )

@@ -12,6 +12,8 @@ from engine.activity.countries import numbers_of
 from engine.activity.reports import COUNTED, Group, ReportQuery
 from engine.stores.clickhouse.local_time import day_sql, hour_sql
 from engine.stores.clickhouse.report_cover import offsets_in
+from engine.stores.clickhouse.report_later_sql import AGE_SQL
+from engine.stores.clickhouse.time_classes import class_sql, classes_sql
 
 # More groups than this are not shown.
 GROUPS_MAX = 10_000
@@ -29,24 +31,37 @@ class _Source(NamedTuple):
     events: str
     segments: str
     units: str
-    answer: str
-    age: str
+    # Times of answers and ages: their quantiles, and how many are in each class.
+    quantiles: tuple[str, str]
+    classes: tuple[str, str]
 
 
 _MERGED = (
-    "sum(events)", "sum(segments)", "sum(units)", "quantilesTDigestIfMerge(0.5, 0.95, 0.99)(answer_us)",
-    "quantilesTDigestIfMerge(0.5, 0.95, 0.99)(age_us)",
-)  # fmt: skip
+    "sum(events)",
+    "sum(segments)",
+    "sum(units)",
+    (
+        "quantilesTDigestIfMerge(0.5, 0.95, 0.99)(answer_us)",
+        "quantilesTDigestIfMerge(0.5, 0.95, 0.99)(age_us)",
+    ),
+    (classes_sql("answer_us", "n"), classes_sql("age_us", "n")),
+)
 _MINUTES = _Source("report_minutes", "minute", *_MERGED)
 _QUARTERS = _Source("report_quarters", "quarter", *_MERGED)
 # The events one by one, for what is not counted by the views.
 _EVENTS = _Source(
     f"(SELECT *, activity.event AS kind FROM activity WHERE event IN {COUNTED!r})",  # noqa: S608 - constants
     "accepted_at", "count()", "sum(toUInt64(segments))", "sum(toUInt64(units))",
-    "quantilesTDigestIf(0.5, 0.95, 0.99)(latency_us, latency_us > 0)",
-    # From when a message was accepted, or due where a `sent` says that this was later.
-    "quantilesTDigestIf(0.5, 0.95, 0.99)(toUInt64(greatest(0, "
-    "dateDiff('microsecond', greatest(accepted_at, due_at), at))), kind IN ('sent', 'delivered'))",
+    (
+        "quantilesTDigestIf(0.5, 0.95, 0.99)(latency_us, latency_us > 0)",
+        # From when a message was accepted, or due where a `sent` says that this was later.
+        "quantilesTDigestIf(0.5, 0.95, 0.99)(toUInt64(greatest(0, "
+        "dateDiff('microsecond', greatest(accepted_at, due_at), at))), kind IN ('sent', 'delivered'))",
+    ),
+    (
+        f"sumMapIf(map({class_sql('latency_us')}, toUInt64(1)), latency_us > 0)",
+        f"sumMapIf(map({class_sql(AGE_SQL)}, toUInt64(1)), kind IN ('sent', 'delivered'))",
+    ),
 )  # fmt: skip
 _AGAIN = "if(kind = 'retrying' AND provider_message_id != '', 'resent', toString(kind))"
 # As `wanted_in` in functions/queue has it.
@@ -65,19 +80,21 @@ _COLUMNS: dict[Group, str] = {
 _TIMES: tuple[Group, ...] = ("minute", "hour", "day")
 
 
-def statement(query: ReportQuery) -> tuple[str, dict[str, Any]]:
+def statement(query: ReportQuery, *, by_class: bool = False) -> tuple[str, dict[str, Any]]:
     """The SQL of a report from one table, and its parameters: a row for each group and event.
 
-    A report by status shows no times, so their quantiles are not read.
+    `by_class`: with how many times are in each class, for `_report_sums`, which can add them up; else with
+    quantiles. A report by status shows no times, so they are not read.
     """
     source = _MINUTES if "minute" in query.group_by else _QUARTERS
     if "reference" in query.group_by or query.campaign:
         source = _EVENTS
     groups = groups_of(query, source.time)
     event = _AGAIN if source is _EVENTS else "event"
-    measures = [source.events, source.segments, source.units]
+    measures = [f"{source.events} AS n", f"{source.segments} AS parts", f"{source.units} AS held"]
     if "status" not in query.group_by:
-        measures += (source.answer, source.age)
+        times = source.classes if by_class else source.quantiles
+        measures += (f"{times[0]} AS of_answers", f"{times[1]} AS of_ages")
     where = [
         f"{source.time} >= fromUnixTimestamp({{from:UInt32}})",
         f"{source.time} < fromUnixTimestamp({{until:UInt32}})",

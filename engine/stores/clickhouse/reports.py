@@ -19,7 +19,7 @@ from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -85,6 +85,13 @@ class _TooManyRows(Exception):
     """ClickHouse would read more rows for a report than it may, or use more memory."""
 
 
+class _Together(NamedTuple):
+    """A report that was put together: what was found, and the answers that it was found in."""
+
+    sums: ReportSums
+    answers: list[bytes]
+
+
 class ClickHouseReports(ClickHouseAdapter):
     """Reads reports. Every call raises Unavailable, and ConfigError when an operator must act."""
 
@@ -104,25 +111,39 @@ class ClickHouseReports(ClickHouseAdapter):
     async def summary(self, query: ReportQuery) -> Report:
         """The report that the query asks for. Raises Refusal 422 when it has too many rows, or reads too
         many."""
-        complete, found = await self._read(query)
-        if len(found.groups) < _GROUPS_MANY:
-            rows = _made(query, found)
+        complete, together = await self._together(query)
+        if together is None:
+            try:
+                found = _sums_of(query, await self._query(*statement(query)))
+            except _TooManyRows as e:
+                raise too_large("it reads too many rows") from e
         else:
-            # Beside the loop, which has others to answer meanwhile.
-            rows = await asyncio.to_thread(_made, query, found)
+            found = await sums_of(together.sums, together.answers)
+        report = await report_of(query, complete, found)
+        await self._note_days(query)
+        return report
+
+    async def answers(self, query: ReportQuery) -> tuple[bool, list[bytes]]:
+        """Whether the counts are complete, and what was found of the report as answers for `ReportSums`,
+        which may add others to them. Raises as `summary` does."""
+        complete, together = await self._together(query)
+        if together is None:
+            try:
+                found = [await self._answer(*statement(query, by_class=True))]
+            except _TooManyRows as e:
+                raise too_large("it reads too many rows") from e
+        else:
+            found = together.answers
+        await self._note_days(query)
+        return complete, found
+
+    async def _note_days(self, query: ReportQuery) -> None:
         if is_long(query) and "day" in query.group_by:
             await self._note(query)
-        zone = ZoneInfo(query.time_zone)
-        return Report(
-            from_time=_rfc3339(query.from_s, zone),
-            until_time=_rfc3339(query.until_s, zone),
-            time_zone=query.time_zone,
-            complete=complete,
-            rows=rows,
-        )
 
-    async def _read(self, query: ReportQuery) -> tuple[bool, Sums]:
-        """Whether the counts are complete, and what was found of the report."""
+    async def _together(self, query: ReportQuery) -> tuple[bool, _Together | None]:
+        """Whether the counts are complete, and what was found of a report that is put together; None: it is
+        to be read from one table."""
         if not self._complete:
             [(complete,)] = await self._query(_COMPLETE, {})
             self._complete = bool(complete)
@@ -143,14 +164,11 @@ class ClickHouseReports(ClickHouseAdapter):
                 raise too_many_counts(query, whole, now_s) from e
             if found is not None:
                 return self._complete, found
-        try:
-            return self._complete, _sums_of(query, await self._query(*statement(query)))
-        except _TooManyRows as e:
-            raise too_large("it reads too many rows") from e
+        return self._complete, None
 
     async def _put_together(
         self, query: ReportQuery, whole: Series | None, utc: Series, now_s: float
-    ) -> Sums | None:
+    ) -> _Together | None:
         """What is found of a report that is put together (`by_periods`); None when a series is not there any
         more, or has no narrow counts any more. Raises _TooManyRows when its counts are too many."""
         days = days_of(query, ZoneInfo(zone_of(query) if whole is None else whole.zone), now_s + _CLOCKS_S)
@@ -177,9 +195,7 @@ class ClickHouseReports(ClickHouseAdapter):
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
         await self._add(sums, later)
-        # Beside the loop, which has others to answer meanwhile.
-        many = len(counts) + len(later) > _BYTES_MANY
-        return await asyncio.to_thread(sums.sums) if many else sums.sums()
+        return _Together(sums, [counts, later])
 
     async def _counts(self, together: Together) -> bytes:
         """The counts that a report is put together from. Raises _TooManyRows."""
@@ -203,12 +219,7 @@ class ClickHouseReports(ClickHouseAdapter):
     async def _add(self, sums: ReportSums, answer: bytes) -> None:
         """Add an answer. Raises Unavailable when it broke off, and Refusal 422 for too many groups."""
         try:
-            if len(answer) > _BYTES_MANY:
-                await asyncio.to_thread(sums.add, answer)
-            else:
-                sums.add(answer)
-        except TooManyGroups as e:
-            raise too_many_groups(GROUPS_MAX) from e
+            await add(sums, answer)
         except ValueError as e:
             raise Unavailable(f"ClickHouse at {self._url.shown} has answered with half a report.") from e
 
@@ -327,6 +338,38 @@ def chosen_of(
     if "hour" in query.group_by:
         return None, utc
     return latest.get(zone_of(query), None if "day" in query.group_by else utc), utc
+
+
+async def add(sums: ReportSums, answer: bytes) -> None:
+    """Add an answer. Raises ValueError when it broke off, and Refusal 422 for too many groups."""
+    try:
+        if len(answer) > _BYTES_MANY:
+            # Beside the loop, which has others to answer meanwhile.
+            await asyncio.to_thread(sums.add, answer)
+        else:
+            sums.add(answer)
+    except TooManyGroups as e:
+        raise too_many_groups(GROUPS_MAX) from e
+
+
+async def sums_of(sums: ReportSums, answers: Sequence[bytes]) -> Sums:
+    """What these answers, all of which were added, come to."""
+    many = sum(map(len, answers)) > _BYTES_MANY
+    return await asyncio.to_thread(sums.sums) if many else sums.sums()
+
+
+async def report_of(query: ReportQuery, complete: bool, found: Sums) -> Report:
+    """The report, from what was found. Raises Refusal 422 when it has too many groups."""
+    many = len(found.groups) >= _GROUPS_MANY
+    rows = await asyncio.to_thread(_made, query, found) if many else _made(query, found)
+    zone = ZoneInfo(query.time_zone)
+    return Report(
+        from_time=_rfc3339(query.from_s, zone),
+        until_time=_rfc3339(query.until_s, zone),
+        time_zone=query.time_zone,
+        complete=complete,
+        rows=rows,
+    )
 
 
 def _made(query: ReportQuery, found: Sums) -> list[ReportRow]:

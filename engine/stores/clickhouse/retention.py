@@ -14,6 +14,7 @@ import re
 from typing import Any, NamedTuple
 
 from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.division import all_of, urls_of
 
 
 class KeptDays(NamedTuple):
@@ -77,10 +78,15 @@ _MINUTES = _Rule(
 
 
 async def keep_for(url: str, kept: KeptDays, timeout_s: float) -> list[str]:
-    """Let what is recorded stay for so many days.
+    """Let what is recorded stay for so many days, in each division of `url`.
 
     Returns the tables that were changed. Raises Unavailable, ConfigError.
     """
+    changed = await all_of(_keep_for(one, kept, timeout_s) for one in urls_of(url))
+    return [table for tables in changed for table in tables]
+
+
+async def _keep_for(url: str, kept: KeptDays, timeout_s: float) -> list[str]:
     wanted = (
         (_NUMBERS, kept.numbers),
         (_EVENTS, kept.events),

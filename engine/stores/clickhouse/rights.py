@@ -15,6 +15,7 @@ from engine.errors import ConfigError, EngineError
 from engine.stores.clickhouse.activity import INSERT_SETTINGS
 from engine.stores.clickhouse.attempts import UNMATCHED_SETTINGS
 from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.division import all_of, urls_of
 from engine.stores.clickhouse.inbound import INBOUND_SETTINGS
 from engine.stores.clickhouse.report_periods import WINDOW_SETTINGS
 
@@ -30,11 +31,15 @@ _WRITTEN: dict[str, Mapping[str, Any]] = {
 
 
 async def confirm_rights(url: str, timeout_s: float) -> None:
-    """Confirm that the user may write the tables, which must be of this version.
+    """Confirm that the user may write the tables of each division of `url`, which must be of this version.
 
     Raises ConfigError, which says what is missing, and Unavailable. Killed or never answered: nothing
     was changed.
     """
+    await all_of(_confirm_rights(one, timeout_s) for one in urls_of(url))
+
+
+async def _confirm_rights(url: str, timeout_s: float) -> None:
     place = parse_url(url)
     client = await connect(place, database=place.database, timeout_s=timeout_s)
     try:

@@ -1,0 +1,1 @@
+"""The adapters of ClickHouse over all divisions (`engine.stores.clickhouse.division`)."""

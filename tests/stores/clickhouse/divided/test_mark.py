@@ -1,0 +1,146 @@
+"""Divisions are made together, and none is ever taken for another."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.config import decode
+from engine.errors import ConfigError
+from engine.stores.clickhouse.client import parse_url
+from engine.stores.clickhouse.division_mark import SHARDS_SQL, confirm_divisions, wrong_cluster
+from engine.stores.clickhouse.retention import KeptDays, keep_for
+from engine.stores.clickhouse.rights import confirm_rights
+from engine.stores.migrate import migrate_clickhouse
+from tests.stores.clickhouse.divided.conftest import asked
+
+TABLES = "SELECT name FROM system.tables WHERE database = currentDatabase() ORDER BY 1"
+
+
+async def test_a_second_start_finds_all_divisions_as_they_were_made(url: str) -> None:
+    assert await migrate_clickhouse(url) == []
+    await confirm_rights(url, 30)
+    first, second = await asked(url, TABLES)
+    assert first == second
+    assert ("smsengine_division",) in first
+    assert await asked(url, "SELECT * FROM smsengine_division") == [[(1, 2)], [(2, 2)]]
+    changed = await keep_for(url, KeptDays(events=90, texts=7), 30)
+    assert sorted(changed) == ["activity"] * 4
+    for [(create,)] in await asked(url, "SHOW CREATE TABLE activity"):
+        assert "toIntervalDay(90)" in str(create)
+    assert await keep_for(url, KeptDays(events=90, texts=7), 30) == []
+
+
+async def test_a_start_that_was_killed_before_one_division_had_all_is_completed(url: str) -> None:
+    first, second = url.split()
+    done = "SELECT count(), uniqExact(number) FROM smsengine_migrations"
+    before = (await asked(first, done))[0]
+    await asked(
+        second, "ALTER TABLE smsengine_migrations DELETE WHERE number > 5 SETTINGS mutations_sync = 1"
+    )
+    names = await migrate_clickhouse(url)
+    assert names[0].startswith("0006")
+    assert await asked(url, done) == [before, before]
+    assert (await asked(first, TABLES)) == (await asked(second, TABLES))
+
+
+async def test_divisions_in_another_order_or_another_number_are_refused(named: list[str], url: str) -> None:
+    first, second, third = named
+    for wrong, said in (
+        (
+            f"{second} {first}",
+            r"has division 2 of 2 in that database, and clickhouse.urls has it as number 1 of 2",
+        ),
+        (f"{first} {second} {third}", r"has division 1 of 2 in that database, .* number 1 of 3"),
+        (f"{first} {third}", "has no tables in that database, but other divisions have"),
+        (first, r"has division 1 of 2 in that database; clickhouse.urls must name all 2, in their order"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            await migrate_clickhouse(wrong)
+    assert await migrate_clickhouse(url) == []
+
+
+async def test_a_check_finds_divisions_in_another_order_and_changes_nothing(url: str) -> None:
+    first, second = url.split()
+    await confirm_divisions(url, 30)
+    with pytest.raises(ConfigError, match=r"has division 2 of 2 .* as number 1 of 2"):
+        await confirm_divisions(f"{second} {first}", 30)
+    with pytest.raises(ConfigError, match=r"clickhouse\.urls must name all 2"):
+        await confirm_divisions(first, 30)
+    await asked(second, "TRUNCATE TABLE smsengine_division")
+    with pytest.raises(ConfigError, match="has the rows of all organisations"):
+        await confirm_divisions(url, 30)
+    assert await asked(second, "SELECT * FROM smsengine_division") == [[]]
+
+
+async def test_a_database_with_the_rows_of_all_cannot_be_divided(named: list[str]) -> None:
+    await migrate_clickhouse(named[0])
+    with pytest.raises(ConfigError, match="has the rows of all organisations in that database"):
+        await migrate_clickhouse(" ".join(named[:2]))
+    assert await asked(named[0], "SELECT count() FROM system.tables WHERE name = 'smsengine_division' "
+                                 "AND database = currentDatabase()") == [[(0,)]]  # fmt: skip
+
+
+def test_urls_are_settings_that_each_get_what_is_said_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s p\n")
+    text = f"""
+    [clickhouse]
+    urls = ["http://u@one:1/a", "http://u@two/b"]
+    cluster = "sms"
+    password_file = "{tmp_path / "password"}"
+    """
+    one, two = map(parse_url, decode(text, "test").clickhouse.url.split())
+    assert (one.host, one.port, one.database, one.password, one.cluster) == ("one", 1, "a", "s p", "sms")
+    assert (two.host, two.port, two.database, two.password, two.cluster) == ("two", 8123, "b", "s p", "sms")
+    for wrong, said in (
+        (
+            'url = "http://a/x"\nurls = ["http://b/x"]',
+            "clickhouse.url must be left out beside clickhouse.urls",
+        ),
+        ('url = "http://a/x http://b/x"', "clickhouse.url must be a URL that"),
+        ('urls = ["http://a/x", "http://a/x"]', "clickhouse.urls must be different URLs"),
+        ('urls = ["http://a/x", "b"]', "clickhouse.urls must be different URLs"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            decode(f"[clickhouse]\n{wrong}", "test")
+    with pytest.raises(ConfigError, match=r"must be one; clickhouse\.urls may name several"):
+        parse_url("http://a/x http://b/x")
+
+
+CLUSTERS = """
+<clickhouse><remote_servers>
+  <two><shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard>
+       <shard><replica><host>127.0.0.2</host><port>9000</port></replica>
+              <replica><host>127.0.0.3</host><port>9000</port></replica></shard></two>
+  <one><shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard></one>
+</remote_servers></clickhouse>
+"""
+ASK = """
+import json, sys
+from chdb.state.sqlitelike import connect
+found = connect(sys.argv[1])
+for cluster in ("two", "one", "none"):
+    print(found.query(sys.argv[2], "TabSeparated", params={"cluster": cluster}).bytes().decode().strip())
+"""
+
+
+def test_a_cluster_has_one_shard_or_one_for_each_division(tmp_path: Path) -> None:
+    (tmp_path / "clusters.xml").write_text(CLUSTERS)
+    # The engine knows clusters from a file, and is asked as a server would be.
+    place = f"{tmp_path / 'store'}?config-file={tmp_path / 'clusters.xml'}"
+    found = subprocess.run(
+        [sys.executable, "-c", ASK, place, SHARDS_SQL], capture_output=True, text=True, check=True
+    )
+    two, one, none = map(int, found.stdout.split())
+    assert (two, one, none) == (2, 1, 0)
+    for divisions, shards in ((1, one), (2, two), (2, one), (3, none)):
+        assert wrong_cluster("c", shards, divisions) == ""
+    assert wrong_cluster("c", two, 1).startswith(
+        "the cluster c has 2 shards, and the settings name 1 server;"
+    )
+    assert "2 shards, and the settings name 3 servers;" in wrong_cluster("c", two, 3)
+    assert json.dumps(found.stderr) == '""'
