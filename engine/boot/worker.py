@@ -67,6 +67,11 @@ def _never_waits(now_s: float) -> float:
     return 0.0
 
 
+def _waits(queue: Queue) -> Callable[[float], float]:
+    """What part of the time the worker of a queue waits for a core; `express` gives way to nobody."""
+    return CpuWaits().part if queue == "normal" else _never_waits
+
+
 class WorkerParts(NamedTuple):
     """What runs in a worker's process. `worker` and `sweeper` are run; `dispatcher` is given routes."""
 
@@ -206,9 +211,7 @@ async def deliver(process: Process) -> None:
             log=log,
             fit=lambda: not process.clock.off,
             readable=process.pulse.readable,
-            weight_of=limits.weight_of,
-            # `express` gives way to nobody.
-            waited=CpuWaits().part if queue == "normal" else _never_waits,
+            weight_of=limits.weight_of, waited=_waits(queue),
         )  # fmt: skip
         watch_worker(process.meter, counters, worker, dispatcher.lanes)
         keeper = _limit_keeper(process, link, limits, dispatcher)

@@ -74,6 +74,16 @@ class PutOffMessages(Protocol):
         """Move messages to the queue; returns how many of each of `recalls`, and their segments."""
 
 
+class Apart(NamedTuple):
+    """What is between two reads of what has a backlog."""
+
+    # So much time, seconds.
+    seconds: float = 0.0
+    # What is called right before the second is written: True: more comes in the next turn of our loop, to be
+    # written with it.
+    read_comes: Callable[[], bool] = lambda: False
+
+
 class QueueReader(Protocol):
     """The worker's side of a queue's streams, all shards of one queue."""
 
@@ -82,11 +92,8 @@ class QueueReader(Protocol):
     ready_max: int
     # Whether there is room at any time for what comes where nobody waits. Whoever reads may set it.
     reads_aside: bool
-    # How long after a read of what has a backlog the next one is written, seconds; and what is called right
-    # before that: True: more comes in the next turn of our loop, to be written with it. Whoever reads may set
-    # both.
-    apart_s: float
-    read_comes: Callable[[], bool]
+    # What is between two reads of what has a backlog. Whoever reads may set it.
+    apart: Apart
     # So many messages are sent in 20 ms, all shards together; turns are measured by that. Whoever reads may
     # set it.
     moment: int

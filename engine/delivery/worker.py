@@ -35,7 +35,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.clocks.backoff import Backoff
 from engine.clocks.waits import until_tick_ms
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.ports import QueueReader
+from engine.delivery.ports import Apart, QueueReader
 from engine.delivery.read_ahead import worth_reading
 from engine.delivery.settlement_counts import SettlementCounts
 from engine.delivery.settler import Settler
@@ -88,7 +88,6 @@ class Worker:
         self._recalling = recalling
         self._known = known
         self._reader = reader
-        reader.read_comes = settler.read_comes
         self._dispatcher = dispatcher
         self._settler = settler
         self._concurrency = concurrency
@@ -231,7 +230,8 @@ class Worker:
             self._reader.ready_max, self._reader.moment = lanes.ready_messages(now_s), lanes.supply.moment
             wanted = lanes.room(now_s, far=not self._careful)
             self._reader.reads_aside = freely = wanted is None and not self._careful
-            self._reader.apart_s = lanes.supply.apart_s(self._waited(now_s)) if freely else 0.0
+            apart_s = lanes.supply.apart_s(self._waited(now_s)) if freely else 0.0
+            self._reader.apart = Apart(apart_s, self._settler.read_comes)
             if not self._fit() or wanted == 0:
                 freed.clear()
                 await _soon(freed, _LOOK_S)

@@ -47,8 +47,8 @@ class Line(Backlog):
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         # As `engine.stores.redis.reads.Reads` does.
         if self.more:
-            await asyncio.sleep(self.apart_s)
-            if self.read_comes():
+            await asyncio.sleep(self.apart.seconds)
+            if self.apart.read_comes():
                 await asyncio.sleep(0)
         return await self._read(count)
 
@@ -218,7 +218,7 @@ def test_no_time_passes_before_a_read_for_a_limited_provider_or_one_of_few_messa
         )  # fmt: skip
         virtual.pass_s(1.0)
         assert line.calls
-        assert line.apart_s == 0.0
+        assert line.apart.seconds == 0.0
 
 
 def test_a_slow_read_is_not_followed_by_long_waiting() -> None:

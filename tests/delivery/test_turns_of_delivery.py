@@ -13,7 +13,7 @@ import pytest
 from engine.boot.worker import assemble_worker
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.ports import PutOff, PutOffMessages, Recall, UnreadMessages
+from engine.delivery.ports import Apart, PutOff, PutOffMessages, Recall, UnreadMessages
 from engine.delivery.sent import SentEntries
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
@@ -46,8 +46,7 @@ class Backlog:
         self.reads = 0
         self.ready_max = 0
         self.reads_aside = False
-        self.apart_s = 0.0
-        self.read_comes: Callable[[], bool] = lambda: False
+        self.apart = Apart()
         self.took_s: float | None = None
         self.next_due_us: int | None = None
         # What is put off, by its way and organisation, and how much of each was served.

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +21,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-import msgspec
 import structlog
 
 from engine.activity.report_rolling import Series
@@ -40,7 +38,7 @@ from engine.stores.clickhouse.report_bounds import (
     too_many_groups,
 )
 from engine.stores.clickhouse.report_cover import days_of, is_long, midnight, zone_of
-from engine.stores.clickhouse.report_period_sql import SERIES_SQL
+from engine.stores.clickhouse.report_series import KnownSeries
 from engine.stores.clickhouse.report_statements import GROUPS_MAX, ROWS_MAX, statement
 from engine.stores.clickhouse.report_together import Together, by_periods
 
@@ -54,8 +52,6 @@ _BYTES_MAX = 1_000_000_000
 _BLOCK_BYTES = 16_000_000
 # How often a report is read whose series is dropped meanwhile.
 _TRIES = 5
-# So long it is taken to be known which series there are, seconds.
-_KEPT_S = 20.0
 _FORMAT = "Native"
 # A series that is so far behind is not read, milliseconds: too much has come since.
 _BEHIND_MS = 86_400_000
@@ -74,8 +70,6 @@ _GROUPS_MANY = 500
 _BYTES_MANY = 200_000
 # Whether all rows that were archived before the views stood are counted.
 _COMPLETE = "SELECT (SELECT max(from_ms) FROM report_start) <= (SELECT max(until_ms) FROM report_filled)"
-# The series, whether they are filled, and the time of the server.
-_SERIES = SERIES_SQL.replace("\nFROM", ", toUnixTimestamp(now())\nFROM")
 _NOTE = "INSERT INTO report_zones VALUES ({zone:String}, today(), today())"
 # The note is on the disk before it is answered, and one of many at the same time is enough.
 _NOTE_SETTINGS = {"async_insert": 0, "wait_end_of_query": 1}
@@ -105,8 +99,7 @@ class ClickHouseReports(ClickHouseAdapter):
         self._noted_on = date.min
         # Whether all rows that were archived before the views stood are counted: it stays so.
         self._complete = False
-        # When the series were asked for, seconds of this machine; the server's time, and the series.
-        self._kept: tuple[float, int, list[Series]] | None = None
+        self._series = KnownSeries(self._query)
 
     async def summary(self, query: ReportQuery) -> Report:
         """The report that the query asks for. Raises Refusal 422 when it has too many rows, or reads too
@@ -148,7 +141,7 @@ class ClickHouseReports(ClickHouseAdapter):
             [(complete,)] = await self._query(_COMPLETE, {})
             self._complete = bool(complete)
         for attempt in range(_TRIES if is_long(query) else 0):
-            now_s, series, is_new = await self._kept_series(anew=attempt > 0)
+            now_s, series, is_new = await self._series.known(anew=attempt > 0)
             if (chosen := chosen_of(query, series, now_s)) is None:
                 if is_new:
                     break
@@ -189,7 +182,7 @@ class ClickHouseReports(ClickHouseAdapter):
             if counted == expected:
                 later = await asking
             else:
-                self._keep(together.series, counted)
+                self._series.went_on(together.series, counted)
                 later = await self._later(together, counted)
         finally:
             asking.cancel()
@@ -222,38 +215,6 @@ class ClickHouseReports(ClickHouseAdapter):
             await add(sums, answer)
         except ValueError as e:
             raise Unavailable(f"ClickHouse at {self._url.shown} has answered with half a report.") from e
-
-    async def _kept_series(self, *, anew: bool) -> tuple[float, list[Series], bool]:
-        """The time of the server, seconds since 1970, and the series that can be read, as they were some
-        seconds ago, unless `anew`: what is read of them says whether they still are. And whether this is
-        new."""
-        if anew or self._kept is None or time.monotonic() - self._kept[0] > _KEPT_S:
-            now_s, series = await self._series()
-            self._kept = (time.monotonic(), now_s, series)
-            return now_s, series, True
-        kept_s, now_s, series = self._kept
-        return now_s + time.monotonic() - kept_s, series, False
-
-    def _keep(self, series: Sequence[Series], counted: list[int]) -> None:
-        """Keep how far series are counted, milliseconds since 1970, for the next report."""
-        if self._kept is not None:
-            kept_s, now_s, found = self._kept
-            until = {(of.zone, of.from_ms): ms for of, ms in zip(series, counted, strict=True)}
-            found = [
-                msgspec.structs.replace(of, until_ms=until.get((of.zone, of.from_ms), of.until_ms))
-                for of in found
-            ]
-            self._kept = kept_s, now_s, found
-
-    async def _series(self) -> tuple[int, list[Series]]:
-        """The time of the server, seconds since 1970, and the series that can be read."""
-        found = await self._query(_SERIES, {})
-        series = [
-            Series(zone=zone, from_ms=int(from_ms), filled=True, until_ms=int(until_ms), narrow=bool(narrow))
-            for zone, from_ms, filled, until_ms, narrow, _ in found
-            if filled and until_ms
-        ]
-        return max((int(row[-1]) for row in found), default=0), series
 
     async def _note(self, query: ReportQuery) -> None:
         """Note that a report was asked for in the days of a zone, if they are not those of UTC; once a day is

@@ -33,6 +33,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine import bundle_format
 from engine.clocks.store_clock import wall_us
+from engine.delivery.ports import Apart
 from engine.delivery.sent import SentEntries
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
@@ -101,8 +102,7 @@ class QueueStreams:
         self._room = partial(_room, self)
         self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._room)
         # See the port.
-        self.ready_max, self.moment, self.reads_aside, self.more = MARK, 1, False, False
-        self.apart_s, self.read_comes = 0.0, _nothing_comes
+        self.ready_max, self.moment, self.reads_aside, self.more, self.apart = MARK, 1, False, False, Apart()
         self.took_s: float | None = None
         self.next_due_us: int | None = None
         self._bundle = 1.0  # How many messages an entry had, on average, in the last read that gave any.
@@ -154,15 +154,9 @@ class QueueStreams:
                     return found
             aside = self.reads_aside and not self._lost
             entries = math.ceil(count / self._bundle)
-            answer = await self._reads.first(
-                entries,
-                block_ms,
-                self.ready_max,
-                aside=aside,
-                apart_s=self.apart_s,
-                read_comes=self.read_comes,
+            return await self._received(
+                await self._reads.first(entries, block_ms, self.ready_max, aside=aside, apart=self.apart)
             )
-            return await self._received(answer)
         except (Unavailable, asyncio.CancelledError):
             self._lost = True
             raise
@@ -376,10 +370,6 @@ class QueueStreams:
         if error.code == "NOGROUP" or "no such key" in str(error):
             await self.ensure_groups()
         return Unavailable(f"Redis refuses: {error}.", retry_after=0.05)
-
-
-def _nothing_comes() -> bool:
-    return False
 
 
 def _room(reader: QueueStreams, shard: int | None) -> wire.Room:

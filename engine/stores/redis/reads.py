@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
+from engine.delivery.ports import Apart
 from engine.records import Queue
 from engine.redis_keys import queue_key
 from engine.stores.redis import queue_wire as wire
@@ -101,25 +102,17 @@ class Reads:
         return bool((self._main and not self._waits) or self._busy or self._backlog)
 
     async def first(
-        self,
-        entries: int,
-        block_ms: int,
-        ready_max: int,
-        *,
-        aside: bool,
-        apart_s: float = 0.0,
-        read_comes: Callable[[], bool] = lambda: False,
+        self, entries: int, block_ms: int, ready_max: int, *, aside: bool, apart: Apart
     ) -> Answer:
         """The first answer. A read of about so many entries is begun when there is none, which waits up to
-        `block_ms` for the first, and one beside it with `aside`. `ready_max`: as of `Backlog.shares`;
-        `apart_s`, `read_comes`: as of `engine.delivery.ports.QueueReader`.
+        `block_ms` for the first, and one beside it with `aside`. `ready_max`: as of `Backlog.shares`.
 
         Canceled: the answers of all are lost.
         """
         if aside:
             self._read_aside(entries)
         if not self._main:
-            self._main.begin((), self._read_later(entries, block_ms, ready_max, apart_s, read_comes))
+            self._main.begin((), self._read_later(entries, block_ms, ready_max, apart))
         try:
             return await self.answer()
         except asyncio.CancelledError:
@@ -172,15 +165,13 @@ class Reads:
             raise await self._mended(reply)
         return list(reply or ())
 
-    async def _read_later(
-        self, entries: int, block_ms: int, ready_max: int, apart_s: float, read_comes: Callable[[], bool]
-    ) -> list[Any]:
-        """As `_read`. What has a backlog is read `apart_s` later: until then Redis is there for others, and a
+    async def _read_later(self, entries: int, block_ms: int, ready_max: int, apart: Apart) -> list[Any]:
+        """As `_read`. What has a backlog is read some time later: until then Redis is there for others, and a
         read beside this one gives what comes where nobody waits."""
         if self._busy or self._backlog:
-            if apart_s:
-                await asyncio.sleep(apart_s)
-            if read_comes():
+            if apart.seconds:
+                await asyncio.sleep(apart.seconds)
+            if apart.read_comes():
                 await asyncio.sleep(0)
         return await self._read(entries, block_ms, ready_max)
 

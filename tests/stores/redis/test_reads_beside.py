@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from engine.delivery.ports import Apart
 from engine.delivery.settlement import RetryPauses, after_verdict
 from engine.records import Entry, Verdict
 from engine.stores.redis import reads
@@ -77,7 +78,7 @@ async def test_what_comes_where_nobody_waits_is_given_while_time_passes_before_a
     kit: QueueKit,
 ) -> None:
     reader, found = await reading_a_backlog(kit, 40)
-    reader.apart_s = 1.0
+    reader.apart = Apart(1.0)
     reading = asyncio.create_task(reader.read(4, 1000))
     await asyncio.sleep(0.05)
     pending = await kit.pending()
@@ -85,7 +86,7 @@ async def test_what_comes_where_nobody_waits_is_given_while_time_passes_before_a
     assert names(await reading) == ["light"]
     # Nothing more of the backlog was given out.
     assert await kit.pending() == pending + 1
-    reader.apart_s = 0.0
+    reader.apart = Apart()
     while len(found) < 40:
         found += await reader.read(4, 1000)
     assert names(found) == [f"heavy{n:04}" for n in range(40)]
@@ -101,7 +102,7 @@ async def test_what_is_to_be_written_with_a_read_of_a_backlog_is_asked_for_right
         settled.append(asyncio.create_task(settle(reader, found)))
         return True
 
-    reader.apart_s, reader.read_comes = 0.3, comes
+    reader.apart = Apart(0.3, comes)
     reading = asyncio.create_task(reader.read(4, 1000))
     await asyncio.sleep(0.1)
     assert not settled
@@ -112,7 +113,7 @@ async def test_what_is_to_be_written_with_a_read_of_a_backlog_is_asked_for_right
     await asyncio.wait_for(settled[0], 0)
     assert await kit.pending() == len(more)
     # While nothing is known to wait there is no such read.
-    reader.apart_s = 0.0
+    reader.apart = Apart(0.0, comes)
     while reader.more:
         await reader.read(100, 1)
     asked = len(settled)
@@ -211,7 +212,7 @@ async def test_messages_of_a_shard_are_given_once_and_in_order_however_its_reads
     monkeypatch.setattr(reads.Reads, "_read_aside", look)
     rng = Random(seed)
     reader, found = await reading_a_backlog(kit, _MANY)
-    reader.apart_s = apart_s
+    reader.apart = Apart(apart_s)
     light = 300
 
     async def come() -> None:
