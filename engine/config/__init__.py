@@ -306,18 +306,17 @@ def load(path: Path) -> Config:
 def _wrong_url(config: Config) -> tuple[str, str] | None:
     """The setting of a store's URL that cannot be, and what is allowed; None when all are right."""
 
-    def is_url(url: str, schemes: tuple[str, ...]) -> bool:
-        return url.partition("://")[0] in schemes and len(url.split()) == 1
-
     for store, schemes in _SCHEMES.items():
         url = getattr(config, store).url
-        if url and not is_url(url, schemes):
+        if url and url.partition("://")[0] not in schemes:
             return f"{store}.url", f"a URL that begins with {' or '.join(f'{s}://' for s in schemes)}"
     urls, schemes = config.clickhouse.urls, _SCHEMES["clickhouse"]
     if urls and config.clickhouse.url:
         return "clickhouse.url", "left out beside clickhouse.urls"
-    if len(set(urls)) < len(urls) or not all(is_url(url, schemes) for url in urls):
+    if len(set(urls)) < len(urls) or any(url.partition("://")[0] not in schemes for url in urls):
         return "clickhouse.urls", "different URLs that begin with http:// or https://"
+    if any(len(url.split()) != 1 for url in urls or [config.clickhouse.url or "none"]):
+        return "clickhouse.urls" if urls else "clickhouse.url", "without white space"
     return None
 
 

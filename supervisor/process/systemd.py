@@ -13,10 +13,13 @@ import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 
+from engine.clocks.backoff import Backoff
 from engine.errors import ConfigError
 from engine.written_numbers import is_whole
 
 _FIRST_FD = 3
+# What could not be sent is sent again after so long, seconds; twice as long each time, up to the second.
+_AGAIN_S, _AGAIN_MAX_S = 0.5, 30.0
 _NOT_OURS = (
     "The systemd socket unit must give one listening TCP socket (one ListenStream= with a port), and another "
     "may give one for the admin calls (FileDescriptorName=admin)."
@@ -27,7 +30,9 @@ class Notifier:
     """Sends systemd the state of the service, a datagram each time. Without systemd it sends nothing.
 
     It opens a socket for each datagram, so that the forking parent owns none. A datagram that
-    cannot be sent is dropped; systemd's time-outs and watchdog then decide without it.
+    cannot be sent is dropped; systemd's time-outs and watchdog then decide without it. But that the service
+    is ready, reloads or stops is sent again until it is taken, or is true no more: systemd ends a service
+    that never said that it is ready.
     """
 
     def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
@@ -36,18 +41,21 @@ class Notifier:
         # Longest time without a sign of life before systemd acts, seconds; 0: it has no watchdog.
         self.watchdog_s = watchdog_s
         self._judged_at = -math.inf
+        # What could not be sent and is to be sent again, and when, monotonic seconds.
+        self._owed, self._again_at = "", math.inf
+        self._again = Backoff(_AGAIN_S, _AGAIN_MAX_S)
 
     def ready(self) -> None:
         """Notify that the start, or a reload, is over."""
-        self._send("READY=1")
+        self._tell("READY=1")
 
     def reloading(self) -> None:
         """Notify that a reload begins; `ready` must follow."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, within_s: float) -> None:
         """Notify that a stop begins, whose next step takes `within_s` seconds at most."""
-        self._send(f"STOPPING=1\n{_extension(within_s)}")
+        self._tell(f"STOPPING=1\n{_extension(within_s)}")
 
     def status(self, sentence: str) -> None:
         """Send the line that `systemctl status` shows."""
@@ -61,11 +69,16 @@ class Notifier:
         self._send(f"{_status(sentence)}\n{_extension(within_s)}")
 
     def judgement_in_s(self, now: float) -> float:
-        """Seconds until `judge` is due, twice in each `watchdog_s`; infinity: never."""
-        return self._judged_at + self.watchdog_s / 2 - now if self.watchdog_s else math.inf
+        """Seconds until `judge` is due, twice in each `watchdog_s`, or when something is to be sent again;
+        infinity: never."""
+        due_at = self._judged_at + self.watchdog_s / 2 if self.watchdog_s else math.inf
+        return min(due_at, self._again_at) - now
 
     def judge(self, healthy: bool, now: float) -> None:
-        """Send a sign of life if the service is healthy. Without one systemd ends and restarts it."""
+        """Send a sign of life if the service is healthy. Without one systemd ends and restarts it. Before
+        that, send again what could not be sent."""
+        if self._owed:
+            self._tell(self._owed)
         self._judged_at = now
         if healthy:
             self._send("WATCHDOG=1")
@@ -82,16 +95,26 @@ class Notifier:
         finally:
             self._send(f"WATCHDOG_USEC={int(self.watchdog_s * 1e6)}\nWATCHDOG=1")
 
-    def _send(self, text: str) -> None:
+    def _tell(self, state: str) -> None:
+        """Send a state of the service, which replaces one that is to be sent again."""
+        if self._send(state):
+            self._owed, self._again_at = "", math.inf
+            self._again.reset()
+        else:
+            self._owed, self._again_at = state, time.monotonic() + self._again.next()
+
+    def _send(self, text: str) -> bool:
+        """Whether it was sent, or there is nobody to send it to."""
         if not self._address:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 # systemd's queue may be full for a moment; a longer wait would hold everything up.
                 sender.settimeout(0.5)
                 sender.sendto(text.encode(), self._address)
         except OSError:
-            return
+            return False
+        return True
 
 
 def take_notifier(environment: MutableMapping[str, str]) -> Notifier:

@@ -164,7 +164,7 @@ class QueueStreams:
     async def rest(self) -> list[Entry]:
         """What reads under way give, and what was lost of others; see the port. The rest stays pending."""
         found: list[Entry] = []
-        while self._reads:
+        while self._reads.only_written():
             try:
                 found += await self._received(await self._reads.answer())
             except Unavailable:

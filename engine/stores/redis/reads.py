@@ -120,6 +120,12 @@ class Reads:
             self._aside.cancel()
             raise
 
+    def only_written(self) -> bool:
+        """Let a read that is not written yet not be; whether any other is under way."""
+        if not self._main.shards:
+            self._main.cancel()
+        return bool(self)
+
     async def answer(self) -> Answer:
         """The first answer of the reads that are under way, one at least; the others go on."""
         loop = asyncio.get_running_loop()
@@ -143,15 +149,15 @@ class Reads:
         What comes is given at once, and not with the next part of the backlog. After its answer there is none
         for a moment, and the other read asks these shards too.
 
-        What the other asks is known here. It is begun by `first` alone, which then waits for an answer: the
-        loop has made its first step, which says so, before it goes on with whoever waits. And it asks one
-        shard at least, for one where more waits is not asked beside it.
+        What the other asks is known here once it is written; until then it leaves to this one what this asks.
         """
         link, now_s = self._links.beside, asyncio.get_running_loop().time()
         if link is None or not self.more or self._aside or now_s < self._aside_after_s:
             return
         asked = {*self._main.shards, *self._busy}
-        if shards := [shard for shard in self._backlog.calm(self._shards) if shard not in asked]:
+        shards = [shard for shard in self._backlog.calm(self._shards) if shard not in asked]
+        # While the other is not written it is not known what it will ask: something has to be left for it.
+        if 0 < len(shards) < len(self._shards):
             share = max(1, entries // (4 * len(self._shards)))
             self._aside.begin(shards, self._read_calm(link, shards, share))
 

@@ -6,6 +6,7 @@ import math
 import os
 import socket
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,32 @@ def test_without_systemd_nothing_is_said_and_a_systemd_that_is_gone_is_no_error(
     assert take_notifier({}).watchdog_s == 0.0
     Notifier().ready()
     Notifier(str(tmp_path / "gone")).ready()
+
+
+def test_what_cannot_be_sent_is_sent_again_until_it_is_taken_or_true_no_more(tmp_path: Path) -> None:
+    notifier, name = Notifier(str(tmp_path / "notify")), str(tmp_path / "notify")
+    assert notifier.judgement_in_s(time.monotonic()) == math.inf
+    notifier.ready()
+    # Lines of the status are not: the next one says more.
+    notifier.status("8 of 8 processes ready")
+    assert 0.0 < notifier.judgement_in_s(time.monotonic()) <= 0.5
+    notifier.judge(True, time.monotonic())
+    assert 0.5 < notifier.judgement_in_s(time.monotonic()) <= 1.0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(name)
+        systemd.settimeout(5)
+        notifier.judge(True, time.monotonic())
+        assert [systemd.recv(1000) for _ in range(2)] == [b"READY=1", b"WATCHDOG=1"]
+        assert notifier.judgement_in_s(time.monotonic()) == math.inf
+    Path(name).unlink()
+    notifier.reloading()
+    notifier.ready()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(name)
+        systemd.settimeout(5)
+        notifier.judge(False, time.monotonic())
+        notifier.stopping(1.0)
+        assert [systemd.recv(1000)[:9] for _ in range(2)] == [b"READY=1", b"STOPPING="]
 
 
 def test_a_watchdog_for_another_process_is_not_ours() -> None:
