@@ -8,33 +8,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import msgspec
 
 from engine.activity.report_rolling import Series
-from engine.stores.clickhouse.report_period_sql import SERIES_SQL
 
 # So long it is taken to be known which series there are, seconds.
 _KEPT_S = 20.0
-# The series, whether they are filled, and the time of the server.
-_SERIES = SERIES_SQL.replace("\nFROM", ", toUnixTimestamp(now())\nFROM")
 
 
 class KnownSeries:
     """Of one server."""
 
-    def __init__(self, query: Callable[[str, dict[str, Any]], Awaitable[Sequence[Sequence[Any]]]]) -> None:
-        """`query` gives the rows of a statement."""
-        self._query = query
-        # When the series were asked for, seconds of this machine; the server's time, and the series.
+    def __init__(self, ask: Callable[[], Awaitable[tuple[int, list[Series]]]]) -> None:
+        """`ask` gives the time of the server, seconds since 1970, and the series that can be read."""
+        self._ask = ask
+        # When they were asked for, seconds of this machine; the server's time, and the series.
         self._kept: tuple[float, int, list[Series]] | None = None
 
     async def known(self, *, anew: bool) -> tuple[float, list[Series], bool]:
         """The time of the server, seconds since 1970, and the series that can be read, as they were some
-        seconds ago, unless `anew`. And whether this is new. Raises what `query` raises."""
+        seconds ago, unless `anew`. And whether this is new. Raises what `ask` raises."""
         if anew or self._kept is None or time.monotonic() - self._kept[0] > _KEPT_S:
-            now_s, series = await self._asked()
+            now_s, series = await self._ask()
             self._kept = (time.monotonic(), now_s, series)
             return now_s, series, True
         kept_s, now_s, series = self._kept
@@ -54,12 +50,3 @@ class KnownSeries:
                 for of in known
             ],
         )
-
-    async def _asked(self) -> tuple[int, list[Series]]:
-        found = await self._query(_SERIES, {})
-        series = [
-            Series(zone=zone, from_ms=int(from_ms), filled=True, until_ms=int(until_ms), narrow=bool(narrow))
-            for zone, from_ms, filled, until_ms, narrow, _ in found
-            if filled and until_ms
-        ]
-        return max((int(row[-1]) for row in found), default=0), series

@@ -38,6 +38,7 @@ from engine.stores.clickhouse.report_bounds import (
     too_many_groups,
 )
 from engine.stores.clickhouse.report_cover import days_of, is_long, midnight, zone_of
+from engine.stores.clickhouse.report_period_sql import SERIES_SQL
 from engine.stores.clickhouse.report_series import KnownSeries
 from engine.stores.clickhouse.report_statements import GROUPS_MAX, ROWS_MAX, statement
 from engine.stores.clickhouse.report_together import Together, by_periods
@@ -70,6 +71,8 @@ _GROUPS_MANY = 500
 _BYTES_MANY = 200_000
 # Whether all rows that were archived before the views stood are counted.
 _COMPLETE = "SELECT (SELECT max(from_ms) FROM report_start) <= (SELECT max(until_ms) FROM report_filled)"
+# The series, whether they are filled, and the time of the server.
+_SERIES = SERIES_SQL.replace("\nFROM", ", toUnixTimestamp(now())\nFROM")
 _NOTE = "INSERT INTO report_zones VALUES ({zone:String}, today(), today())"
 # The note is on the disk before it is answered, and one of many at the same time is enough.
 _NOTE_SETTINGS = {"async_insert": 0, "wait_end_of_query": 1}
@@ -99,7 +102,7 @@ class ClickHouseReports(ClickHouseAdapter):
         self._noted_on = date.min
         # Whether all rows that were archived before the views stood are counted: it stays so.
         self._complete = False
-        self._series = KnownSeries(self._query)
+        self._known = KnownSeries(self._series)
 
     async def summary(self, query: ReportQuery) -> Report:
         """The report that the query asks for. Raises Refusal 422 when it has too many rows, or reads too
@@ -141,7 +144,7 @@ class ClickHouseReports(ClickHouseAdapter):
             [(complete,)] = await self._query(_COMPLETE, {})
             self._complete = bool(complete)
         for attempt in range(_TRIES if is_long(query) else 0):
-            now_s, series, is_new = await self._series.known(anew=attempt > 0)
+            now_s, series, is_new = await self._known.known(anew=attempt > 0)
             if (chosen := chosen_of(query, series, now_s)) is None:
                 if is_new:
                     break
@@ -182,7 +185,7 @@ class ClickHouseReports(ClickHouseAdapter):
             if counted == expected:
                 later = await asking
             else:
-                self._series.went_on(together.series, counted)
+                self._known.went_on(together.series, counted)
                 later = await self._later(together, counted)
         finally:
             asking.cancel()
@@ -215,6 +218,16 @@ class ClickHouseReports(ClickHouseAdapter):
             await add(sums, answer)
         except ValueError as e:
             raise Unavailable(f"ClickHouse at {self._url.shown} has answered with half a report.") from e
+
+    async def _series(self) -> tuple[int, list[Series]]:
+        """The time of the server, seconds since 1970, and the series that can be read."""
+        found = await self._query(_SERIES, {})
+        series = [
+            Series(zone=zone, from_ms=int(from_ms), filled=True, until_ms=int(until_ms), narrow=bool(narrow))
+            for zone, from_ms, filled, until_ms, narrow, _ in found
+            if filled and until_ms
+        ]
+        return max((int(row[-1]) for row in found), default=0), series
 
     async def _note(self, query: ReportQuery) -> None:
         """Note that a report was asked for in the days of a zone, if they are not those of UTC; once a day is
