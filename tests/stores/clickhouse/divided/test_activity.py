@@ -11,7 +11,7 @@ import pytest
 from engine.activity.archiver import Archiver
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry, MessageFilter, MessageKey
-from engine.errors import Unavailable
+from engine.errors import ConfigError, Unavailable
 from engine.shards import shard_of
 from engine.stores.clickhouse import activity_log
 from engine.stores.clickhouse.activity_log import ClickHouseActivityLog
@@ -70,6 +70,62 @@ async def test_a_block_that_only_one_division_took_is_there_once_when_it_comes_a
     await assert_each_once(url)
     await store.close()
     await away.close()
+
+
+async def test_while_a_division_is_away_no_block_is_stored_that_has_rows_for_the_others_alone(
+    url: str,
+) -> None:
+    first, second = url.split()
+    alone = [
+        ActivityEntry(shard=0, id=StreamId(1, n), blob=blob_of([make_row(n, organisation_id=organisation)]))
+        for n, organisation in enumerate((0, 1))
+    ]
+    blocks = [block_of([entry])[0] for entry in alone]
+    count = "SELECT count() FROM activity"
+    for place, block in ((f"{first} http://127.0.0.1:9/none", blocks[0]),
+                         (f"http://127.0.0.1:9/none {second}", blocks[1])):  # fmt: skip
+        away = DividedActivityStore(place, timeout_s=10)
+        with pytest.raises(Unavailable, match="nothing listens there"):
+            await away.insert(block, "one")
+        await away.close()
+    assert await asked(url, count) == [[(0,)], [(0,)]]
+    # A division that refuses all inserts, and then takes them again.
+    await asked(second, "RENAME TABLE activity TO activity_gone")
+    store = DividedActivityStore(url)
+    with pytest.raises(ConfigError, match="a table is missing"):
+        await store.insert(blocks[0], "two")
+    assert await asked(first, count) == [[(0,)]]
+    await asked(second, "RENAME TABLE activity_gone TO activity")
+    await store.insert(blocks[0], "two")
+    await store.insert(blocks[1], "three")
+    assert await asked(url, count) == [[(1,)], [(1,)]]
+    await store.close()
+
+
+async def test_a_part_that_was_taken_is_not_stored_again_although_its_token_is_forgotten(url: str) -> None:
+    first, second = url.split()
+    block, store = block_of(entries())[0], DividedActivityStore(url)
+    await asked(second, "RENAME TABLE activity TO activity_gone")
+    with pytest.raises(ConfigError, match="a table is missing"):
+        await store.insert(block, "one")
+    for table in ("activity", "report_minutes"):
+        await asked(first, f"ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = 1")
+    # Another archiver's blocks: the first division alone has them, and forgets.
+    other = DividedActivityStore(first)
+    for n in range(3):
+        row = make_row(0, organisation_id=0, message_id=f"other{n}")
+        await other.insert(
+            block_of([ActivityEntry(shard=0, id=StreamId(2, n), blob=blob_of([row]))])[0], f"other{n}"
+        )
+    await asked(second, "RENAME TABLE activity_gone TO activity")
+    await store.insert(block, "one")
+    await asked(
+        first, "ALTER TABLE activity DELETE WHERE message_id LIKE 'other%' SETTINGS mutations_sync = 1"
+    )
+    [mine, others] = await asked(url, "SELECT count() FROM activity")
+    assert mine[0][0] + others[0][0] == COUNT  # type: ignore[operator]
+    await store.close()
+    await other.close()
 
 
 async def test_an_archiver_stores_each_row_once_in_its_division(world: World, url: str) -> None:
