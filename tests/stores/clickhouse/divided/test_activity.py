@@ -10,6 +10,7 @@ import pytest
 
 from engine.activity.archiver import Archiver
 from engine.activity.blocks import block_of
+from engine.activity.lookups import DividedLookups, Lookups
 from engine.activity.records import ActivityEntry, MessageFilter, MessageKey
 from engine.errors import ConfigError, Unavailable
 from engine.shards import shard_of
@@ -22,7 +23,7 @@ from engine.stores.clickhouse.export import ClickHouseExport, ExportFormat, Expo
 from engine.stores.clickhouse.lost_time import LostTime
 from engine.stores.clickhouse.message_list import ClickHouseMessageList, DividedMessageList
 from engine.stream_id import StreamId
-from tests.activity.world import QUICK, T0, World, blob_of, make_row, until
+from tests.activity.world import QUICK, SHARDS, T0, World, blob_of, make_row, until
 from tests.stores.clickhouse.divided.conftest import asked
 
 COUNT = 300
@@ -216,7 +217,7 @@ async def test_the_log_has_every_event_in_the_order_of_its_stream_however_short_
     short = activity_log._BETWEEN.replace("LIMIT 2000", f"LIMIT {rows_max}")
     monkeypatch.setattr(activity_log, "_BETWEEN", short)
     read = []
-    for log in (ClickHouseActivityLog(world.store), DividedActivityLog(store)):
+    for log in (ClickHouseActivityLog(world.store), DividedActivityLog(store, 1)):
         found, after = [], StreamId(0, 0)
         while True:
             rows, more = await log.rows_between(0, after, StreamId(T0, 0), [1001])
@@ -230,6 +231,67 @@ async def test_the_log_has_every_event_in_the_order_of_its_stream_however_short_
     assert sorted(read[0]) == sorted(read[1])
     assert len(read[0]) == COUNT // 6
     await store.close()
+
+
+async def test_the_log_of_a_shard_is_read_in_the_divisions_alone_that_can_have_its_organisations(
+    url: str,
+) -> None:
+    first, _ = url.split()
+    store, whole = DividedActivityStore(f"{first} http://127.0.0.1:9/none", 10), DividedActivityStore(url)
+    entry = ActivityEntry(
+        shard=0, id=StreamId(1, 0),
+        blob=blob_of([make_row(0, organisation_id=0, event="sent", callback_url="http://x")]),
+    )  # fmt: skip
+    await whole.insert(block_of([entry])[0], "one")
+    bounds = StreamId(0, 0), StreamId(9, 0)
+    for shards in (2, 4, 6):
+        log = DividedActivityLog(store, shards)
+        for shard in range(shards):
+            if shard % 2:
+                with pytest.raises(Unavailable, match="nothing listens there"):
+                    await log.rows_between(shard, *bounds, [])
+            else:
+                rows, _ = await log.rows_between(shard, *bounds, [])
+                assert len(rows) == (shard == 0)
+    for shard in range(3):
+        with pytest.raises(Unavailable, match="nothing listens there"):
+            await DividedActivityLog(store, 3).rows_between(shard, *bounds, [])
+    await store.close()
+    await whole.close()
+
+
+@pytest.mark.parametrize("wrong", ["away", "no table"])
+async def test_a_look_up_fails_only_for_messages_of_the_division_that_fails(
+    world: World, named: list[str], url: str, wrong: str
+) -> None:
+    store = DividedActivityStore(url)
+    await store.insert(block_of(entries())[0], "one")
+    first, _ = url.split()
+    gone = "http://127.0.0.1:9/none" if wrong == "away" else named[2]
+    if wrong != "away":
+        await asked(first, f"CREATE DATABASE {gone.rpartition('/')[2]}")
+    half = DividedActivityStore(f"{first} {gone}", timeout_s=10)
+    lookups = DividedLookups([Lookups(world.stream, division, SHARDS, 10) for division in half.divisions])
+    rows = [make_row(number) for number in range(COUNT)]
+    keys = [*{MessageKey(row.organisation_id, row.message_id, row.accepted_at_us) for row in rows}]
+    found = await asyncio.gather(*map(lookups.rows_of, keys), return_exceptions=True)
+    seen = Counter[int]()
+    for key, of in zip(keys, found, strict=True):
+        division = shard_of(key.organisation_id, 2)
+        seen[division] += 1
+        if division == 0:
+            assert not isinstance(of, BaseException)
+            assert (of.complete, of.missing) == (True, None)
+            assert of.rows
+        elif wrong == "away":
+            assert not isinstance(of, BaseException)
+            assert isinstance(of.missing, Unavailable)
+        else:
+            assert isinstance(of, ConfigError)
+    assert len(seen) == 2
+    await lookups.close()
+    await store.close()
+    await half.close()
 
 
 async def test_an_export_is_that_of_one_database(world: World, url: str) -> None:
