@@ -19,7 +19,7 @@ import msgspec
 from engine import ids
 from engine.activity.batches import Batches
 from engine.activity.campaigns import CanceledCampaign, cancel_campaign
-from engine.activity.lookups import Lookups
+from engine.activity.lookups import DividedLookups, Lookups
 from engine.activity.ports import CancelStore
 from engine.activity.records import CampaignPlace, Cancellation, MessageKey
 from engine.batches import Batch
@@ -73,7 +73,11 @@ class Cancels:
     """Cancels messages."""
 
     def __init__(
-        self, lookups: Lookups, batches: Batches, store: CancelStore, readable: Callable[[str], bool]
+        self,
+        lookups: Lookups | DividedLookups,
+        batches: Batches,
+        store: CancelStore,
+        readable: Callable[[str], bool],
     ) -> None:
         """`readable`: whether every living process can read an event, by its name."""
         self._lookups = lookups

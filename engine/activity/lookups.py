@@ -179,6 +179,23 @@ class Lookups:
             return {}, e
 
 
+class DividedLookups:
+    """Looks up messages in rounds of their own for each division of the store, so that none waits for a
+    division that its message is not in, and none fails with it."""
+
+    def __init__(self, lookups: Sequence[Lookups]) -> None:
+        """`lookups`: those of each division, in order."""
+        self._lookups = lookups
+
+    async def rows_of(self, key: MessageKey) -> MessageRows:
+        """As of `Lookups`."""
+        return await self._lookups[shard_of(key.organisation_id, len(self._lookups))].rows_of(key)
+
+    async def close(self) -> None:
+        """As of `Lookups`."""
+        await asyncio.gather(*(of.close() for of in self._lookups))
+
+
 def _is_older(key: MessageKey, begin: Sequence[ActivityEntry]) -> bool:
     """Whether the message was accepted so long before the first entry of its stream that it is archived."""
     return bool(begin) and key.accepted_at_us // 1000 + _ON_ITS_WAY_MS < begin[0].id.ms

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from engine.activity.batches import Batches
 from engine.activity.cancels import Cancels
-from engine.activity.lookups import Lookups
+from engine.activity.lookups import DividedLookups, Lookups
 from engine.activity.message_list import MessageLists
 from engine.api.reads import PART_S, MessageReads
 from engine.boot.numbers import numbers_for
@@ -34,7 +34,8 @@ def kept_messages(process: Process, stack: AsyncExitStack, link: RedisLink) -> K
     config, shards, now_us = process.config, process.config.shards, process.clock.now_us
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
     activity = closed_by(stack, DividedActivityStore(config.clickhouse.url))
-    lookups = closed_by(stack, Lookups(stream, activity, shards, PART_S))
+    of_each = [Lookups(stream, division, shards, PART_S) for division in activity.divisions]
+    lookups = closed_by(stack, DividedLookups(of_each))
     listed = DividedMessageList(activity, numbers_for(config))
     progress = RedisArchiveProgress(link, shards)
     batches = Batches(progress, listed, shards)

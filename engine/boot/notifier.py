@@ -85,7 +85,9 @@ async def notify(process: Process) -> None:
         )
         stack.push_async_callback(pools.stop)
         stores = NotifierStores(
-            RedisWebhookStreams(link, reading), DividedActivityLog(activity), PostgresDeliveries(postgres)
+            RedisWebhookStreams(link, reading),
+            DividedActivityLog(activity, config.shards),
+            PostgresDeliveries(postgres),
         )
         notifier, table, sender, keeper = assemble_notifier(
             stores,

@@ -179,8 +179,8 @@ async def migrate_clickhouse(url: str, folder: Path | None = None, timeout_s: fl
     scripts = scripts_in(folder or _FOLDER / "clickhouse" / "migrations")
     async with AsyncExitStack() as stack:
         divisions: list[_Division] = []
-        for one in (places := [parse_url(one) for one in urls_of(url)]):
-            await _make_database(one, len(places), timeout_s)
+        for number, one in enumerate(places := [parse_url(one) for one in urls_of(url)], 1):
+            await _make_database(one, Mark(number, len(places)), timeout_s)
             client = await connect(one, database=one.database, timeout_s=timeout_s)
             stack.push_async_callback(client.close)
             divisions.append(_Division(client, one, await _applied(client, one, timeout_s)))
@@ -250,12 +250,12 @@ async def _confirm_replicated(client: Any, place: ClickHouseUrl) -> None:
         )
 
 
-async def _make_database(place: ClickHouseUrl, divisions: int, timeout_s: float) -> None:
+async def _make_database(place: ClickHouseUrl, mark: Mark, timeout_s: float) -> None:
     if place.database == "default" and not place.cluster:
         return
     client = await connect(place, database="default", timeout_s=timeout_s)
     try:
-        await confirm_cluster(client, place, divisions, timeout_s)
+        await confirm_cluster(client, place, mark, timeout_s)
         async with answering(place, timeout_s):
             found = await client.query(
                 "SELECT 1 FROM system.databases WHERE name = {name:String}",

@@ -10,8 +10,9 @@ months counts twice). Is that enough? A shard has one plan at a time. So other b
 between two inserts of the same block only from other archivers, while it is tried again, or while
 its first sender is frozen between its last look at its leases and the last byte of its request. That
 would have to last for 1,000 blocks. An archiver makes two a second at most, and goes on trying while
-the others do; they make none either while the store does not take any; and a server drops a request
-whose body stalls (`http_receive_timeout`, 30 s by default).
+the others do; they make none either while the store does not take any, and of several divisions while one
+does not (`engine.stores.clickhouse.divided.activity`); and a server drops a request whose body stalls
+(`http_receive_timeout`, 30 s by default).
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ _KEPT_COLUMNS = {
     "expires_at": "DateTime('UTC')",
     "message": "String",
 }
+_INSERT_NOTHING = "INSERT INTO activity SELECT * FROM activity WHERE 0"
 # More events than any message has.
 _ROWS_MAX = 10_000
 
@@ -172,6 +174,12 @@ class ClickHouseActivityStore(ClickHouseAdapter):
                 fmt="Native",
                 compression=native.COMPRESSION if self._compressed else None,
             )
+
+    async def insert_nothing(self) -> None:
+        """Find out whether the server takes inserts of activity, by one of no rows, which changes nothing."""
+        client = await self._connected()
+        async with answering(self._url, self._timeout_s):
+            await client.command(_INSERT_NOTHING, settings=dict(INSERT_SETTINGS))
 
     def _kept(self, kept: Iterable[tuple[str, int, str]]) -> list[tuple[str, int, int, str]]:
         """The rows of `kept_messages`, without messages that cannot be decoded."""

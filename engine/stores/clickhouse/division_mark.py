@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
 from engine.errors import ConfigError
 from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect, parse_url
 from engine.stores.clickhouse.cluster import on_cluster
@@ -29,6 +31,8 @@ ENGINE = MergeTree ORDER BY number
 _HAS = """
 SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'smsengine_division'"""
 _NOTED = "SELECT DISTINCT number, divisions FROM smsengine_division ORDER BY ALL LIMIT 2"
+# The server's code for what the user may not do.
+_NO_RIGHT = 497
 SHARDS_SQL = "SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = {cluster:String}"
 
 
@@ -37,6 +41,15 @@ class Mark(NamedTuple):
 
     number: int
     divisions: int
+
+
+def named(place: ClickHouseUrl, mark: Mark) -> str:
+    """A division as its errors name it: several may be databases of one server."""
+    if mark.divisions == 1:
+        return f"ClickHouse at {place.shown}"
+    return (
+        f"ClickHouse at {place.shown}, database {place.database} (number {mark.number} of clickhouse.urls),"
+    )
 
 
 async def confirm_mark(
@@ -50,7 +63,7 @@ async def confirm_mark(
     async with answering(place, timeout_s):
         noted = await _noted(client)
         if wrong := wrong_mark(noted, mark, made):
-            raise ConfigError(f"ClickHouse at {place.shown} {wrong}")
+            raise ConfigError(f"{named(place, mark)} {wrong}")
         if noted or mark.divisions == 1:
             return
         await client.command(on_cluster(_CREATE, place.cluster))
@@ -69,15 +82,16 @@ async def confirm_divisions(url: str, timeout_s: float) -> None:
     """
     places = [parse_url(one) for one in urls_of(url)]
     for number, place in enumerate(places, 1):
+        mark = Mark(number, len(places))
         client = await connect(place, database=place.database, timeout_s=timeout_s)
         try:
-            await confirm_cluster(client, place, len(places), timeout_s)
+            await confirm_cluster(client, place, mark, timeout_s)
             async with answering(place, timeout_s):
                 noted = await _noted(client)
         finally:
             await client.close()
-        if wrong := wrong_mark(noted, Mark(number, len(places)), [True] * len(places)):
-            raise ConfigError(f"ClickHouse at {place.shown} {wrong}")
+        if wrong := wrong_mark(noted, mark, [True] * len(places)):
+            raise ConfigError(f"{named(place, mark)} {wrong}")
 
 
 async def _noted(client: Any) -> list[Mark]:
@@ -105,7 +119,8 @@ def wrong_mark(noted: Sequence[Mark], mark: Mark, made: Sequence[bool]) -> str:
     if not noted and not made[mark.number - 1] and any(made):
         return (
             "has no tables in that database, but other divisions have; clickhouse.urls must name the one "
-            "with the rows."
+            "with the rows. If its rows are lost, note in the empty database which division it is, as "
+            "docs/operations.md says (a division that lost its rows)."
         )
     if not noted and mark.divisions > 1 and any(made):
         return (
@@ -115,17 +130,24 @@ def wrong_mark(noted: Sequence[Mark], mark: Mark, made: Sequence[bool]) -> str:
     return ""
 
 
-async def confirm_cluster(client: Any, place: ClickHouseUrl, divisions: int, timeout_s: float) -> None:
+async def confirm_cluster(client: Any, place: ClickHouseUrl, mark: Mark, timeout_s: float) -> None:
     """Confirm that the cluster of `place`, if it names one, is of one shard, or has one for each division.
+
+    Where the user may not read which clusters there are, nothing is known of it, and nothing said.
 
     Raises ConfigError, Unavailable.
     """
     if not place.cluster:
         return
     async with answering(place, timeout_s):
-        [(shards,)] = (await client.query(SHARDS_SQL, parameters={"cluster": place.cluster})).result_rows
-    if wrong := wrong_cluster(place.cluster, int(shards), divisions):
-        raise ConfigError(f"ClickHouse at {place.shown}: {wrong}")
+        try:
+            found = await client.query(SHARDS_SQL, parameters={"cluster": place.cluster})
+        except ClickHouseError as e:
+            if getattr(e, "code", None) != _NO_RIGHT:
+                raise
+            return
+    if wrong := wrong_cluster(place.cluster, int(found.result_rows[0][0]), mark.divisions):
+        raise ConfigError(f"{named(place, mark)}: {wrong}")
 
 
 def wrong_cluster(cluster: str, shards: int, divisions: int) -> str:

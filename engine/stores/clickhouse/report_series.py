@@ -37,7 +37,7 @@ class KnownSeries:
         return now_s + time.monotonic() - kept_s, series, False
 
     def went_on(self, series: Sequence[Series], counted: Sequence[int]) -> None:
-        """Note how far series are counted, milliseconds since 1970."""
+        """Note how far series are counted, milliseconds since 1970; a late answer sets none back."""
         if self._kept is None:
             return
         kept_s, now_s, known = self._kept
@@ -46,7 +46,7 @@ class KnownSeries:
             kept_s,
             now_s,
             [
-                msgspec.structs.replace(of, until_ms=until.get((of.zone, of.from_ms), of.until_ms))
+                msgspec.structs.replace(of, until_ms=max(of.until_ms, until.get((of.zone, of.from_ms), 0)))
                 for of in known
             ],
         )

@@ -26,6 +26,15 @@ NO_GRANT = (
 )
 
 
+def refusal() -> bytes:
+    """The answer to a request for which the user lacks a grant."""
+    body = NO_GRANT.encode()
+    return (
+        b"HTTP/1.1 403 Forbidden\r\nX-ClickHouse-Exception-Code: 497\r\nConnection: close\r\n"
+        b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+
+
 @pytest.fixture
 async def world(redis_url: str, clickhouse_url: str) -> AsyncIterator[World]:
     async with new_world(redis_url, clickhouse_url) as world:
@@ -103,16 +112,11 @@ async def test_a_user_who_may_only_read_is_told_of(world: World, level: int) -> 
 
 async def test_a_user_who_lacks_a_grant_is_told_which(world: World) -> None:
     """As ClickHouse answers it; the server here has no users."""
-    body = NO_GRANT.encode()
-    answer = (
-        b"HTTP/1.1 403 Forbidden\r\nX-ClickHouse-Exception-Code: 497\r\nConnection: close\r\n"
-        b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    )
 
     def refuse(head: bytes) -> bytes | None:
         return None if b"insert_deduplicat" in head else head
 
-    async with before(world.clickhouse_url, refuse, answer) as url:
+    async with before(world.clickhouse_url, refuse, refusal()) as url:
         with pytest.raises(ConfigError) as refused:
             await confirm_rights(url, 10)
         sentence = str(refused.value)

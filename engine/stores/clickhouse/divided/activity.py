@@ -5,8 +5,17 @@ division gets its part under the token of the block, and remembers it by itself:
 another failed is recognised there when the whole block comes again. Killed in between, or never answered:
 some divisions have their part; the same insert completes the others.
 
-While one division is away nothing is archived, in none: blocks are made of the streams of all organisations.
-They wait in Redis, and go on when it is back.
+A division remembers the last 1,000 tokens (`engine.stores.clickhouse.activity`). So while a part is tried
+again in one division, others must not go on to take blocks. Two things see to that:
+
+  - A division for which a block has no rows takes an insert of no rows first, and the parts are sent only
+    after that. So while one division is away, nobody stores a block anywhere: an archiver stores at most the
+    parts of the one block that it had begun.
+  - A process does not send a part again that was taken, as long as it tries that block. So also where a
+    division takes inserts of no rows and refuses others, only an archiver that takes over the block of
+    another sends those parts again. That is recognised if less than 1,000 blocks came since.
+
+While one division is away nothing is archived, in none: blocks wait in Redis, and go on when it is back.
 """
 
 from __future__ import annotations
@@ -31,6 +40,8 @@ _WIDTHS = {"Bool": 1, "UInt16": 2, "UInt32": 4, "UInt64": 8, "Int64": 8, "String
 # A time is one of 64 bits.
 _OF_COLUMNS = [_WIDTHS.get(kind, 8) for kind in COLUMNS.values()]
 _ORGANISATIONS = list(COLUMNS).index("organisation_id")
+# Blocks that were begun and not completed. An archiver tries one at a time, and others may complete it.
+_BEGUN_MAX = 100
 _message = msgspec.json.Decoder(Message).decode
 
 
@@ -40,16 +51,35 @@ class DividedActivityStore(Divided[ClickHouseActivityStore]):
     def __init__(self, url: str, timeout_s: float = 30.0) -> None:
         """As `ClickHouseActivityStore`; `url` may be several."""
         super().__init__(url, partial(ClickHouseActivityStore, timeout_s=timeout_s))
+        # By token, the divisions that took their part of a block which another division did not take yet.
+        self._taken: dict[str, set[int]] = {}
 
     async def insert(self, block: ActivityBlock, token: str) -> None:
         """Store the block as a whole, in each division its own rows; a second insert with the same `token`
-        stores nothing."""
-        parts = [block]
-        if len(self.divisions) > 1:
-            parts = await asyncio.to_thread(parts_of, block, len(self.divisions))
+        stores nothing. Raises also when a division takes no inserts for which the block has no rows."""
+        if len(self.divisions) == 1:
+            await self.divisions[0].insert(block, token)
+            return
+        if not block.rows:
+            return
+        parts = await asyncio.to_thread(parts_of, block, len(self.divisions))
+        each = list(enumerate(zip(self.divisions, parts, strict=True)))
+        await all_of(division.insert_nothing() for _, (division, part) in each if not part.rows)
+        # The latest stands last; the first has waited longest.
+        taken = self._taken[token] = self._taken.pop(token, set())
+        if len(self._taken) > _BEGUN_MAX:
+            del self._taken[next(iter(self._taken))]
+
+        async def insert_part(number: int, division: ClickHouseActivityStore, part: ActivityBlock) -> None:
+            await division.insert(part, token)
+            taken.add(number)
+
         await all_of(
-            division.insert(part, token) for division, part in zip(self.divisions, parts, strict=True)
+            insert_part(number, division, part)
+            for number, (division, part) in each
+            if part.rows and number not in taken
         )
+        self._taken.pop(token, None)
 
     async def rows_of(
         self, messages: Sequence[MessageKey], timeout_s: float | None = None

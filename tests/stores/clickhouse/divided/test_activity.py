@@ -10,8 +10,9 @@ import pytest
 
 from engine.activity.archiver import Archiver
 from engine.activity.blocks import block_of
+from engine.activity.lookups import DividedLookups, Lookups
 from engine.activity.records import ActivityEntry, MessageFilter, MessageKey
-from engine.errors import Unavailable
+from engine.errors import ConfigError, Unavailable
 from engine.shards import shard_of
 from engine.stores.clickhouse import activity_log
 from engine.stores.clickhouse.activity_log import ClickHouseActivityLog
@@ -22,7 +23,7 @@ from engine.stores.clickhouse.export import ClickHouseExport, ExportFormat, Expo
 from engine.stores.clickhouse.lost_time import LostTime
 from engine.stores.clickhouse.message_list import ClickHouseMessageList, DividedMessageList
 from engine.stream_id import StreamId
-from tests.activity.world import QUICK, T0, World, blob_of, make_row, until
+from tests.activity.world import QUICK, SHARDS, T0, World, blob_of, make_row, until
 from tests.stores.clickhouse.divided.conftest import asked
 
 COUNT = 300
@@ -70,6 +71,62 @@ async def test_a_block_that_only_one_division_took_is_there_once_when_it_comes_a
     await assert_each_once(url)
     await store.close()
     await away.close()
+
+
+async def test_while_a_division_is_away_no_block_is_stored_that_has_rows_for_the_others_alone(
+    url: str,
+) -> None:
+    first, second = url.split()
+    alone = [
+        ActivityEntry(shard=0, id=StreamId(1, n), blob=blob_of([make_row(n, organisation_id=organisation)]))
+        for n, organisation in enumerate((0, 1))
+    ]
+    blocks = [block_of([entry])[0] for entry in alone]
+    count = "SELECT count() FROM activity"
+    for place, block in ((f"{first} http://127.0.0.1:9/none", blocks[0]),
+                         (f"http://127.0.0.1:9/none {second}", blocks[1])):  # fmt: skip
+        away = DividedActivityStore(place, timeout_s=10)
+        with pytest.raises(Unavailable, match="nothing listens there"):
+            await away.insert(block, "one")
+        await away.close()
+    assert await asked(url, count) == [[(0,)], [(0,)]]
+    # A division that refuses all inserts, and then takes them again.
+    await asked(second, "RENAME TABLE activity TO activity_gone")
+    store = DividedActivityStore(url)
+    with pytest.raises(ConfigError, match="a table is missing"):
+        await store.insert(blocks[0], "two")
+    assert await asked(first, count) == [[(0,)]]
+    await asked(second, "RENAME TABLE activity_gone TO activity")
+    await store.insert(blocks[0], "two")
+    await store.insert(blocks[1], "three")
+    assert await asked(url, count) == [[(1,)], [(1,)]]
+    await store.close()
+
+
+async def test_a_part_that_was_taken_is_not_stored_again_although_its_token_is_forgotten(url: str) -> None:
+    first, second = url.split()
+    block, store = block_of(entries())[0], DividedActivityStore(url)
+    await asked(second, "RENAME TABLE activity TO activity_gone")
+    with pytest.raises(ConfigError, match="a table is missing"):
+        await store.insert(block, "one")
+    for table in ("activity", "report_minutes"):
+        await asked(first, f"ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = 1")
+    # Another archiver's blocks: the first division alone has them, and forgets.
+    other = DividedActivityStore(first)
+    for n in range(3):
+        row = make_row(0, organisation_id=0, message_id=f"other{n}")
+        await other.insert(
+            block_of([ActivityEntry(shard=0, id=StreamId(2, n), blob=blob_of([row]))])[0], f"other{n}"
+        )
+    await asked(second, "RENAME TABLE activity_gone TO activity")
+    await store.insert(block, "one")
+    await asked(
+        first, "ALTER TABLE activity DELETE WHERE message_id LIKE 'other%' SETTINGS mutations_sync = 1"
+    )
+    [mine, others] = await asked(url, "SELECT count() FROM activity")
+    assert mine[0][0] + others[0][0] == COUNT  # type: ignore[operator]
+    await store.close()
+    await other.close()
 
 
 async def test_an_archiver_stores_each_row_once_in_its_division(world: World, url: str) -> None:
@@ -160,7 +217,7 @@ async def test_the_log_has_every_event_in_the_order_of_its_stream_however_short_
     short = activity_log._BETWEEN.replace("LIMIT 2000", f"LIMIT {rows_max}")
     monkeypatch.setattr(activity_log, "_BETWEEN", short)
     read = []
-    for log in (ClickHouseActivityLog(world.store), DividedActivityLog(store)):
+    for log in (ClickHouseActivityLog(world.store), DividedActivityLog(store, 1)):
         found, after = [], StreamId(0, 0)
         while True:
             rows, more = await log.rows_between(0, after, StreamId(T0, 0), [1001])
@@ -174,6 +231,67 @@ async def test_the_log_has_every_event_in_the_order_of_its_stream_however_short_
     assert sorted(read[0]) == sorted(read[1])
     assert len(read[0]) == COUNT // 6
     await store.close()
+
+
+async def test_the_log_of_a_shard_is_read_in_the_divisions_alone_that_can_have_its_organisations(
+    url: str,
+) -> None:
+    first, _ = url.split()
+    store, whole = DividedActivityStore(f"{first} http://127.0.0.1:9/none", 10), DividedActivityStore(url)
+    entry = ActivityEntry(
+        shard=0, id=StreamId(1, 0),
+        blob=blob_of([make_row(0, organisation_id=0, event="sent", callback_url="http://x")]),
+    )  # fmt: skip
+    await whole.insert(block_of([entry])[0], "one")
+    bounds = StreamId(0, 0), StreamId(9, 0)
+    for shards in (2, 4, 6):
+        log = DividedActivityLog(store, shards)
+        for shard in range(shards):
+            if shard % 2:
+                with pytest.raises(Unavailable, match="nothing listens there"):
+                    await log.rows_between(shard, *bounds, [])
+            else:
+                rows, _ = await log.rows_between(shard, *bounds, [])
+                assert len(rows) == (shard == 0)
+    for shard in range(3):
+        with pytest.raises(Unavailable, match="nothing listens there"):
+            await DividedActivityLog(store, 3).rows_between(shard, *bounds, [])
+    await store.close()
+    await whole.close()
+
+
+@pytest.mark.parametrize("wrong", ["away", "no table"])
+async def test_a_look_up_fails_only_for_messages_of_the_division_that_fails(
+    world: World, named: list[str], url: str, wrong: str
+) -> None:
+    store = DividedActivityStore(url)
+    await store.insert(block_of(entries())[0], "one")
+    first, _ = url.split()
+    gone = "http://127.0.0.1:9/none" if wrong == "away" else named[2]
+    if wrong != "away":
+        await asked(first, f"CREATE DATABASE {gone.rpartition('/')[2]}")
+    half = DividedActivityStore(f"{first} {gone}", timeout_s=10)
+    lookups = DividedLookups([Lookups(world.stream, division, SHARDS, 10) for division in half.divisions])
+    rows = [make_row(number) for number in range(COUNT)]
+    keys = [*{MessageKey(row.organisation_id, row.message_id, row.accepted_at_us) for row in rows}]
+    found = await asyncio.gather(*map(lookups.rows_of, keys), return_exceptions=True)
+    seen = Counter[int]()
+    for key, of in zip(keys, found, strict=True):
+        division = shard_of(key.organisation_id, 2)
+        seen[division] += 1
+        if division == 0:
+            assert not isinstance(of, BaseException)
+            assert (of.complete, of.missing) == (True, None)
+            assert of.rows
+        elif wrong == "away":
+            assert not isinstance(of, BaseException)
+            assert isinstance(of.missing, Unavailable)
+        else:
+            assert isinstance(of, ConfigError)
+    assert len(seen) == 2
+    await lookups.close()
+    await store.close()
+    await half.close()
 
 
 async def test_an_export_is_that_of_one_database(world: World, url: str) -> None:

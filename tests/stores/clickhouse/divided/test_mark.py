@@ -5,18 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 from engine.config import decode
 from engine.errors import ConfigError
-from engine.stores.clickhouse.client import parse_url
-from engine.stores.clickhouse.division_mark import SHARDS_SQL, confirm_divisions, wrong_cluster
+from engine.stores.clickhouse.client import connect, parse_url
+from engine.stores.clickhouse.division_mark import (
+    SHARDS_SQL,
+    Mark,
+    confirm_cluster,
+    confirm_divisions,
+    wrong_cluster,
+)
 from engine.stores.clickhouse.retention import KeptDays, keep_for
 from engine.stores.clickhouse.rights import confirm_rights
-from engine.stores.migrate import migrate_clickhouse
+from engine.stores.migrate import migrate_clickhouse, statements_of
 from tests.stores.clickhouse.divided.conftest import asked
+from tests.stores.clickhouse.test_rights import before, refusal
 
 TABLES = "SELECT name FROM system.tables WHERE database = currentDatabase() ORDER BY 1"
 
@@ -83,6 +93,50 @@ async def test_a_database_with_the_rows_of_all_cannot_be_divided(named: list[str
         await migrate_clickhouse(" ".join(named[:2]))
     assert await asked(named[0], "SELECT count() FROM system.tables WHERE name = 'smsengine_division' "
                                  "AND database = currentDatabase()") == [[(0,)]]  # fmt: skip
+
+
+async def test_a_division_that_lost_its_rows_is_made_anew_by_what_the_documentation_says(url: str) -> None:
+    first, second = url.split()
+    database = second.rpartition("/")[2]
+    for statement in (f"DROP DATABASE {database} SYNC", f"CREATE DATABASE {database}"):
+        await asked(first, statement)
+    with pytest.raises(
+        ConfigError, match=rf"database {database} \(number 2 of .*\), has no tables .* lost its"
+    ):
+        await migrate_clickhouse(url)
+    text = (Path(__file__).parents[4] / "docs" / "operations.md").read_text()
+    step = text.partition("**A division that lost its rows**")[2].partition("```sql\n")[2].partition("```")[0]
+    statements = statements_of(step)
+    assert len(statements) == 2
+    for statement in statements:
+        await asked(second, statement)
+    assert (await migrate_clickhouse(url))[0].startswith("0001")
+    first_tables, second_tables = await asked(url, TABLES)
+    assert first_tables == second_tables
+    await confirm_divisions(url, 30)
+
+
+async def test_databases_of_one_server_are_told_apart_in_errors(url: str) -> None:
+    first, second = url.split()
+    database = second.rpartition("/")[2]
+    for refused in (migrate_clickhouse, partial(confirm_divisions, timeout_s=30)):
+        with pytest.raises(
+            ConfigError, match=rf", database {database} \(number 1 of clickhouse\.urls\), has"
+        ):
+            await refused(f"{second} {first}")
+
+
+async def test_a_user_who_may_not_read_the_clusters_is_not_refused_for_that(clickhouse_url: str) -> None:
+    def without_right(head: bytes) -> bytes | None:
+        return None if b"param_cluster" in head else head
+
+    async with before(clickhouse_url, without_right, refusal()) as url:
+        place = msgspec.structs.replace(parse_url(url), cluster="sms")
+        client = await connect(place, database="default", timeout_s=30)
+        with pytest.raises(DatabaseError, match="Not enough privileges"):
+            await client.query(SHARDS_SQL, parameters={"cluster": "sms"})
+        await confirm_cluster(client, place, Mark(1, 2), 30)
+        await client.close()
 
 
 def test_urls_are_settings_that_each_get_what_is_said_of_the_store(tmp_path: Path) -> None:
