@@ -42,7 +42,7 @@ class Notifier:
         self.watchdog_s = watchdog_s
         self._judged_at = -math.inf
         # What could not be sent and is to be sent again, and when, monotonic seconds.
-        self._owed, self._again_at = "", math.inf
+        self._unsent, self._again_at = "", math.inf
         self._again = Backoff(_AGAIN_S, _AGAIN_MAX_S)
 
     def ready(self) -> None:
@@ -77,8 +77,8 @@ class Notifier:
     def judge(self, healthy: bool, now: float) -> None:
         """Send a sign of life if the service is healthy. Without one systemd ends and restarts it. Before
         that, send again what could not be sent."""
-        if self._owed:
-            self._tell(self._owed)
+        if self._unsent:
+            self._tell(self._unsent)
         self._judged_at = now
         if healthy:
             self._send("WATCHDOG=1")
@@ -98,10 +98,10 @@ class Notifier:
     def _tell(self, state: str) -> None:
         """Send a state of the service, which replaces one that is to be sent again."""
         if self._send(state):
-            self._owed, self._again_at = "", math.inf
+            self._unsent, self._again_at = "", math.inf
             self._again.reset()
         else:
-            self._owed, self._again_at = state, time.monotonic() + self._again.next()
+            self._unsent, self._again_at = state, time.monotonic() + self._again.next()
 
     def _send(self, text: str) -> bool:
         """Whether it was sent, or there is nobody to send it to."""

@@ -155,7 +155,7 @@ def test_urls_are_settings_that_each_get_what_is_said_of_the_store(tmp_path: Pat
             'url = "http://a/x"\nurls = ["http://b/x"]',
             "clickhouse.url must be left out beside clickhouse.urls",
         ),
-        ('url = "http://a/x http://b/x"', "clickhouse.url must be a URL that"),
+        ('url = "http://a/x http://b/x"', "clickhouse.url must be without white space"),
         ('urls = ["http://a/x", "http://a/x"]', "clickhouse.urls must be different URLs"),
         ('urls = ["http://a/x", "b"]', "clickhouse.urls must be different URLs"),
     ):
