@@ -195,7 +195,6 @@ async def worker(world: World, role: Role) -> None:
     )
     await reader.join()
     names = ("carrier", "other")
-    short = Random(world.clock.rng.getrandbits(64))
     work, sweeper, dispatcher = assemble_worker(
         reader,
         [Carrier(world, name) for name in names],
@@ -208,8 +207,6 @@ async def worker(world: World, role: Role) -> None:
         clock_s=process.time,
         rng=Random(world.clock.rng.getrandbits(64)),
         log=world.log,  # type: ignore[arg-type]
-        # Cores are short now and then.
-        waited=lambda now_s: short.choice((0.0, 0.1, 1.0)),
     )
     others = [asyncio.create_task(sweeper.run(role.draining))]
     if len(world.plans) > 1:
