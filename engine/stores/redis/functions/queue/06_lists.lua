@@ -31,7 +31,7 @@ local function list_of(line, organisation, kept, limits)
     local first, last, taken, tail, messages, segments = read_kept(kept)
     list = {
       organisation = organisation, first = first, last = last, taken = taken, tail = tail, messages = messages,
-      segments = segments, kept = kept, waited = kept ~= false, changed = false, moved = 0, turned = false,
+      segments = segments, kept = kept, waited = kept ~= false, changed = false, moved = 0, back = 0, turned = false,
       start = false, chunk = false, new = false, weight = 1, paused = false,
     }
     if limits then list.weight, list.paused = read_limits(limits) end
@@ -48,15 +48,17 @@ local function pack_kept(first, last, taken, tail, messages, segments, began, no
     FOUR + now, FOUR + before)
 end
 
--- The window of a list with what its turns moved in this step, in the window that begins at `begins`.
+-- The window of a list with what its turns moved in this step, less what came back of it, in the window that begins at
+-- `begins`.
 local function window_of(list, begins)
   local began, now, before = 0, 0, 0
   if list.kept then
     local _, _, _, _, _, _, _, of, segments, segments_before = unpack_limit(list.kept, 9, 1)
     began, now, before = of or 0, segments or 0, segments_before or 0
   end
-  if list.moved > 0 then began, now, before = moved_in(began, now, before, list.moved, begins) end
-  return began, now, before
+  if list.moved == 0 and list.back == 0 then return began, now, before end
+  began, now, before = moved_less(began, now, before, list.moved - list.back, begins)
+  return began, now, max(0, before)
 end
 
 -- What the hash keeps of a list. `begins`: as for `window_of`.

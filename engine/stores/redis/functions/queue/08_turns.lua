@@ -191,9 +191,7 @@ local function refill(line)
   if room_of(line) <= 0 then return end
   local left, slice = min(line.room, MOVED_MAX), slice_of(line)
   line.short = slice < LONG
-  line.now = line.now or now_ms()
-  local at_s = floor(line.now / 1000)
-  line.begins = at_s - at_s % WINDOW
+  ways.begins(line)
   -- How many messages a turn has in the mean: at first as many as lists have, then what was moved.
   local page, first, all, each = turns_of(line), 1, left, min(math.ceil(slice), line.messages / waiting_of(line))
   -- The places of those that had a turn in this step, by the starts of their next ones.
@@ -216,7 +214,7 @@ local function refill(line)
       first = max(first, i + 1)
       local list, start = listed(line, page, i), starts[i]
       line.time = max(line.time, start)
-      local served = list.moved > 0 or window_of(list) > 0
+      local served = list.moved > 0 or window_of(list, line.begins) > 0
       local moved, segments = move_some(line, list, left, served and slice or first_turn(list.organisation, slice))
       start, left = start + segments / list.weight, left - moved
       starts[i], list.start, list.moved, list.turned = start, start, list.moved + segments, true
@@ -232,7 +230,7 @@ local function keep_parked(line)
   append_new(line, line.parked)
   for _, list in ipairs(line.parked) do
     if list.messages > 0 and list.changed then
-      call('HSET', line.wait, list.organisation, kept_of(list))
+      call('HSET', line.wait, list.organisation, kept_of(list, ways.begins(line)))
     elseif list.kept and list.messages == 0 then
       call('HDEL', line.wait, list.organisation)
     end
@@ -240,7 +238,8 @@ local function keep_parked(line)
   if line.came then count_in(line.wait, 'parked', line.came) end
 end
 
--- Count what was moved by turns, of all organisations, and what weight waits. What is to be written of it goes to `fields`.
+-- Count what was moved by turns, of all organisations, less what came back, and what weight waits. What is to be written of it
+-- goes to `fields`.
 local function count_served(line, fields)
   local all = line.moved
   for _, list in ipairs(line.order) do
@@ -250,11 +249,13 @@ local function count_served(line, fields)
       line.extra = line.extra + (has and 1 or -1) * (list.weight - 1)
     end
   end
-  if all == 0 then return end
+  if all == 0 and line.back == 0 then return end
   local window = line.window and cmsgpack.unpack(line.window) or {0, 0, 0}
-  local since, last, count = stretched(window, all, line.now)
-  local began, now, before = moved_in(window[1], window[2], window[3], all, line.begins)
-  put(fields, 'moved', cmsgpack.pack({began, now, before, since, last, count}))
+  local since, last, count = window[4], window[5], window[6]
+  if all > 0 then since, last, count = stretched(window, all, line.now) end
+  local began, now, before = moved_less(window[1], window[2], window[3], all - line.back, ways.begins(line))
+  if count then count = max(0, count - line.back) end
+  put(fields, 'moved', cmsgpack.pack({began, now, max(0, before), since, last, count}))
 end
 
 -- Lists that end in this step, and a line whose busy period ends, forget what their turns moved. While anything is put off
@@ -267,7 +268,8 @@ local function hand_on_moved(line, is_over)
       ended[#ended + 1] = {list.organisation, window_of(list, begins)}
     end
   end
-  is_over = is_over and (all > 0 or line.window)
+  all = all - line.back
+  is_over = is_over and (all ~= 0 or line.window)
   if not ended[1] and not is_over then return end
   local window = line.window and cmsgpack.unpack(line.window) or {0, 0, 0}
   ways.ended(line, ended, is_over and {moved_in(window[1], window[2], window[3], all, begins)})
