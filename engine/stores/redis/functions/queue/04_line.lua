@@ -40,7 +40,7 @@
 local MARK = 128
 -- A chunk is closed when it has so many bytes: the second, when turns take few messages of a list. The larger, the
 -- less memory a message takes; the smaller, the less is read for a turn. See `fits`.
-local CHUNK = 4000
+local CHUNK = 8000
 local CHUNK_SMALL = 1250
 local CHUNK_SMALL_MOST = 1500
 -- The turns of all that wait come to so many moments, segments, about a tenth of a second of what is sent, or to TURN
@@ -128,7 +128,7 @@ local function note_name(number)
 end
 
 local function note_of(id)
-  return note_name(match(id, '%d+$'))
+  return note_name(match(id, '-(%d+)$'))
 end
 
 local function note_in(payload)
@@ -263,7 +263,7 @@ local function count_unread(line)
   local unread = entries - (group and group['pending'] or 0)
   if unread <= 0 then return line.open end
   local most = unread + line.bundled
-  local number = group and tonumber(match(group['last-delivered-id'], '%d+$')) or 0
+  local number = group and tonumber(match(group['last-delivered-id'], '-(%d+)$')) or 0
   local behind = line.number - number
   if behind >= JUMP and line.run then behind = behind - jump_of(line.run) end
   if number >= FIRST then most = min(most, behind) end

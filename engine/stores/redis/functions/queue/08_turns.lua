@@ -116,10 +116,28 @@ local function next_bundle(line, open, octets)
   return line.records, 0, 0
 end
 
+-- Put `count` messages, from `from` to `to` in `chunk`, into the bundle that was begun, and into those after it. Returns as
+-- `next_bundle`.
+local function put_piece(line, records, open, octets, chunk, from, to, count)
+  while open + count > line.bundle do
+    local room = line.bundle - open
+    local cut = room > 0 and walk(chunk, from, room, math.huge) or from
+    if room > 0 and (open == 0 or octets + cut - from <= BUNDLE_OCTETS) then
+      records[#records + 1] = sub(chunk, from, cut - 1)
+      open, octets, from, count = line.bundle, octets + cut - from, cut, count - room
+    end
+    records, open, octets = next_bundle(line, open, octets)
+  end
+  local size = to - from + 1
+  if octets + size > BUNDLE_OCTETS then records, open, octets = next_bundle(line, open, octets) end
+  records[#records + 1] = size == #chunk and chunk or sub(chunk, from, to)
+  return records, open + count, octets + size
+end
+
 -- Take the turns from the place `i` of the page on, of organisations that have no limits and no list in `line.lists`. It
 -- does what `move_some` does, and notes at once what is to be written: with ten thousand lists each turn is one message of
--- another list, so each is to cost little. It stops at a turn that needs two chunks or two bundles, and where a place of
--- `again` is first. Returns the place behind the last turn, and how many messages are left to be moved.
+-- another list, so each is to cost little. It stops at a turn that needs three chunks, and where a place of `again` is
+-- first. Returns the place behind the last turn, and how many messages are left to be moved.
 local function take_turns(line, page, i, left, slice, again, next)
   local names, kepts, chunks, starts, size_all = page.names, page.kept, page.chunks, page.starts, page.size
   local fields, turned, gone, begins = line.fields, line.turned, line.gone, line.begins
@@ -134,20 +152,33 @@ local function take_turns(line, page, i, left, slice, again, next)
     if not chunk or start > soonest then break end
     if open > open_most then records, open, octets = next_bundle(line, open, octets) end
     local _, first, last, taken, tail, messages, segments, began, now, before = unpack_limit(kepts[i], 9, 1)
-    local most = bundle_most - open
-    if most > left then most = left end
     local octets_all = #chunk
     local own = (began or 0) > 0 and slice or first_turn(names[i], slice)
     local at, moved, sum = octets_all + 1, messages, segments
+    local behind, at_behind, some = nil, 1, nil
     -- Most lists are short where very many wait: one turn takes all.
-    if first < last or messages > most or segments > own then
-      at, moved, sum = walk(chunk, taken + 1, most, own)
-      if sum < own and moved < messages and moved < left and (at <= octets_all or not line.short) then break end
+    if first < last or messages > left or segments > own then
+      at, moved, sum = walk(chunk, taken + 1, left, own)
+      -- A turn that is not short goes on in the next chunk. Where that is not enough, `move_some` takes it.
+      if sum < own and moved < messages and moved < left and not line.short then
+        behind = first < last and call('HGET', line.wait, names[i] .. suffix_of(first + 1))
+        if not behind then break end
+        local more, segments_more
+        at_behind, more, segments_more = walk(behind, 1, left - moved, own - sum)
+        moved, sum, some = moved + more, sum + segments_more, moved
+        if sum < own and moved < messages and moved < left then break end
+      end
     end
-    local name, size = names[i], at - taken - 1
-    if octets + size > BUNDLE_OCTETS then records, open, octets = next_bundle(line, open, octets) end
-    records[#records + 1] = size == octets_all and chunk or sub(chunk, taken + 1, at - 1)
-    open, octets = open + moved, octets + size
+    local name, from = names[i], taken + 1
+    if behind then
+      -- What the turn takes of the first chunk; then it has the next one.
+      records, open, octets = put_piece(line, records, open, octets, chunk, from, octets_all, some)
+      ended = ended + 1
+      gone[ended] = name .. suffix_of(first)
+      first, chunk, octets_all, from, at, some = first + 1, behind, #behind, 1, at_behind, moved - some
+      chunks[i] = behind
+    end
+    records, open, octets = put_piece(line, records, open, octets, chunk, from, at - 1, some or moved)
     if start > time then time = start end
     start, taken = start + sum, at - 1
     if taken == octets_all then
