@@ -190,9 +190,14 @@ class Dispatcher:
 
     def _recalled(self, entry: Entry, candidates: Candidates, now_s: float) -> Lane | None:
         """The lane for which a message was recalled, if it may go there; it is not drawn for again."""
-        if not entry.way or (lane := self.ways.lane(entry.way, now_s)) is None:
+        if not entry.way:
             return None
-        if self.ways.by_turn(entry.way):
+        by_turn = self.ways.by_turn(entry.way)
+        if not by_turn:
+            self.ways.moved(entry)
+        if (lane := self.ways.lane(entry.way, now_s)) is None:
+            return None
+        if by_turn:
             self.ways.came(lane, entry.message)
         return lane if lane.name in candidates.open and lane.name not in entry.message.tried else None
 

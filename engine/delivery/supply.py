@@ -30,6 +30,9 @@ _READY_READS, _READY_MIN_S = 2.0, 0.02
 # the time in which it wants one, and are from the second on.
 _APART_READS, _APART_MAX_S = 0.8, 0.02
 _SHORT_FROM, _SHORT = 0.05, 0.15
+# It is all of that time where a read gives so many messages, and a part of it where it gives fewer: small reads
+# cost others little, and the worker would send next to nothing. How much the newest read counts.
+_APART_MESSAGES, _NEWEST_GAVE = 128, 0.25
 # Turns are measured by what is sent in so many seconds.
 _MOMENT_S = 0.02
 # How long a read takes as long as nobody has seen one, seconds; how much the newest counts that took longer,
@@ -47,6 +50,8 @@ class Supply:
         self.rate = math.inf
         # How long a read takes that does not wait for messages, seconds.
         self.read_s = _READ_S
+        # How many messages such a read gives.
+        self._gives = 0.0
         # Sends that were begun when the present window began, and when that was; None: there is none.
         self._begun = 0
         self._since_s: float | None = None
@@ -69,7 +74,8 @@ class Supply:
         find Redis and the cores free in between; where cores are not short, they find them free anyway.
         """
         short = min(1.0, max(0.0, (waited - _SHORT_FROM) / (_SHORT - _SHORT_FROM)))
-        return short * min(_APART_MAX_S, _APART_READS * self.read_s)
+        large = min(1.0, self._gives / _APART_MESSAGES)
+        return short * large * min(_APART_MAX_S, _APART_READS * self.read_s)
 
     @property
     def moment(self) -> int:
@@ -81,6 +87,10 @@ class Supply:
         """Note how long a read took that did not wait for messages."""
         more_s = min(took_s, _READ_MAX_S) - self.read_s
         self.read_s += (_LONGER if more_s > 0 else _SHORTER) * more_s
+
+    def note_given(self, messages: int) -> None:
+        """Note how many messages such a read gave."""
+        self._gives += _NEWEST_GAVE * (messages - self._gives)
 
     def note_begun(self, begun: int, now_s: float, *, more: bool) -> None:
         """Note how many sends were begun so far. `more`: there is more to send than the worker has read, and

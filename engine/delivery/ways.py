@@ -11,8 +11,8 @@ has work as long as anything waits for it, whatever is canceled or expires befor
     one of its providers is open   so much is recalled that about half of what would make its lane crowded
                                    waits there
     none of them is open           nothing is recalled
-    the plan is another one now    all of it is recalled, a little at a time: it may wait for others now, and
-                                   goes behind what is put off for those
+    the plan is another one now    all of it is recalled, a little at a time, as fast as it is read: it may
+                                   wait for others now, and goes behind what is put off for those
     no provider of this process    a little is recalled now and then, when nobody else seems to: the providers
                                    may not be configured anywhere any more
 
@@ -47,6 +47,9 @@ from engine.written_numbers import is_whole
 # time, the first ten times a second, the second once in so long, seconds.
 _LITTLE = 64
 _STRANGE_S = 10.0
+# Of a way of another plan no more is recalled until half of that has come, or for so long, seconds. What has
+# a turn comes behind it: where reads are slow, nothing else would be read until all of it has moved.
+_MOVES_S = 1.0
 # More segments than are ever recalled together.
 _ANY = 1 << 30
 # A lane takes a recalled message unless it has so many times what makes it crowded.
@@ -80,6 +83,8 @@ class Ways:
         self._released: list[Recall] = []
         # Of each way of a shard: so much it is behind its share of what was recalled.
         self._behind: dict[tuple[int, str], float] = {}
+        # Of ways of another plan: how much of what was recalled has not come, and when it was recalled.
+        self._moves: dict[tuple[int, str], tuple[int, float]] = {}
         # Of ways of no provider of ours: since when so many messages have waited.
         self._strange: dict[tuple[int, str], tuple[int, float]] = {}
 
@@ -117,6 +122,8 @@ class Ways:
             version, names = _read(of.way)
             known = any(name in self._lanes.by_name for name in names)
             if not of.messages or (reads and (release or (known and version != self.version))):
+                if of.messages and not release and self._moving(of, now_s):
+                    continue
                 plan = self.version if version != self.version else 0
                 self._released.append(Recall(of.shard, of.number, of.way, _LITTLE, _ANY, plan))
             elif not known:
@@ -135,6 +142,13 @@ class Ways:
                     if lane is own:
                         break
         self._strange = strange
+        there = {(of.shard, of.way) for of in put_off}
+        self._moves = {way: move for way, move in self._moves.items() if way in there}
+
+    def _moving(self, of: PutOff, now_s: float) -> bool:
+        """Whether most of what was recalled of a way of another plan is still to come."""
+        left, since_s = self._moves.get((of.shard, of.way), (0, -math.inf))
+        return 2 * left > _LITTLE and now_s < since_s + _MOVES_S
 
     def takes(self, lane: Lane, entry: Entry, now_s: float) -> bool:
         """Whether a lane among several takes an entry now; else it is put off."""
@@ -191,8 +205,11 @@ class Ways:
 
     def recalled(self, recall: Recall, messages: int, segments: int, now_s: float) -> None:
         """Note what a recall has moved."""
+        if not self.by_turn(recall.way):
+            self._moves[recall.shard, recall.way] = (messages, now_s)
+            return
         lane = self.lane(recall.way, now_s)
-        if lane is None or not self.by_turn(recall.way):
+        if lane is None:
             return
         count = messages if lane.allowance is None else segments
         self._demands[lane.name].comes(count, now_s)
@@ -204,6 +221,11 @@ class Ways:
     def expects(self, lane: Lane) -> bool:
         """Whether something was recalled for a lane that has not come."""
         return self._demands[lane.name].expects
+
+    def moved(self, entry: Entry) -> None:
+        """Note that a message has come that was recalled from a way of another plan."""
+        if move := self._moves.get((entry.shard, entry.way)):
+            self._moves[entry.shard, entry.way] = (move[0] - 1, move[1])
 
     def came(self, lane: Lane, message: Message) -> None:
         """Note that a message has come that was recalled for `lane`."""

@@ -230,8 +230,7 @@ class Worker:
             self._reader.ready_max, self._reader.moment = lanes.ready_messages(now_s), lanes.supply.moment
             wanted = lanes.room(now_s, far=not self._careful)
             self._reader.reads_aside = freely = wanted is None and not self._careful
-            # Of several providers one may be what holds others up: nothing is to come later there.
-            apart_s = lanes.supply.apart_s(self._waited(now_s)) if freely and len(lanes) == 1 else 0.0
+            apart_s = lanes.supply.apart_s(self._waited(now_s)) if freely else 0.0
             self._reader.apart = Apart(apart_s, self._settler.read_comes)
             if not self._fit() or wanted == 0:
                 freed.clear()
@@ -249,6 +248,7 @@ class Worker:
                 continue
             if (took_s := self._reader.took_s) is not None:
                 lanes.supply.note_read(took_s)
+                lanes.supply.note_given(len(entries))
             if backoff.failures:
                 self._log.info("queue can be read again")
                 backoff.reset()

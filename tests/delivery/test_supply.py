@@ -225,7 +225,16 @@ def test_a_slow_read_is_not_followed_by_long_waiting() -> None:
     supply = Supply()
     for _ in range(100):
         supply.note_read(1.0)
+        supply.note_given(1000)
     assert supply.apart_s(1.0) == 0.02
+
+
+def test_small_reads_are_followed_by_little_waiting() -> None:
+    supply = Supply()
+    for _ in range(100):
+        supply.note_read(1.0)
+        supply.note_given(4)
+    assert supply.apart_s(1.0) == pytest.approx(0.02 * 4 / 128)
 
 
 class EmptiedLine(NotedLine):

@@ -30,16 +30,16 @@ from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.wire import ReplyError
 
 # Chunks of a list that one step looks at: around the likely one, and then those on both sides.
-_LIKELY, _CHUNKS = 8, 100
+_LIKELY, _CHUNKS = 8, 50
 # A chunk has at least about so many messages. At so many times one step looks in the due set.
 _TOGETHER, _TIMES = 4, 50
 # Messages of a due set that one step looks at, and how many in all, when it is not known when a message is
 # due: those that an older version put off, which come back within the time, microseconds.
 _PLACES, _PLACES_MAX = 500, 100_000
 _PUT_OFF_US = 601_000_000
-# Of a campaign: members of a due set and chunks of a list that one step looks at. A chunk has 4,000 octets
+# Of a campaign: members of a due set and chunks of a list that one step looks at. A chunk has 8,000 octets
 # and one message more.
-_CAMPAIGN_COUNTS = {"due": 500, "list": 20, "ready": 0}
+_CAMPAIGN_COUNTS = {"due": 500, "list": 10, "ready": 0}
 # The number of a way whose list is meant; "": the one behind the ready stream.
 Way = int | Literal[""]
 # Behind all that is due, and the last chunk of a list.

@@ -22,8 +22,8 @@ from engine.stores.redis.recounting import PART_MAX, UnitsCount
 
 # The notes are gone so long after the last step, milliseconds.
 _NOTED_MS = 20_000
-# Entries of activity that one step reads; messages; chunks of lists, each some 30 messages.
-_ENTRIES_MAX, _MESSAGES, _CHUNKS = 64, 400, 16
+# Entries of activity that one step reads; messages; chunks of lists, each some 60 messages.
+_ENTRIES_MAX, _MESSAGES, _CHUNKS = 64, 400, 8
 # Requests of the same process and other clients of Redis run meanwhile.
 _BREATH_S = 0.002
 

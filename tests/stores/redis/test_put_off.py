@@ -14,7 +14,7 @@ from engine import redis_keys as keys
 from engine.activity.records import CampaignPlace
 from engine.credit.flush import Flush
 from engine.delivery.ports import Recall
-from engine.delivery.settlement import RetryPauses, after_verdict, put_off_in
+from engine.delivery.settlement import RetryPauses, after_verdict, put_back, put_off_in
 from engine.limits.records import LimitRow, ShardLimits
 from engine.organisations import Limits
 from engine.records import Addressed, Entry, Message, Submission, Verdict
@@ -324,6 +324,48 @@ async def test_what_is_left_behind_the_stream_keeps_what_left_when_nothing_is_pu
     assert b"ways" not in await kit.fields()
     assert ((await left(kit))[7], (await kit.backlog())[2]) == before
     assert 24 <= before[0] <= 24 + 4 + 1
+
+
+async def test_what_a_worker_gives_back_has_not_left(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    # That of 9 fills the ready stream, so all of 7 has waited.
+    await let_in(kit, reader, *of(9, 8), *of(7, 30))
+    given_back = 0
+    for _ in range(6):
+        own = [entry for entry in await kit.read(reader, 4) if entry.message.organisation_id == 7]
+        await reader.settle([put_back(entry) for entry in own])
+        given_back += len(own)
+        assert await waiting_and_left(kit, 7) == 30
+        # One is sent, and the others are put off.
+        found = await kit.read(reader, 4)
+        await sent(reader, found[:1])
+        await reader.settle([put_off_in(entry, WAY) for entry in found[1:]])
+        assert await waiting_and_left(kit, 7) == 30
+    assert given_back > 20
+
+
+async def test_what_is_given_back_when_its_list_is_over_has_not_left(kit: PutOffKit) -> None:
+    reader = await kit.reader("w")
+    await let_in(kit, reader, *of(9, 8), *of(7, 12))
+    in_hand: list[Entry] = []
+    while b"7" in await kit.fields():
+        found = await kit.read(reader, 2)
+        in_hand += [entry for entry in found if entry.message.organisation_id == 7][:1]
+        rest = [entry for entry in found if entry not in in_hand]
+        await reader.settle([put_off_in(entry, WAY) for entry in rest])
+    assert len(in_hand) > 2
+    for _ in range(3):
+        await reader.settle([put_back(entry) for entry in in_hand])
+        assert await waiting_and_left(kit, 7) == 12
+        in_hand = await kit.read(reader, 4)
+    await sent(reader, in_hand)
+    assert await waiting_and_left(kit, 7) == 12
+
+
+async def waiting_and_left(kit: PutOffKit, organisation: int) -> int:
+    """The segments of an organisation that wait, and those that left its backlog lately."""
+    (row,) = [row for row in (await kit.backlog())[3] if row[0] == organisation]
+    return int(row[2] + row[4])
 
 
 async def let_in(kit: PutOffKit, reader: QueueStreams, *messages: Message) -> None:

@@ -40,7 +40,7 @@
 local MARK = 128
 -- A chunk is closed when it has so many bytes: the second, when turns take few messages of a list. The larger, the
 -- less memory a message takes; the smaller, the less is read for a turn. See `fits`.
-local CHUNK = 4000
+local CHUNK = 8000
 local CHUNK_SMALL = 1250
 local CHUNK_SMALL_MOST = 1500
 -- The turns of all that wait come to so many moments, segments, about a tenth of a second of what is sent, or to TURN
@@ -128,7 +128,7 @@ local function note_name(number)
 end
 
 local function note_of(id)
-  return note_name(match(id, '%d+$'))
+  return note_name(match(id, '-(%d+)$'))
 end
 
 local function note_in(payload)
@@ -169,7 +169,7 @@ local function line_of(keys, first, bundle_max)
     busy = known[2] ~= false, lists = {}, order = {}, parked = {},
     bundled = tonumber(known[7] or 0), number = tonumber(known[8] or FIRST),
     bundle_max = tonumber(bundle_max or 1),
-    records = {''}, open = 0, octets = 0, gone = {}, moved = 0, window = known[9],
+    records = {''}, open = 0, octets = 0, gone = {}, moved = 0, back = 0, window = known[9],
     put_off = tonumber(known[10] or 0), moment = known[11] and tonumber(known[11]), run = known[12],
     aside = {}, aside_by = {},
   }
@@ -194,6 +194,14 @@ end
 local function moved_in(began, now, before, segments, begins)
   if began == begins then return began, now + segments, before end
   return begins, segments, began == begins - WINDOW and now or 0
+end
+
+-- As `moved_in`, where `segments` are below 0 when more came back than was moved. What comes back was moved in this window or
+-- in the one before, so what this window does not have is subtracted from that one.
+local function moved_less(began, now, before, segments, begins)
+  began, now, before = moved_in(began, now, before, segments, begins)
+  if now < 0 then return began, 0, before + now end
+  return began, now, before
 end
 
 -- The segments that were moved in about the last WINDOW seconds.
@@ -255,7 +263,7 @@ local function count_unread(line)
   local unread = entries - (group and group['pending'] or 0)
   if unread <= 0 then return line.open end
   local most = unread + line.bundled
-  local number = group and tonumber(match(group['last-delivered-id'], '%d+$')) or 0
+  local number = group and tonumber(match(group['last-delivered-id'], '-(%d+)$')) or 0
   local behind = line.number - number
   if behind >= JUMP and line.run then behind = behind - jump_of(line.run) end
   if number >= FIRST then most = min(most, behind) end

@@ -31,7 +31,7 @@ local function list_of(line, organisation, kept, limits)
     local first, last, taken, tail, messages, segments = read_kept(kept)
     list = {
       organisation = organisation, first = first, last = last, taken = taken, tail = tail, messages = messages,
-      segments = segments, kept = kept, waited = kept ~= false, changed = false, moved = 0, turned = false,
+      segments = segments, kept = kept, waited = kept ~= false, changed = false, moved = 0, back = 0, turned = false,
       start = false, chunk = false, new = false, weight = 1, paused = false,
     }
     if limits then list.weight, list.paused = read_limits(limits) end
@@ -48,15 +48,17 @@ local function pack_kept(first, last, taken, tail, messages, segments, began, no
     FOUR + now, FOUR + before)
 end
 
--- The window of a list with what its turns moved in this step, in the window that begins at `begins`.
+-- The window of a list with what its turns moved in this step, less what came back of it, in the window that begins at
+-- `begins`.
 local function window_of(list, begins)
   local began, now, before = 0, 0, 0
   if list.kept then
     local _, _, _, _, _, _, _, of, segments, segments_before = unpack_limit(list.kept, 9, 1)
     began, now, before = of or 0, segments or 0, segments_before or 0
   end
-  if list.moved > 0 then began, now, before = moved_in(began, now, before, list.moved, begins) end
-  return began, now, before
+  if list.moved == 0 and list.back == 0 then return began, now, before end
+  began, now, before = moved_less(began, now, before, list.moved - list.back, begins)
+  return began, now, max(0, before)
 end
 
 -- What the hash keeps of a list. `begins`: as for `window_of`.
@@ -148,6 +150,22 @@ local function enter_run(line, organisation, count, segments, records, at, behin
   end
 end
 
+-- How many organisations have a turn, as it was counted when it was first asked for, and those that `finish` has begun.
+local function waiting_of(line)
+  line.waiting = line.waiting or call('ZCARD', line.turns)
+  return line.waiting
+end
+
+-- The segments of one turn; a turn has a message at least.
+local function slice_of(line)
+  local waiting, moment = waiting_of(line), line.moment or line.mark
+  local stretch = moment < MUCH and STRETCH or 2 * STRETCH
+  local weight = waiting + line.extra
+  local many = min((waiting - MANY.waiting) / MANY.each, MANY.stretch * moment / weight)
+  local most = max(1, floor(max(stretch * moment / weight, many)))
+  return min(line.mark / TURNS_MIN, most, max(ROUND * moment / waiting, TURN))
+end
+
 -- Let `count` messages into the line, one record behind another. `index`, MessagePack, of each run of them that may
 -- go to a list together: the organisation, how many messages, segments and octets; the next one, and so on.
 local function enter_all(line, count, index, records)
@@ -177,19 +195,21 @@ local function enter_all(line, count, index, records)
       line.lists[organisation].start = max(line.time, tonumber(ahead[i] or 0))
     end
   end
-  local i = 1
+  local i, is_long = 1, slice_of(line) >= LONG
   while of[i] do
     local organisation = of[i]
     local list = line.lists[organisation]
     if list and list.messages > 0 then
-      -- All runs of it that follow each other go to its list.
-      local new, count, segments = list.new or {}, 0, 0
-      local n = #new
+      -- All runs of it that follow each other go to its list: as one, as far as they are to be in one chunk.
+      local new, count, segments, from = list.new or {}, 0, 0, at
       repeat
-        local octets = of[i + 3]
-        n, new[n + 1] = n + 1, sub(records, at, at + octets - 1)
-        count, segments, at, i = count + of[i + 1], segments + of[i + 2], at + octets, i + 4
+        local behind = at + of[i + 3]
+        if at > from and not (is_long and behind - from <= CHUNK) then
+          new[#new + 1], from = sub(records, from, at - 1), at
+        end
+        count, segments, at, i = count + of[i + 1], segments + of[i + 2], behind, i + 4
       until of[i] ~= organisation
+      new[#new + 1] = from == 1 and at > #records and records or sub(records, from, at - 1)
       list.new = new
       count_waiting(line, list, count, segments)
     else
@@ -220,22 +240,6 @@ end
 local function put(into, a, b)
   local n = #into
   into[n + 1], into[n + 2] = a, b
-end
-
--- How many organisations have a turn, as it was counted when it was first asked for, and those that `finish` has begun.
-local function waiting_of(line)
-  line.waiting = line.waiting or call('ZCARD', line.turns)
-  return line.waiting
-end
-
--- The segments of one turn; a turn has a message at least.
-local function slice_of(line)
-  local waiting, moment = waiting_of(line), line.moment or line.mark
-  local stretch = moment < MUCH and STRETCH or 2 * STRETCH
-  local weight = waiting + line.extra
-  local many = min((waiting - MANY.waiting) / MANY.each, MANY.stretch * moment / weight)
-  local most = max(1, floor(max(stretch * moment / weight, many)))
-  return min(line.mark / TURNS_MIN, most, max(ROUND * moment / waiting, TURN))
 end
 
 -- The segments of the first turn of a list: a part of `slice`, from 1 on, by the number of its organisation. So the turns of

@@ -118,20 +118,21 @@ function ways.list(line, way, organisation)
 end
 
 -- The windows {began, now, before, off, off before}, after `moved` more segments were recalled and `came` more were put
--- off. `moved` is below 0 where more was put back than recalled. What is put back was recalled in this window or in the
--- one before, so what this window does not have is subtracted from that one.
+-- off. `moved` is below 0 where more was put back than recalled.
 function ways.windows(began, now, before, off, off_before, moved, came, begins)
   local _, off_now, off_then = moved_in(began, off, off_before, came, begins)
-  began, now, before = moved_in(began, now, before, moved, begins)
-  if now < 0 then now, before = 0, before + now end
+  began, now, before = moved_less(began, now, before, moved, begins)
   return began, now, before, off_now, off_then
 end
 
 -- When the present window began.
 function ways.begins(line)
-  line.now = line.now or now_ms()
-  local at_s = floor(line.now / 1000)
-  return at_s - at_s % WINDOW
+  if not line.begins then
+    line.now = line.now or now_ms()
+    local at_s = floor(line.now / 1000)
+    line.begins = at_s - at_s % WINDOW
+  end
+  return line.begins
 end
 
 -- The windows of a list, with what this step has recalled and put off.
@@ -143,10 +144,8 @@ end
 -- The window {began, now, before} of what left a backlog: what turns moved, plus what was recalled, less what was put off.
 -- `of`: the windows of the way or of its list, as `ways.windows` returns them.
 function ways.all_moved(began, now, before, of, begins)
-  began, now, before = moved_in(began, now, before, of[2] - of[4], begins)
-  before = before + of[3] - of[5]
-  if now < 0 then now, before = 0, before + now end
-  return began, now, max(0, before)
+  began, now, before = moved_less(began, now, before, of[2] - of[4], begins)
+  return began, now, max(0, before + of[3] - of[5])
 end
 
 -- A list ends: add the counts of its windows to another list of its organisation. So what left the backlog lately is
@@ -163,7 +162,7 @@ function ways.hand_on(line, list, begins)
       return
     end
   end
-  local behind = {kept = call('HGET', line.wait, list.own), moved = 0}
+  local behind = {kept = call('HGET', line.wait, list.own), moved = 0, back = 0}
   if not behind.kept then return end
   local first, last, taken, tail, messages, segments = read_kept(behind.kept)
   local of, began, now, before = {ways.windows_of(list, begins)}, window_of(behind, begins)

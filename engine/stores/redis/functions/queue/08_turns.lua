@@ -116,10 +116,28 @@ local function next_bundle(line, open, octets)
   return line.records, 0, 0
 end
 
+-- Put `count` messages, from `from` to `to` in `chunk`, into the bundle that was begun, and into those after it. Returns as
+-- `next_bundle`.
+local function put_piece(line, records, open, octets, chunk, from, to, count)
+  while open + count > line.bundle do
+    local room = line.bundle - open
+    local cut = room > 0 and walk(chunk, from, room, math.huge) or from
+    if room > 0 and (open == 0 or octets + cut - from <= BUNDLE_OCTETS) then
+      records[#records + 1] = sub(chunk, from, cut - 1)
+      open, octets, from, count = line.bundle, octets + cut - from, cut, count - room
+    end
+    records, open, octets = next_bundle(line, open, octets)
+  end
+  local size = to - from + 1
+  if octets + size > BUNDLE_OCTETS then records, open, octets = next_bundle(line, open, octets) end
+  records[#records + 1] = size == #chunk and chunk or sub(chunk, from, to)
+  return records, open + count, octets + size
+end
+
 -- Take the turns from the place `i` of the page on, of organisations that have no limits and no list in `line.lists`. It
 -- does what `move_some` does, and notes at once what is to be written: with ten thousand lists each turn is one message of
--- another list, so each is to cost little. It stops at a turn that needs two chunks or two bundles, and where a place of
--- `again` is first. Returns the place behind the last turn, and how many messages are left to be moved.
+-- another list, so each is to cost little. It stops at a turn that needs three chunks, and where a place of `again` is
+-- first. Returns the place behind the last turn, and how many messages are left to be moved.
 local function take_turns(line, page, i, left, slice, again, next)
   local names, kepts, chunks, starts, size_all = page.names, page.kept, page.chunks, page.starts, page.size
   local fields, turned, gone, begins = line.fields, line.turned, line.gone, line.begins
@@ -134,20 +152,33 @@ local function take_turns(line, page, i, left, slice, again, next)
     if not chunk or start > soonest then break end
     if open > open_most then records, open, octets = next_bundle(line, open, octets) end
     local _, first, last, taken, tail, messages, segments, began, now, before = unpack_limit(kepts[i], 9, 1)
-    local most = bundle_most - open
-    if most > left then most = left end
     local octets_all = #chunk
     local own = (began or 0) > 0 and slice or first_turn(names[i], slice)
     local at, moved, sum = octets_all + 1, messages, segments
+    local behind, at_behind, some = nil, 1, nil
     -- Most lists are short where very many wait: one turn takes all.
-    if first < last or messages > most or segments > own then
-      at, moved, sum = walk(chunk, taken + 1, most, own)
-      if sum < own and moved < messages and moved < left and (at <= octets_all or not line.short) then break end
+    if first < last or messages > left or segments > own then
+      at, moved, sum = walk(chunk, taken + 1, left, own)
+      -- A turn that is not short goes on in the next chunk. Where that is not enough, `move_some` takes it.
+      if sum < own and moved < messages and moved < left and not line.short then
+        behind = first < last and call('HGET', line.wait, names[i] .. suffix_of(first + 1))
+        if not behind then break end
+        local more, segments_more
+        at_behind, more, segments_more = walk(behind, 1, left - moved, own - sum)
+        moved, sum, some = moved + more, sum + segments_more, moved
+        if sum < own and moved < messages and moved < left then break end
+      end
     end
-    local name, size = names[i], at - taken - 1
-    if octets + size > BUNDLE_OCTETS then records, open, octets = next_bundle(line, open, octets) end
-    records[#records + 1] = size == octets_all and chunk or sub(chunk, taken + 1, at - 1)
-    open, octets = open + moved, octets + size
+    local name, from = names[i], taken + 1
+    if behind then
+      -- What the turn takes of the first chunk; then it has the next one.
+      records, open, octets = put_piece(line, records, open, octets, chunk, from, octets_all, some)
+      ended = ended + 1
+      gone[ended] = name .. suffix_of(first)
+      first, chunk, octets_all, from, at, some = first + 1, behind, #behind, 1, at_behind, moved - some
+      chunks[i] = behind
+    end
+    records, open, octets = put_piece(line, records, open, octets, chunk, from, at - 1, some or moved)
     if start > time then time = start end
     start, taken = start + sum, at - 1
     if taken == octets_all then
@@ -191,9 +222,7 @@ local function refill(line)
   if room_of(line) <= 0 then return end
   local left, slice = min(line.room, MOVED_MAX), slice_of(line)
   line.short = slice < LONG
-  line.now = line.now or now_ms()
-  local at_s = floor(line.now / 1000)
-  line.begins = at_s - at_s % WINDOW
+  ways.begins(line)
   -- How many messages a turn has in the mean: at first as many as lists have, then what was moved.
   local page, first, all, each = turns_of(line), 1, left, min(math.ceil(slice), line.messages / waiting_of(line))
   -- The places of those that had a turn in this step, by the starts of their next ones.
@@ -216,7 +245,7 @@ local function refill(line)
       first = max(first, i + 1)
       local list, start = listed(line, page, i), starts[i]
       line.time = max(line.time, start)
-      local served = list.moved > 0 or window_of(list) > 0
+      local served = list.moved > 0 or window_of(list, line.begins) > 0
       local moved, segments = move_some(line, list, left, served and slice or first_turn(list.organisation, slice))
       start, left = start + segments / list.weight, left - moved
       starts[i], list.start, list.moved, list.turned = start, start, list.moved + segments, true
@@ -232,7 +261,7 @@ local function keep_parked(line)
   append_new(line, line.parked)
   for _, list in ipairs(line.parked) do
     if list.messages > 0 and list.changed then
-      call('HSET', line.wait, list.organisation, kept_of(list))
+      call('HSET', line.wait, list.organisation, kept_of(list, ways.begins(line)))
     elseif list.kept and list.messages == 0 then
       call('HDEL', line.wait, list.organisation)
     end
@@ -240,7 +269,8 @@ local function keep_parked(line)
   if line.came then count_in(line.wait, 'parked', line.came) end
 end
 
--- Count what was moved by turns, of all organisations, and what weight waits. What is to be written of it goes to `fields`.
+-- Count what was moved by turns, of all organisations, less what came back, and what weight waits. What is to be written of it
+-- goes to `fields`.
 local function count_served(line, fields)
   local all = line.moved
   for _, list in ipairs(line.order) do
@@ -250,11 +280,13 @@ local function count_served(line, fields)
       line.extra = line.extra + (has and 1 or -1) * (list.weight - 1)
     end
   end
-  if all == 0 then return end
+  if all == 0 and line.back == 0 then return end
   local window = line.window and cmsgpack.unpack(line.window) or {0, 0, 0}
-  local since, last, count = stretched(window, all, line.now)
-  local began, now, before = moved_in(window[1], window[2], window[3], all, line.begins)
-  put(fields, 'moved', cmsgpack.pack({began, now, before, since, last, count}))
+  local since, last, count = window[4], window[5], window[6]
+  if all > 0 then since, last, count = stretched(window, all, line.now) end
+  local began, now, before = moved_less(window[1], window[2], window[3], all - line.back, ways.begins(line))
+  if count then count = max(0, count - line.back) end
+  put(fields, 'moved', cmsgpack.pack({began, now, max(0, before), since, last, count}))
 end
 
 -- Lists that end in this step, and a line whose busy period ends, forget what their turns moved. While anything is put off
@@ -267,7 +299,8 @@ local function hand_on_moved(line, is_over)
       ended[#ended + 1] = {list.organisation, window_of(list, begins)}
     end
   end
-  is_over = is_over and (all > 0 or line.window)
+  all = all - line.back
+  is_over = is_over and (all ~= 0 or line.window)
   if not ended[1] and not is_over then return end
   local window = line.window and cmsgpack.unpack(line.window) or {0, 0, 0}
   ways.ended(line, ended, is_over and {moved_in(window[1], window[2], window[3], all, begins)})

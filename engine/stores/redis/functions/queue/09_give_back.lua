@@ -65,7 +65,7 @@ end
 
 -- Put messages that nobody has begun to send back to the front of their list, in the order of their ids, which
 -- is the order in which they were accepted: behind those there that are older, as far as these lie in the first
--- octets, CHUNK or a little more. `finish` has to follow. `moved`: see `note_moved`.
+-- octets, CHUNK or a little more. Returns their segments. `finish` has to follow. `moved`: see `note_moved`.
 local function put_back(line, list, payloads, moved)
   local came, segments_came = {}, 0
   local function id_of(payload)
@@ -118,6 +118,18 @@ local function put_back(line, list, payloads, moved)
   call('HSET', line.wait, chunk_name(list, list.first), chunk)
   count_waiting(line, list, #came, segments_came)
   if not list.paused and not list.way then line.busy = true end
+  return segments_came
+end
+
+-- Count segments that came back to a list behind the ready stream: what its turns moved of them has not left the backlog.
+-- Those that entered the stream at once were never counted.
+local function count_back(line, list, segments)
+  local begins = ways.begins(line)
+  local began, now, before = window_of(list, begins)
+  began, now, before = moved_in(began, now, before, 0, begins)
+  local part = min(segments, now + before)
+  list.back, line.back = list.back + part, line.back + part
+  if part < segments and line.put_off > 0 then ways.take_from_ended(line, list.organisation, segments - part) end
 end
 
 -- Put messages of any organisations back to the front of their lists.
@@ -132,6 +144,7 @@ local function put_all_back(line, payloads, moved)
     table.insert(of[organisation], payload)
   end
   for _, organisation in ipairs(order) do
-    put_back(line, list_of(line, organisation), of[organisation], moved)
+    local list = list_of(line, organisation)
+    count_back(line, list, put_back(line, list, of[organisation], moved))
   end
 end

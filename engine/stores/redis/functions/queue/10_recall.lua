@@ -32,6 +32,20 @@ function ways.count_back(line, list, segments, recalled)
   list.came = list.came + segments
 end
 
+-- Segments came back to the list behind the ready stream, more than it counts as moved. Where that list has ended since they
+-- were moved, the list of a way was given its counts (`ways.ended`), below what was put off, so they are added there.
+function ways.take_from_ended(line, organisation, segments)
+  for i = #ways.of(line), 1, -1 do
+    local list = ways.list(line, line.ways[i], organisation)
+    if list.kept then
+      local _, _, _, off, off_before = ways.windows_of(list, ways.begins(line))
+      local part = min(segments, -off - off_before)
+      if part > 0 then list.came, list.changed = list.came + part, true end
+      return
+    end
+  end
+end
+
 -- Put messages off. `came` has two values of each: where it goes (see `ways.of_payload`), and its payload. One that comes
 -- back goes to the front, in the order of ids: its worker had no room for it, or tried it. `finish` has to follow.
 -- `moved`: see `note_moved`.
