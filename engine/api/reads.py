@@ -12,8 +12,7 @@ import msgspec
 
 from engine import ids
 from engine.activity import history
-from engine.activity.lookups import DividedLookups, Lookups
-from engine.activity.ports import ActivityStream
+from engine.activity.ports import ActivityStream, MessageLookups
 from engine.activity.records import MessageKey
 from engine.clocks.store_clock import StoreClock
 from engine.config import Config
@@ -41,7 +40,7 @@ PART_S = 2.0
 class MessageReads:
     """Histories of messages, across the stores, for one HTTP face."""
 
-    def __init__(self, lookups: Lookups | DividedLookups) -> None:
+    def __init__(self, lookups: MessageLookups) -> None:
         self._lookups = lookups
 
     async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
