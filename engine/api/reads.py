@@ -121,7 +121,7 @@ class Reports:
                 "webhooks": self._status.webhooks(),
                 "receipts.unmatched": self._unmatched(at_ms // 1000 - 86_400),
                 "problems_last_hour": self._problems.last_hour(providers),
-                "paused_providers": self._status.paused(providers),
+                "provider_pauses": self._status.paused(providers),
                 "paused_queues": self._status.queue_states(),
                 "nodes": self._nodes.noted(),
                 "flow": self._flow(),
@@ -129,6 +129,10 @@ class Reports:
             },
             _SOURCES,
         )
+        if "provider_pauses" in known:
+            known["paused_providers"] = list(known["provider_pauses"])
+        else:
+            missing["paused_providers"] = missing["provider_pauses"]
         if "paused_queues" in known:
             known["paused_queues"], known["drained_queues"] = known["paused_queues"]
         else:
@@ -166,7 +170,7 @@ _SOURCES = {
     "receipts.unmatched": "ClickHouse",
     "webhooks": "PostgreSQL",
     "problems_last_hour": "Redis",
-    "paused_providers": "PostgreSQL",
+    "provider_pauses": "PostgreSQL",
     "paused_queues": "PostgreSQL",
     "nodes": "Redis",
     "flow": "Redis",
