@@ -66,9 +66,9 @@ class Books:
 
 @pytest.fixture
 async def books(books_url: str) -> AsyncIterator[Books]:
-    # A process that gets no core for seconds is a silent ledger to PostgreSQL, which ends its session; other
-    # tests are about that.
-    store = PostgresLedger(books_url, timeout_s=5, silence_s=60)
+    # A process that gets no core for seconds is a silent ledger to PostgreSQL, which ends its session, and a
+    # PostgreSQL that gets none is a slow one. Other tests are about both.
+    store = PostgresLedger(books_url, timeout_s=60, silence_s=60)
     assert await store.lead()
     await store.recover()
     await store.open_shards("g", range(SHARDS))
