@@ -35,7 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator has paused an organisation, or a queue: its messages are accepted and wait."""
+    """An operator has paused an organisation, a queue or a provider: nothing of it or through it is sent."""
 
     since: datetime
     # Why, as the operator says.

@@ -19,8 +19,7 @@ import msgspec
 from engine import ids
 from engine.activity.batches import Batches
 from engine.activity.campaigns import CanceledCampaign, cancel_campaign
-from engine.activity.lookups import DividedLookups, Lookups
-from engine.activity.ports import CancelStore
+from engine.activity.ports import CancelStore, MessageLookups
 from engine.activity.records import CampaignPlace, Cancellation, MessageKey
 from engine.batches import Batch
 from engine.errors import Closed, Refusal, Unavailable
@@ -74,7 +73,7 @@ class Cancels:
 
     def __init__(
         self,
-        lookups: Lookups | DividedLookups,
+        lookups: MessageLookups,
         batches: Batches,
         store: CancelStore,
         readable: Callable[[str], bool],

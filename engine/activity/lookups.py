@@ -25,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from engine.activity.ports import ActivityStore, ActivityStream
-from engine.activity.records import ActivityEntry, MessageKey, RecentRows
+from engine.activity.records import ActivityEntry, MessageKey, MessageRows, RecentRows
 from engine.clocks.waits import happens
 from engine.errors import Unavailable
 from engine.records import ActivityRow
@@ -44,15 +44,8 @@ _GATHER = 0.25
 _GATHER_S_MAX = 0.005
 
 
-class MessageRows(RecentRows, frozen=True, kw_only=True):
-    """What is known of one message. Not `complete`: later events may be missing."""
-
-    # Why the store gave no answer; None: it gave one.
-    missing: Unavailable | None = None
-
-
 class Lookups:
-    """Looks up messages in rounds."""
+    """The port `MessageLookups`, in rounds."""
 
     def __init__(self, stream: ActivityStream, store: ActivityStore, shards: int, store_s: float) -> None:
         """`store_s`: a store that does not answer by then is left out, seconds."""
@@ -73,7 +66,7 @@ class Lookups:
         self._closed = False
 
     async def rows_of(self, key: MessageKey) -> MessageRows:
-        """All rows of one message, in no order, some perhaps twice. Raises Unavailable, ConfigError."""
+        """See `MessageLookups.rows_of`."""
         if self._closed:
             raise _ended()
         found: asyncio.Future[MessageRows] = asyncio.get_running_loop().create_future()
@@ -180,15 +173,15 @@ class Lookups:
 
 
 class DividedLookups:
-    """Looks up messages in rounds of their own for each division of the store, so that none waits for a
-    division that its message is not in, and none fails with it."""
+    """The port `MessageLookups`, in rounds of its own for each division of the store, so that no caller waits
+    for a division that its message is not in, and none fails with it."""
 
     def __init__(self, lookups: Sequence[Lookups]) -> None:
         """`lookups`: those of each division, in order."""
         self._lookups = lookups
 
     async def rows_of(self, key: MessageKey) -> MessageRows:
-        """As of `Lookups`."""
+        """See `MessageLookups.rows_of`."""
         return await self._lookups[shard_of(key.organisation_id, len(self._lookups))].rows_of(key)
 
     async def close(self) -> None:

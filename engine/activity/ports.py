@@ -19,6 +19,7 @@ from engine.activity.records import (
     Cancellation,
     MessageFilter,
     MessageKey,
+    MessageRows,
     RecentRows,
 )
 from engine.batches import Batch
@@ -98,6 +99,13 @@ class ActivityStore(Protocol):
 
         `timeout_s`: the deadline, seconds; None: that of every call. Raises Unavailable, ConfigError.
         """
+
+
+class MessageLookups(Protocol):
+    """The recorded events of messages, whether they are archived or not."""
+
+    async def rows_of(self, key: MessageKey) -> MessageRows:
+        """All rows of one message, in no order, some perhaps twice. Raises Unavailable, ConfigError."""
 
 
 class ArchiveProgress(Protocol):

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from engine.batches import Batch
+from engine.errors import Unavailable
 from engine.lifecycle import Status
 from engine.records import (
     ActivityRow,
@@ -88,6 +89,13 @@ class RecentRows(msgspec.Struct, frozen=True, kw_only=True):
     # Whether nothing is missing of what the store had not yet when the look-up began: see
     # `ActivityStream.recent_rows_of`.
     gapless: bool = False
+
+
+class MessageRows(RecentRows, frozen=True, kw_only=True):
+    """What is known of one message. Not `complete`: later events may be missing."""
+
+    # Why the store gave no answer; None: it gave one.
+    missing: Unavailable | None = None
 
 
 class Cancellation(msgspec.Struct):

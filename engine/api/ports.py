@@ -212,9 +212,12 @@ class Routing(Protocol):
         """Let `routes` be all routes; with `version` only if that one stands."""
 
     async def set_paused(
-        self, provider: str, paused: bool, once: IdempotentCall | None = None
+        self, provider: str, paused: bool, reason: str = "", once: IdempotentCall | None = None
     ) -> RoutingPlan:
-        """Send nothing through this provider, or send through it again. Raises Refusal 404, 409."""
+        """Send nothing through this provider, or send through it again. Raises Refusal 404, 409, 422."""
+
+    async def provider_pauses(self) -> dict[str, Pause]:
+        """The providers that are paused, by name."""
 
     async def pause_queue(
         self, queue: Queue, reason: str | None, once: IdempotentCall | None = None

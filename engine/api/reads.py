@@ -12,8 +12,7 @@ import msgspec
 
 from engine import ids
 from engine.activity import history
-from engine.activity.lookups import DividedLookups, Lookups
-from engine.activity.ports import ActivityStream
+from engine.activity.ports import ActivityStream, MessageLookups
 from engine.activity.records import MessageKey
 from engine.clocks.store_clock import StoreClock
 from engine.config import Config
@@ -41,7 +40,7 @@ PART_S = 2.0
 class MessageReads:
     """Histories of messages, across the stores, for one HTTP face."""
 
-    def __init__(self, lookups: Lookups | DividedLookups) -> None:
+    def __init__(self, lookups: MessageLookups) -> None:
         self._lookups = lookups
 
     async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
@@ -122,7 +121,7 @@ class Reports:
                 "webhooks": self._status.webhooks(),
                 "receipts.unmatched": self._unmatched(at_ms // 1000 - 86_400),
                 "problems_last_hour": self._problems.last_hour(providers),
-                "paused_providers": self._status.paused(providers),
+                "provider_pauses": self._status.paused(providers),
                 "paused_queues": self._status.queue_states(),
                 "nodes": self._nodes.noted(),
                 "flow": self._flow(),
@@ -130,6 +129,10 @@ class Reports:
             },
             _SOURCES,
         )
+        if "provider_pauses" in known:
+            known["paused_providers"] = list(known["provider_pauses"])
+        else:
+            missing["paused_providers"] = missing["provider_pauses"]
         if "paused_queues" in known:
             known["paused_queues"], known["drained_queues"] = known["paused_queues"]
         else:
@@ -167,7 +170,7 @@ _SOURCES = {
     "receipts.unmatched": "ClickHouse",
     "webhooks": "PostgreSQL",
     "problems_last_hour": "Redis",
-    "paused_providers": "PostgreSQL",
+    "provider_pauses": "PostgreSQL",
     "paused_queues": "PostgreSQL",
     "nodes": "Redis",
     "flow": "Redis",

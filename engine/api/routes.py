@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from aiohttp import web
@@ -15,6 +15,7 @@ from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
 from engine.errors import Refusal
+from engine.organisations import Pause
 from engine.routing.records import Route, RoutingPlan
 from engine.stores.redis.problems import ProblemCounts
 
@@ -28,6 +29,10 @@ class _NewRoutes(msgspec.Struct, forbid_unknown_fields=True):
 class _Routes(msgspec.Struct):
     version: int
     routes: tuple[Route, ...]
+
+
+class _Pause(msgspec.Struct, forbid_unknown_fields=True):
+    reason: str = ""
 
 
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,6 +54,8 @@ class _Provider(msgspec.Struct):
     name: str
     type: str
     paused: bool
+    # Null: it is not paused.
+    pause: Pause | None
     throughput: _Throughput
 
 
@@ -82,7 +89,8 @@ _ROUTE = Shape(
         "reroute": "true or false",
     },
 )
-_NOTHING = Shape(_Nothing, "a pause", {})
+_PAUSE = Shape(_Pause, "a pause", {"reason": "a string of 1 to 200 characters"})
+_RESUMPTION = Shape(_Nothing, "an end of a pause", {})
 _CHANGE = Shape(
     _Change, "a change of a provider", {"throughput": "a number of segments a second, or null: as configured"}
 )
@@ -136,21 +144,24 @@ class Providers:
     async def show_all(self, request: web.Request) -> Response:
         """`GET /v1/admin/providers`: 200, in the order of the configuration. Raises Refusal 401,
         Unavailable."""
-        plan = await self._routing.read()
-        return answer_of(200, _Providers(plan.version, [self._provider(n, plan) for n in self._settings]))
+        plan, pauses = await self._routing.read(), await self._routing.provider_pauses()
+        found = [self._provider(name, plan, pauses) for name in self._settings]
+        return answer_of(200, _Providers(plan.version, found))
 
     @described("get_provider", "Show one provider.", path=PROVIDER, answers={200: _Provider})
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/admin/providers/{name}`: 200 with that one. Raises Refusal 401, 404, Unavailable."""
         name = self._named(request)
-        return answer_of(200, self._provider(name, await self._routing.read()))
+        return await self._shown(name, await self._routing.read())
 
     @described(
         "pause_provider",
         "Send nothing through a provider.",
         path=PROVIDER,
-        body=_NOTHING,
+        body=_PAUSE,
         is_body_optional=True,
+        limits={"reason": {"maxLength": 200}},
+        examples={"a reason": {"reason": "its receipts do not come"}},
         answers={200: _Provider},
         once=True,
     )
@@ -159,20 +170,20 @@ class Providers:
 
         Safe to repeat. Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
         """
-        return await self._set_paused(request, True)
+        return await self._set_paused(request, _PAUSE)
 
     @described(
         "resume_provider",
         "Send through a provider again.",
         path=PROVIDER,
-        body=_NOTHING,
+        body=_RESUMPTION,
         is_body_optional=True,
         answers={200: _Provider},
         once=True,
     )
     async def resume(self, request: web.Request) -> Response:
         """`POST /v1/admin/providers/{name}/resume`: 200; it is sent through again. Raises as `pause` does."""
-        return await self._set_paused(request, False)
+        return await self._set_paused(request, _RESUMPTION)
 
     @described(
         "change_provider",
@@ -190,9 +201,7 @@ class Providers:
         """
         name = self._named(request)
         wanted = _CHANGE.decode(await read_body(request, self._body_bytes_max))
-        return answer_of(
-            200, self._provider(name, await self._routing.set_throughput(name, wanted.throughput))
-        )
+        return await self._shown(name, await self._routing.set_throughput(name, wanted.throughput))
 
     @described("list_problems", "List what providers sent that was not understood.", answers={200: _Problems})
     async def all_problems(self, request: web.Request) -> Response:
@@ -215,11 +224,16 @@ class Providers:
         """
         return answer_of(200, _Problems(await self._problems.of(self._named(request))))
 
-    async def _set_paused(self, request: web.Request, paused: bool) -> Response:
+    async def _set_paused(self, request: web.Request, shape: Shape[_Pause] | Shape[_Nothing]) -> Response:
         body, once = await posted(request, self._body_bytes_max)
         name = self._named(request)
-        _NOTHING.decode_optional(body)
-        return answer_of(200, self._provider(name, await self._routing.set_paused(name, paused, once)))
+        wanted = shape.decode_optional(body)
+        reason = wanted.reason if isinstance(wanted, _Pause) else ""
+        plan = await self._routing.set_paused(name, isinstance(wanted, _Pause), reason, once)
+        return await self._shown(name, plan)
+
+    async def _shown(self, name: str, plan: RoutingPlan) -> Response:
+        return answer_of(200, self._provider(name, plan, await self._routing.provider_pauses()))
 
     def _named(self, request: web.Request) -> str:
         name = request.match_info["name"]
@@ -227,12 +241,13 @@ class Providers:
             raise not_found("There is no provider with this name in the configuration.")
         return name
 
-    def _provider(self, name: str, plan: RoutingPlan) -> _Provider:
+    def _provider(self, name: str, plan: RoutingPlan, pauses: Mapping[str, Pause]) -> _Provider:
         settings = self._settings[name]
         return _Provider(
             name=name,
             type=str(settings.__struct_config__.tag),
-            paused=name in plan.paused,
+            paused=name in pauses,
+            pause=pauses.get(name),
             throughput=_Throughput(settings.throughput, plan.throughput.get(name, settings.throughput)),
         )
 

@@ -13,7 +13,7 @@ from engine.api.reads import PART_S, MessageReads
 from engine.boot.numbers import numbers_for
 from engine.boot.process import Process, closed_by
 from engine.stores.clickhouse.divided.activity import DividedActivityStore
-from engine.stores.clickhouse.message_list import DividedMessageList
+from engine.stores.clickhouse.divided.message_list import DividedMessageList
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.archive_progress import RedisArchiveProgress
 from engine.stores.redis.cancels import RedisCancels

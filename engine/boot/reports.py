@@ -8,9 +8,9 @@ from engine.api.report_ports import ReportServices
 from engine.boot.numbers import numbers_for
 from engine.boot.process import closed_by
 from engine.config import Config
+from engine.stores.clickhouse.divided.erasure import DividedErasure
 from engine.stores.clickhouse.divided.export import DividedExport
 from engine.stores.clickhouse.divided.reports import DividedReports
-from engine.stores.clickhouse.erasure import DividedErasure
 
 
 def report_services(config: Config, stack: AsyncExitStack) -> ReportServices:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from engine.config.store_urls import url_with_cluster, url_with_password, url_with_tls
 from engine.providers.secret import secret
 
-# Most servers that rows are divided over.
+# Most servers that rows are divided over; as many as `engine.stores.clickhouse.divided._divide` can.
 DIVISIONS_MAX = 64
 
 

@@ -69,12 +69,12 @@ class Worker:
         concurrency: int,
         clock_s: Callable[[], float],
         log: FilteringBoundLogger,
+        waited: Callable[[float], float],
         fit: Callable[[], bool] = lambda: True,
         linger_s: float = 0.0,
         careful: bool = False,
         recalling: Callable[[], Coroutine[Any, Any, None]] | None = None,
         known: asyncio.Event | None = None,
-        waited: Callable[[float], float] = lambda now_s: 0.0,
     ) -> None:
         """`concurrency` bounds the sends in flight, as the dispatcher counts them; `dispatcher`
         and `settler` are this worker's alone. While it is not `fit`, it takes nothing more. `linger_s`: after

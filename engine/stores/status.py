@@ -36,7 +36,6 @@ _ORGANISATIONS_MAX = 1000
 _PAUSED_MAX = 100
 # No transaction of the engine has locks on the books for so long, seconds.
 _LOCKED_S = 1.0
-_PAUSED = "SELECT provider FROM provider_states WHERE paused AND provider = ANY($1::text[]) ORDER BY provider"
 
 
 class QueueStatus(msgspec.Struct):
@@ -125,6 +124,8 @@ class Status(msgspec.Struct):
     webhooks: WebhookStatus | None = None
     # Providers of the configuration that are paused, by name.
     paused_providers: list[str] | None = None
+    # Since when and why they are, by name.
+    provider_pauses: dict[str, Pause] | None = None
     # Queues that are paused, by name.
     paused_queues: dict[Queue, Pause] | None = None
     # Queues that are drained, by name.
@@ -234,11 +235,10 @@ class StatusReader:
         found = memory_of(await self._link.call("INFO", "memory"))
         return MemoryStatus(found.used_bytes >> 20, found.limit_bytes >> 20, full=found.fullness >= mark)
 
-    async def paused(self, providers: Sequence[str]) -> list[str]:
+    async def paused(self, providers: Sequence[str]) -> dict[str, Pause]:
         """Those of `providers` that somebody has paused, in the order of their names."""
-        async with self._pool.connection() as connection:
-            rows = await connection.fetch(_PAUSED, list(providers))
-        return [row["provider"] for row in rows]
+        pauses = await Routing(self._pool).provider_pauses()
+        return {name: pause for name, pause in pauses.items() if name in providers}
 
     async def queue_states(self) -> tuple[dict[Queue, Pause], dict[Queue, Drain]]:
         """(the queues that somebody has paused, those that somebody drains)."""

@@ -268,6 +268,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     webhooks: WebhooksState | None = None
     # Providers that are paused, by name; None: not known.
     paused_providers: list[str] | None = None
+    # Since when and why they are; None: not known, as by an engine of an older version.
+    provider_pauses: dict[str, Pause] | None = None
     # Queues that are paused, by name; None: not known.
     paused_queues: dict[str, Pause] | None = None
     # Queues that are drained, by name; None: not known.

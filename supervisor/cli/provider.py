@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from engine.errors import ConfigError
+from engine.organisations import Pause
 from engine.written_numbers import real
 from supervisor.cli import options, problems, show, try_provider
 from supervisor.cli.client import decode, json_bytes
@@ -37,12 +38,18 @@ class _Provider(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     type: str
     paused: bool
+    # None: it is not paused, or an engine of an older version answers.
+    pause: Pause | None = None
     throughput: _Throughput
 
 
 class _Providers(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     providers: list[_Provider]
+
+
+class _Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    reason: str = ""
 
 
 class _Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +67,7 @@ def list_providers(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """List the configured providers: whether each is paused, and its throughput.
+    """List the configured providers: whether each is paused, since when and why, and its throughput.
 
     [bold]Example[/bold]
 
@@ -75,6 +82,7 @@ def list_providers(
 @options.admin_options
 def pause(
     name: Name,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for whoever asks later.")] = "",
     *,
     engine: options.EngineOptions,
 ) -> None:
@@ -85,9 +93,9 @@ def pause(
 
     [bold]Example[/bold]
 
-    [cyan]smsengine provider pause provider-a[/cyan]
+    [cyan]smsengine provider pause provider-a --reason "its receipts do not come"[/cyan]
     """
-    _set_paused("pause", name, engine)
+    _set_paused("pause", name, _Pause(reason=reason), engine)
 
 
 @app.command()
@@ -103,7 +111,7 @@ def resume(
 
     [cyan]smsengine provider resume provider-a[/cyan]
     """
-    _set_paused("resume", name, engine)
+    _set_paused("resume", name, {}, engine)
 
 
 @app.command()
@@ -133,10 +141,10 @@ def throughput(
     _print(decode(client.call("PUT", _at(name), body).body, _Provider), engine)
 
 
-def _set_paused(verb: str, name: str, engine: options.EngineOptions) -> None:
+def _set_paused(verb: str, name: str, body: object, engine: options.EngineOptions) -> None:
     client = engine.admin()
     path = f"{_at(name)}/{verb}"
-    _print(client.post(path, {}, _Provider, idempotency_key=str(uuid.uuid4())), engine)
+    _print(client.post(path, body, _Provider, idempotency_key=str(uuid.uuid4())), engine)
 
 
 def _at(name: str) -> str:
@@ -175,6 +183,9 @@ def _print_table(providers: list[_Provider]) -> None:
     )
     columns = ("provider", "type", "", "segments/s", "configured")
     Console(highlight=False, markup=False).print(show.table(columns, rows, frozenset({3, 4})))
+    for p in providers:
+        if p.pause is not None:
+            print(show.paused(p.name, p.pause))
 
 
 def _per_second(rate: float | None) -> str:

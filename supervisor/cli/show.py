@@ -115,7 +115,8 @@ def sentences(seen: Status) -> list[str]:
         count = number(seen.problems_last_hour)
         found.append(f"not understood in the last hour: {count} (see smsengine provider problems)")
     if seen.paused_providers:
-        found.append(f"paused: {', '.join(seen.paused_providers)}")
+        pauses = seen.provider_pauses or {}
+        found.append(f"paused: {', '.join(f'{n}{_because(pauses.get(n))}' for n in seen.paused_providers)}")
     found += [paused_queue(queue, pause) for queue, pause in (seen.paused_queues or {}).items()]
     for queue, drain in (seen.drained_queues or {}).items():
         found.append(drained_queue(queue, drain, (seen.queues or {}).get(queue)))
@@ -170,13 +171,21 @@ def paused_queue(queue: str, pause: Pause | None) -> str:
     """Whether a queue is paused, since when and why."""
     if pause is None:
         return f"the queue {queue} sends"
-    reason = f" ({pause.reason})" if pause.reason else ""
-    return f"the queue {queue} is paused since {pause.since:%Y-%m-%d %H:%M}{reason}"
+    return paused(f"the queue {queue}", pause)
+
+
+def paused(what: str, pause: Pause) -> str:
+    """Since when something is paused, and why."""
+    return f"{what} is paused since {pause.since:%Y-%m-%d %H:%M}{_because(pause)}"
 
 
 def _named(organisation: PausedOrganisation) -> str:
-    reason = f" ({organisation.reason})" if organisation.reason else ""
-    return f"{organisation.id} {organisation.name}{reason}"
+    return f"{organisation.id} {organisation.name}{_because(organisation)}"
+
+
+def _because(paused: Pause | PausedOrganisation | None) -> str:
+    """The reason of a pause, behind what is paused."""
+    return f" ({paused.reason})" if paused is not None and paused.reason else ""
 
 
 def _lost(ledger: LedgerState) -> list[str]:

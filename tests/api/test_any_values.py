@@ -68,7 +68,7 @@ OTHERS = {
     ("PUT", "/prices"): ("prices", "version"),
     ("PUT", "/routes"): ("routes", "version"),
     ("PUT", "/providers/first"): ("throughput",),
-    ("POST", "/providers/first/pause"): ("anything",),
+    ("POST", "/providers/first/pause"): ("reason", "anything"),
     ("POST", "/providers/first/resume"): ("anything",),
 }
 ROUTE_FIELDS = ("prefix", "sender", "queue", "providers", "weights", "reroute")
@@ -255,7 +255,7 @@ async def test_null_is_absent_for_every_optional_field(real: Real) -> None:
         assert (await real.api.ask("GET", f"/v1/balance/transactions?{page}"))[0] == 200, page
 
 
-@pytest.mark.parametrize("path", ["/queues/normal/resume", "/providers/first/pause"])
+@pytest.mark.parametrize("path", ["/queues/normal/resume", "/providers/first/resume"])
 async def test_a_body_that_has_no_fields_is_told_so(real: Real, path: str) -> None:
     for body, says in (({"x": 1}, "it has none."), ([], ": an empty JSON object.")):
         status, reply = await real.api.admin("POST", path, body)

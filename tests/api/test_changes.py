@@ -57,7 +57,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "PUT /v1/admin/prices": ("", {"prices": {"": 1, "+98": 2}}),
     "PUT /v1/admin/routes": ("", {"routes": [{"providers": ["first"]}]}),
     "PUT /v1/admin/providers/{name}": ("", {"throughput": 7}),
-    "POST /v1/admin/providers/{name}/pause": ("", None),
+    "POST /v1/admin/providers/{name}/pause": ("", {"reason": "no receipts"}),
     "POST /v1/admin/providers/{name}/resume": ("pause", None),
     "POST /v1/admin/queues/{queue}/pause": ("", {"reason": "a wrong text"}),
     "POST /v1/admin/queues/{queue}/resume": ("pause", None),

@@ -92,9 +92,9 @@ async def test_providers_are_listed_as_configured_and_as_they_are(api: Api) -> N
     status, reply = await api.admin("GET", "/providers")
     assert status == 200
     assert reply["providers"] == [
-        {"name": "first", "type": "simulated", "paused": False,
+        {"name": "first", "type": "simulated", "paused": False, "pause": None,
          "throughput": {"configured": 100.0, "in_force": 100.0}},
-        {"name": "second", "type": "simulated", "paused": False,
+        {"name": "second", "type": "simulated", "paused": False, "pause": None,
          "throughput": {"configured": None, "in_force": None}},
     ]  # fmt: skip
     assert await api.admin("GET", "/providers/second") == (200, reply["providers"][1])
@@ -108,6 +108,22 @@ async def test_a_provider_is_paused_and_resumed_and_again_changes_nothing(api: A
         assert await api.admin("GET", "/providers/first") == (200, reply)
     _, after = await api.admin("GET", "/providers")
     assert after == {**before, "version": before["version"] + 2}
+
+
+async def test_a_provider_is_paused_for_a_reason_which_stays_until_it_is_resumed(api: Api) -> None:
+    status, paused = await api.admin("POST", "/providers/first/pause", {"reason": "no receipts"})
+    assert (status, paused["paused"], paused["pause"]["reason"]) == (200, True, "no receipts")
+    assert await api.admin("POST", "/providers/first/pause") == (200, paused), "since when and why stay"
+    assert await api.admin("PUT", "/providers/first", {"throughput": None}) == (200, paused)
+    assert (await api.admin("GET", "/providers"))[1]["providers"][0] == paused
+    _, other = await api.admin("POST", "/providers/first/pause", {"reason": "wrong bills"})
+    assert other["pause"] == {**paused["pause"], "reason": "wrong bills"}
+    for body, field in (({"reason": 5}, "reason"), ({"reason": "x" * 201}, "reason"), ({"why": ""}, "why")):
+        status, reply = await api.admin("POST", "/providers/first/pause", body)
+        assert (status, reply["field"]) == (422, field)
+    assert (await api.admin("POST", "/providers/first/resume", {"reason": "over"}))[0] == 422
+    assert (await api.admin("GET", "/providers/first"))[1] == other
+    assert (await api.admin("POST", "/providers/first/resume"))[1]["pause"] is None
 
 
 async def test_a_repeated_pause_does_not_undo_a_later_resume(api: Api) -> None:

@@ -38,7 +38,7 @@ _CONFIG = Config(
     autoscale=Autoscale(normal=AutoscaleSettings(target="p95 <= 1.5s")),
     providers=tuple(SimulatedSettings(name=name, url="http://127.0.0.1:1") for name in ("one", "two")),
 )
-_PAUSED = {"paused_providers", "paused_queues", "drained_queues", "paused_organisations"}
+_PAUSED = {"paused_providers", "provider_pauses", "paused_queues", "drained_queues", "paused_organisations"}
 _OF_POSTGRES = {*_PAUSED, "webhooks"}
 _OF_REDIS = {"queues", "nodes", "flow", "memory", "activity", "receipts", "problems_last_hour"}
 _ALL = {*_OF_REDIS, "ledger", *_OF_POSTGRES}
@@ -182,20 +182,27 @@ async def test_suspended_organisations_and_paused_providers_are_told(views: Repo
         )
         # One that is paused and in the configuration no more concerns nobody.
         await books.execute(
-            "INSERT INTO provider_states (provider, paused)"
-            " VALUES ('two', true), ('one', false), ('old', true)"
+            "INSERT INTO provider_states (provider, paused, pause_reason)"
+            " VALUES ('two', true, 'no receipts'), ('one', false, ''), ('old', true, '')"
         )
         status = await views.status()
         assert status.ledger is not None
         assert (status.ledger.unbooked_organisations, status.ledger.unbooked_units) == (2, 59)
         assert status.paused_providers == ["two"]
+        assert status.provider_pauses is not None
+        assert {name: pause.reason for name, pause in status.provider_pauses.items()} == {
+            "two": "no receipts"
+        }
         assert told in await checked()
         console = Console(width=200)
         with console.capture() as shown:
             console.print(show.status(msgspec.convert(msgspec.to_builtins(status), answers.Status), 0))
         lines = [line.rstrip() for line in shown.get().splitlines()]
         assert told in lines
-        assert "paused: two" in lines
+        assert "paused: two (no receipts)" in lines
+        # An engine of an older version does not say why.
+        older = msgspec.structs.replace(status, provider_pauses=None)
+        assert "paused: two" in show.sentences(msgspec.convert(msgspec.to_builtins(older), answers.Status))
         await books.execute("UPDATE unbooked SET booked_at = now()")
         assert "suspended" not in await checked()
     finally:

@@ -81,6 +81,8 @@ class Audited:
         self.stores = stores
         self.world = w
         self.activity_url = in_database(stores.url("clickhouse"), "audited")
+        # Where those who write are at work, who may end before the audit.
+        self._writers = World(w.redis_url, w.postgres_url)
         self.ledger_draining: asyncio.Event
         self._archiver_draining = asyncio.Event()
         self._archiver: asyncio.Task[None]
@@ -93,6 +95,11 @@ class Audited:
         self._archiver_draining.set()
         await self._archiver
 
+    async def end_writers(self) -> None:
+        """Drain the ledger, the archiver and the holder, until they have ended: nobody but the caller then
+        asks the stores. Again does nothing."""
+        await self._writers.stack.aclose()
+
     def another_reader(self) -> AuditReader:
         """As another process has it."""
         activity = ClickHouseActivityStore(self.activity_url)
@@ -102,7 +109,8 @@ class Audited:
     async def begin(self) -> None:
         self.link = await self.world.open_link()
         self.reader = self.another_reader()
-        self.ledger_draining = await self.world.ledger()
+        self.world.stack.push_async_callback(self.end_writers)
+        self.ledger_draining = await self._writers.ledger()
         stream = RedisActivityStream(self.stores.url("redis"), SHARDS)
         store = ClickHouseActivityStore(self.activity_url)
         archiver = Archiver(stream, store, "a1", QUICK)
@@ -113,8 +121,8 @@ class Audited:
             await stream.close()
             await store.close()
 
-        self.world.stack.push_async_callback(end)
-        self._ingest, _ = await self.world.holder("h1")
+        self._writers.stack.push_async_callback(end)
+        self._ingest, _ = await self._writers.holder("h1")
 
     async def organisations(self, count: int, messages: int, units: int = 1000) -> list[int]:
         """New ones that have each sent `messages`, all booked and archived."""

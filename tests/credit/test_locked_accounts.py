@@ -14,6 +14,7 @@ import pytest
 from engine.credit.ledger_records import StreamMark, UsageEntry
 from engine.credit.posting import decide
 from engine.credit.records import QuotaRequest
+from engine.errors import Unavailable
 from engine.shards import shard_of
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stream_id import StreamId
@@ -65,7 +66,9 @@ class Books:
 
 @pytest.fixture
 async def books(books_url: str) -> AsyncIterator[Books]:
-    store = PostgresLedger(books_url, timeout_s=5)
+    # A process that gets no core for seconds is a silent ledger to PostgreSQL, which ends its session, and a
+    # PostgreSQL that gets none is a slow one. Other tests are about both.
+    store = PostgresLedger(books_url, timeout_s=60, silence_s=60)
     assert await store.lead()
     await store.recover()
     await store.open_shards("g", range(SHARDS))
@@ -143,9 +146,6 @@ async def test_a_fence_of_forty_thousand_quotas_comes_to_its_end_and_lets_others
 ) -> None:
     await books.organisations(1, 40_000)
     apart = await books.organisation(2, 1000)
-    # The session of the store may have been silent for too long meanwhile.
-    assert await books.store.lead()
-    await books.store.recover()
     fence, rounds = entry(1, 1, "fence"), 0
     while True:
         rounds += 1
@@ -163,6 +163,44 @@ async def test_a_fence_of_forty_thousand_quotas_comes_to_its_end_and_lets_others
     assert tuple(left) == (0, 200_000)
     assert await books.beside.fetchval("SELECT count(*) FROM quotas WHERE holder = 'gone'") == 0
     assert await books.beside.fetchval("SELECT sum(units) FROM journal WHERE movement = 'fence'") == 200_000
+
+
+async def test_a_fence_comes_to_its_end_also_where_postgres_is_too_slow_for_it(
+    books: Books, books_url: str
+) -> None:
+    await books.organisations(1, 5_000)
+    await books.store.resign()
+    # The largest step of a fence takes four seconds or more.
+    await books.beside.execute("""
+        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$""")
+    await books.beside.execute(
+        "CREATE TRIGGER slow BEFORE UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    ledger, failed, applied = PostgresLedger(books_url, timeout_s=1, silence_s=60), 0, 0
+    async with asyncio.timeout(240):
+        while True:
+            try:
+                while not await ledger.lead():  # noqa: ASYNC110 - the server drops the lock of the one before
+                    await asyncio.sleep(0.01)
+                marks = (await ledger.recover()).marks
+                while not marks[1].link:
+                    marks = marks | (await ledger.apply([entry(1, 1, "fence")], decide, 0)).marks
+                    applied += 1
+                break
+            except Unavailable:
+                failed += 1
+                await ledger.resign()
+    assert failed
+    assert applied > 1
+    assert await books.beside.fetchval("SELECT sum(available) FROM accounts") == 25_000
+    # When it has ended, the next ones may be as large as ever again.
+    assert ledger._quotas_max <= 1_000
+    await books.beside.execute("DROP FUNCTION slow CASCADE")
+    for n in range(2, 100):
+        await ledger.apply([entry(1, n, "request", "h", request(1, n, 1))], decide, 0)
+    assert ledger._quotas_max == 4_000
+    await ledger.resign()
 
 
 async def test_a_fence_that_was_begun_goes_on_with_another_ledger(books: Books, books_url: str) -> None:

@@ -34,7 +34,14 @@ async def events_of(w: World, organisation_id: int) -> list[ActivityRow]:
 
 
 async def send(ingest: Ingest, organisation_id: int, count: int) -> None:
-    assert accepted(await ingest.submit(organisation_id, drafts(count), render=render)) == count
+    """Send so many. While no ledger leads nothing is accepted, and a client is asked to send it again."""
+    while True:
+        try:
+            made = await ingest.submit(organisation_id, drafts(count), render=render)
+        except Unavailable:
+            continue
+        assert accepted(made) == count
+        return
 
 
 async def booked(w: World, organisation_id: int, available: int) -> None:

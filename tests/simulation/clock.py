@@ -47,6 +47,10 @@ class Handle:
     def cancelled(self) -> bool:
         return self.gone
 
+    def is_step(self) -> bool:
+        """Whether it lets a task begin, or go on."""
+        return isinstance(getattr(self.callback, "__self__", None), asyncio.Task)
+
     def run(self) -> None:
         if self.context is None:
             self.callback(*self.args)
@@ -151,6 +155,8 @@ class Process(asyncio.AbstractEventLoop):
         self.held = 0
         self.queued = False
         self.tasks: list[asyncio.Task[Any]] = []
+        # What was to run when it was killed.
+        self._dropped: list[Handle] = []
         self._ready: deque[Handle] = deque()
         self._due: list[Handle] = []
         # Callbacks left of the current round; timers join at its end, as in asyncio.
@@ -200,12 +206,19 @@ class Process(asyncio.AbstractEventLoop):
     def kill(self) -> None:
         """As by SIGKILL: no clean-up of any kind runs."""
         self.alive = False
+        self._dropped += [*self._ready, *self._due]
         self._ready.clear()
         self._due.clear()
 
     def dispose(self) -> None:
-        """At the end of the world: cancel what is left, so that nothing is finalized in disorder."""
+        """At the end of the world: cancel what is left, so that nothing is finalized in disorder.
+
+        A task whose next step a kill has dropped gets that step back, to be canceled in it: it waits for
+        nothing else, so it would never end. Raises RuntimeError when a task goes on although it is canceled.
+        """
         self.alive, self.held = True, 0
+        self._ready.extend(handle for handle in self._dropped if handle.is_step())
+        self._dropped.clear()
         for _ in range(50):
             for task in self.tasks:
                 if not task.done():
@@ -217,10 +230,12 @@ class Process(asyncio.AbstractEventLoop):
                 self.run_one()
             if all(task.done() for task in self.tasks):
                 break
-        for task in self.tasks:
-            if task.done() and not task.cancelled():
-                task.exception()
         self.alive = False
+        if left := [task for task in self.tasks if not task.done()]:
+            raise RuntimeError(f"{self.name} does not end: {left}")
+        for task in self.tasks:
+            if not task.cancelled():
+                task.exception()
 
     def _wake(self) -> None:
         if not self.queued and not self.held:

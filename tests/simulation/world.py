@@ -97,12 +97,12 @@ class Role:
         # It has ended by itself.
         self.over = False
 
-    def start(self, main: Coroutine[Any, Any, None]) -> None:
+    def start(self, main: Callable[[World, Role], Coroutine[Any, Any, None]]) -> None:
         self.process.create_task(self._run(main))
 
-    async def _run(self, main: Coroutine[Any, Any, None]) -> None:
+    async def _run(self, main: Callable[[World, Role], Coroutine[Any, Any, None]]) -> None:
         try:
-            await main
+            await main(self.world, self)
         except BaseExceptionGroup as group:
             rest = group.split(Unavailable)[1]
             if rest is not None:
@@ -228,7 +228,7 @@ class World:
         made = Role(self, process)
         self.roles.append(made)
         self.clock.trace("spawn", process.name)
-        process.call_soon(lambda: made.start(self.mains[role](self, made)))
+        process.call_soon(lambda: made.start(self.mains[role]))
         return made
 
     def kill(self, role: Role) -> None:

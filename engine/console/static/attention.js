@@ -54,7 +54,9 @@ function ofQueues(status, note) {
 }
 
 function ofProviders(status, note) {
-  for (const name of status.paused_providers ?? []) note("warn", `Provider ${name} is paused.`, "/console/providers");
+  for (const [name, pause] of Object.entries(status.provider_pauses ?? {})) {
+    note("warn", `Provider ${name} is paused${because(pause.reason)}.`, "/console/providers");
+  }
   for (const [name, one] of Object.entries(status.flow?.providers ?? {})) {
     const open = one.circuits.open ?? 0;
     if (open) note("bad", `The breaker of provider ${name} is open in ${count(open, "worker")}.`, "/console/providers");

@@ -21,7 +21,7 @@ export function providerTable(controls) {
 }
 
 function breaker(row) {
-  if (row.paused) return { text: "paused", tone: "warn" };
+  if (row.paused) return { text: row.pause?.reason ? `paused: ${row.pause.reason}` : "paused", tone: "warn" };
   if (row.circuits === null) return "–";
   const circuits = Object.entries(row.circuits ?? {});
   const workers = circuits.reduce((sum, [, number]) => sum + number, 0);

@@ -22,10 +22,8 @@ from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.records import MessageFilter, MessageKey
 from engine.batches import Batch
 from engine.records import ActivityRow
-from engine.shards import shard_of
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.client import TooSlow
-from engine.stores.clickhouse.division import Divided, all_of
 
 # How long a query may take, and how much later the server's word that it took longer may come, seconds.
 _QUERY_S, _PATIENCE_S = 6.0, 1.0
@@ -105,37 +103,3 @@ class ClickHouseMessageList:
         assert at_us is not None
         keys = [MessageKey(organisation_id, message_id, at_us) for message_id in found]
         return [row for rows in (await self.rows_of(keys)).values() for row in rows]
-
-
-class DividedMessageList:
-    """The port `ArchivedMessages` over all divisions: an organisation's messages are in its own."""
-
-    def __init__(self, store: Divided[ClickHouseActivityStore], numbers: Numbers = PLAIN) -> None:
-        """`numbers`: how recipients' numbers are stored."""
-        self._divisions = [ClickHouseMessageList(division, numbers) for division in store.divisions]
-
-    async def matching(
-        self,
-        organisation_id: int,
-        wanted: MessageFilter,
-        events: Sequence[str],
-        before: str,
-        limit: int,
-    ) -> list[str]:
-        """See `ArchivedMessages.matching`."""
-        return await self._of(organisation_id).matching(organisation_id, wanted, events, before, limit)
-
-    async def rows_of(self, messages: Sequence[MessageKey]) -> Mapping[MessageKey, Sequence[ActivityRow]]:
-        """See `ArchivedMessages.rows_of`."""
-        asked: dict[ClickHouseMessageList, list[MessageKey]] = {}
-        for key in messages:
-            asked.setdefault(self._of(key.organisation_id), []).append(key)
-        found = await all_of(division.rows_of(keys) for division, keys in asked.items())
-        return {key: rows for part in found for key, rows in part.items()}
-
-    async def rows_of_batch(self, organisation_id: int, batch: Batch) -> list[ActivityRow]:
-        """See `ArchivedMessages.rows_of_batch`."""
-        return await self._of(organisation_id).rows_of_batch(organisation_id, batch)
-
-    def _of(self, organisation_id: int) -> ClickHouseMessageList:
-        return self._divisions[shard_of(organisation_id, len(self._divisions))]

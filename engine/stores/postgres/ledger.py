@@ -70,7 +70,8 @@ _LOCK_WAIT_MS = 100
 # How often a step is decided anew without what was found locked.
 _DECISIONS_MAX = 3
 # How many quotas fences end in one transaction: of all shards together, and of each shard at the
-# least.
+# least. Where PostgreSQL is so slow that a step takes longer than its time-out, it would take as long again
+# each time: so the next one ends half as many.
 _QUOTAS_MAX = 4_000
 _QUOTAS_OF_SHARD_MIN = 50
 
@@ -108,6 +109,8 @@ class PostgresLedger:
         self._term = 0
         # By organisation. `decide` changes it through the books; `recover` reads it anew.
         self._waiting: dict[int, list[WaitingRequest]] = {}
+        # So many quotas fences end in the next step.
+        self._quotas_max = _QUOTAS_MAX
         # What others had locked when it was last wanted.
         self._locked = Locked()
         # By organisation, accounts that were locked when their shard was closed, and by whom.
@@ -257,10 +260,17 @@ class PostgresLedger:
         """
         async with self._session() as connection:
             try:
-                return await self._apply(connection, entries, decide, sent)
-            except asyncpg.LockNotAvailableError:
-                apply = partial(self._apply, connection, decide=decide, sent=sent)
-                return await _apply_apart(connection, entries, apply)
+                try:
+                    applied = await self._apply(connection, entries, decide, sent)
+                except asyncpg.LockNotAvailableError:
+                    apply = partial(self._apply, connection, decide=decide, sent=sent)
+                    applied = await _apply_apart(connection, entries, apply)
+            except TimeoutError:
+                self._quotas_max = max(_QUOTAS_OF_SHARD_MIN, self._quotas_max // 2)
+                raise
+        if self._quotas_max < _QUOTAS_MAX and all(entry.kind != "fence" for entry in entries):
+            self._quotas_max = min(_QUOTAS_MAX, self._quotas_max + _QUOTAS_OF_SHARD_MIN)
+        return applied
 
     async def _apply(
         self, connection: asyncpg.Connection, entries: Sequence[UsageEntry], decide: Decide, sent: int
@@ -268,7 +278,7 @@ class PostgresLedger:
         first = {entry.shard: entry for entry in reversed(entries)}
         fences = list({(entry.shard, entry.holder): None for entry in entries if entry.kind == "fence"})
         fenced_shards = {shard for shard, _ in fences}
-        quotas_max = max(_QUOTAS_OF_SHARD_MIN, _QUOTAS_MAX // max(1, len(fenced_shards)))
+        quotas_max = max(_QUOTAS_OF_SHARD_MIN, self._quotas_max // max(1, len(fenced_shards)))
         wanted = {o for entry in entries for o in organisations_of(entry)}
         wanted.update(o for o, line in self._waiting.items() if line and line[0].shard in fenced_shards)
         step = await read_step(connection, list(first), wanted, fences, quotas_max + 1)

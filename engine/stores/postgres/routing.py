@@ -56,8 +56,12 @@ WHERE (routes.providers, routes.weights, routes.reroute)
     IS DISTINCT FROM (EXCLUDED.providers, EXCLUDED.weights, EXCLUDED.reroute)"""
 _ROUTES_SET = "UPDATE routing_version SET version = version + 1, routes_set = true"
 _PAUSE = """
-INSERT INTO provider_states (provider, paused) VALUES ($1, $2)
-ON CONFLICT (provider) DO UPDATE SET paused = EXCLUDED.paused, changed_at = now()"""
+INSERT INTO provider_states (provider, paused, pause_reason) VALUES ($1, $2, $3)
+ON CONFLICT (provider) DO UPDATE
+SET paused = EXCLUDED.paused, pause_reason = EXCLUDED.pause_reason, changed_at = now()"""
+_PROVIDER_PAUSES = (
+    "SELECT provider, paused_at, pause_reason FROM provider_states WHERE paused ORDER BY provider"
+)
 _LIMIT = """
 INSERT INTO provider_states (provider, throughput) VALUES ($1, $2)
 ON CONFLICT (provider) DO UPDATE SET throughput = EXCLUDED.throughput, changed_at = now()"""
@@ -129,25 +133,34 @@ class Routing:
         return True
 
     async def set_paused(
-        self, provider: str, paused: bool, once: IdempotentCall | None = None
+        self, provider: str, paused: bool, reason: str = "", once: IdempotentCall | None = None
     ) -> RoutingPlan:
-        """Pause a provider or let it go on; the plan then. Doing it again changes nothing.
+        """Pause a provider or let it go on; the plan then. Doing it again changes nothing but the reason.
 
         With `once` it is done at most once: when it is repeated later, and somebody has done the
         opposite meanwhile, that stays. Raises Refusal 404 for an unknown provider, 409 when `once`
-        was used for another request.
+        was used for another request, 422 for the reason.
         """
         self._check_known(provider)
+        if reason:
+            check_text("reason", reason)
         async with self._pool.transaction() as connection:
             await connection.execute(_LOCK)
             done = await claim(connection, once) is not None
-            now = await _read(connection)
-            if done or (provider in now.paused) == paused:
-                return now
-            await connection.execute(_PAUSE, provider, paused)
-            await note_change(connection, {"paused": not paused}, {"paused": paused})
-            await connection.execute(_COUNT_UP)
+            before = (await _provider_pauses(connection)).get(provider)
+            same = before is None if not paused else before is not None and reason in ("", before.reason)
+            if not done and not same:
+                await connection.execute(_PAUSE, provider, paused, reason)
+                after = (await _provider_pauses(connection)).get(provider)
+                await note_change(connection, {"pause": before}, {"pause": after})
+                if (before is None) == paused:
+                    await connection.execute(_COUNT_UP)
             return await _read(connection)
+
+    async def provider_pauses(self) -> dict[str, Pause]:
+        """The providers that are paused, by name."""
+        async with self._pool.connection() as connection:
+            return await _provider_pauses(connection)
 
     async def pause_queue(
         self, queue: Queue, reason: str | None, once: IdempotentCall | None = None
@@ -254,6 +267,11 @@ async def _read(connection: Any) -> RoutingPlan:
         paused_queues=tuple(_decode_queues(queues)),
         throughput={provider: rate for provider, _, rate in sorted(provider_states) if rate is not None},
     )
+
+
+async def _provider_pauses(connection: Any) -> dict[str, Pause]:
+    rows = await connection.fetch(_PROVIDER_PAUSES)
+    return {provider: Pause(since=since, reason=reason) for provider, since, reason in rows}
 
 
 async def _queue_pauses(connection: Any) -> dict[Queue, Pause]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from engine.delivery.ports import Apart
@@ -112,7 +113,7 @@ class Reads:
         if aside:
             self._read_aside(entries)
         if not self._main:
-            self._main.begin((), self._read_later(entries, block_ms, ready_max, apart))
+            self._main.begin((), partial(self._read_later, entries, block_ms, ready_max, apart))
         try:
             return await self.answer()
         except asyncio.CancelledError:
@@ -159,7 +160,7 @@ class Reads:
         # While the other is not written it is not known what it will ask: something has to be left for it.
         if 0 < len(shards) < len(self._shards):
             share = max(1, entries // (4 * len(self._shards)))
-            self._aside.begin(shards, self._read_calm(link, shards, share))
+            self._aside.begin(shards, partial(self._read_calm, link, shards, share))
 
     async def _read_calm(self, link: RedisLink, shards: Sequence[int], share: int) -> list[Any]:
         """As [[key, entries] …]: up to `share` entries of each, as soon as there is one."""

@@ -7,7 +7,7 @@ connection each.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 # An answer that nobody has taken for so long counts as lost, seconds: the worker counts how long it has
@@ -38,8 +38,9 @@ class ReadUnderWay:
         """Whether its answer is there, or will not come."""
         return self._task is not None and self._task.done()
 
-    def begin(self, shards: Iterable[int], read: Coroutine[Any, Any, list[Any]]) -> None:
-        """Begin a read of these shards, which gives [[key, entries] …]."""
+    def begin(self, shards: Iterable[int], read: Callable[[], Coroutine[Any, Any, list[Any]]]) -> None:
+        """Begin a read of these shards, which gives [[key, entries] …]. Canceled in the same turn of the
+        loop, it is not called."""
         self.shards = frozenset(shards)
         self._task = asyncio.create_task(_timed(read), name="read")
         # A worker that ends does not ask what became of it.
@@ -64,6 +65,6 @@ class ReadUnderWay:
         self._task, self.shards = None, frozenset()
 
 
-async def _timed(read: Coroutine[Any, Any, list[Any]]) -> tuple[list[Any], float]:
+async def _timed(read: Callable[[], Coroutine[Any, Any, list[Any]]]) -> tuple[list[Any], float]:
     """What a read gave, and when."""
-    return await read, asyncio.get_running_loop().time()
+    return await read(), asyncio.get_running_loop().time()

@@ -90,9 +90,9 @@ def test_a_provider_is_paused_resumed_and_slowed_down(visitor: Visitor) -> None:
     visitor.open("providers")
     row = visitor.page.get_by_role("row", name="simulated").first
     visitor.press("Pause simulated")
-    visitor.agree("Pause")
+    visitor.agree("Pause", reason="no receipts")
     visitor.expect_told("Provider simulated is paused")
-    expect(row).to_contain_text("paused")
+    expect(row).to_contain_text("paused: no receipts")
     visitor.press("Resume simulated")
     visitor.agree("Resume")
     visitor.expect_told("sent through again")

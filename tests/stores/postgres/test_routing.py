@@ -113,6 +113,46 @@ async def test_a_provider_is_paused_and_resumed_and_again_changes_nothing(routin
         assert await routing.set_paused("b", False) == plan(3, routes=(EVERYWHERE,))
 
 
+async def test_a_pause_keeps_since_when_it_is_and_the_reason_that_was_given_last(routing: Routing) -> None:
+    assert await routing.provider_pauses() == {}
+    await routing.set_paused("b", True, "no receipts")
+    first = await routing.provider_pauses()
+    assert [(name, pause.reason) for name, pause in first.items()] == [("b", "no receipts")]
+    assert (await routing.set_paused("b", True)).version == 1
+    assert await routing.provider_pauses() == first, "who gives no reason keeps the one before"
+    assert (await routing.set_paused("b", True, "wrong bills")).version == 1, "workers need not know"
+    await routing.set_throughput("b", 5)
+    assert await routing.provider_pauses() == {"b": msgspec.structs.replace(first["b"], reason="wrong bills")}
+    await routing.set_paused("b", False)
+    assert await routing.provider_pauses() == {}
+    await routing.set_paused("b", True)
+    [again] = (await routing.provider_pauses()).values()
+    assert again.reason == ""
+    assert again.since > first["b"].since
+    with pytest.raises(Refusal) as refused:
+        await routing.set_paused("a", True, "x" * 201)
+    assert (refused.value.status, refused.value.field) == (422, "reason")
+    assert list(await routing.provider_pauses()) == ["b"]
+
+
+async def test_what_an_older_version_pauses_and_resumes_has_its_time_and_no_reason_of_an_earlier_pause(
+    routing: Routing, rows: Any
+) -> None:
+    # As versions before the reason write it.
+    write = """
+        INSERT INTO provider_states (provider, paused) VALUES ($1, $2)
+        ON CONFLICT (provider) DO UPDATE SET paused = EXCLUDED.paused, changed_at = now()"""
+    await rows.execute(write, "a", True)
+    await routing.set_paused("b", True, "no receipts")
+    first = await routing.provider_pauses()
+    assert [(name, pause.reason) for name, pause in first.items()] == [("a", ""), ("b", "no receipts")]
+    for paused in (False, True):
+        await rows.execute(write, "b", paused)
+    second = await routing.provider_pauses()
+    assert (second["a"], second["b"].reason) == (first["a"], "")
+    assert second["b"].since > first["b"].since
+
+
 async def test_a_throughput_is_set_and_given_back_to_the_configuration(routing: Routing) -> None:
     await routing.set_paused("a", True)
     for _ in range(2):
@@ -125,11 +165,12 @@ async def test_a_throughput_is_set_and_given_back_to_the_configuration(routing: 
 
 async def test_a_repeated_call_does_not_undo_what_somebody_wished_meanwhile(routing: Routing) -> None:
     once = IdempotentCall(scope="admin", key="pause a", fingerprint=b"1")
-    assert (await routing.set_paused("a", True, once)).paused == ("a",)
+    assert (await routing.set_paused("a", True, once=once)).paused == ("a",)
     await routing.set_paused("a", False)
-    assert (await routing.set_paused("a", True, once)).paused == ()
+    assert (await routing.set_paused("a", True, once=once)).paused == ()
+    other = IdempotentCall(scope="admin", key="pause a", fingerprint=b"2")
     with pytest.raises(Refusal) as refused:
-        await routing.set_paused("b", True, IdempotentCall(scope="admin", key="pause a", fingerprint=b"2"))
+        await routing.set_paused("b", True, once=other)
     assert refused.value.code == "idempotency_key_reused"
     assert (await routing.read()).paused == ()
 

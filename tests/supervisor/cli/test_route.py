@@ -45,9 +45,12 @@ class Engine:
             "name": "a/b",
             "type": "http",
             "paused": False,
+            "pause": None,
             "throughput": {"configured": None, "in_force": 2.5},
         }
         self.calls: list[tuple[str, str, Any]] = []
+        # The body of the last POST.
+        self.posted: Any = None
         engine = self
 
         class Request(BaseHTTPRequestHandler):
@@ -69,7 +72,10 @@ class Engine:
 
             def do_POST(self) -> None:
                 engine.calls.append(("POST", self.path, self.headers["Idempotency-Key"]))
-                self.answer(200, {**engine.provider, "paused": self.path.endswith("pause")})
+                engine.posted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                paused = self.path.endswith("pause")
+                pause = {"since": "2026-11-28T10:56:37Z", **engine.posted} if paused else None
+                self.answer(200, {**engine.provider, "paused": paused, "pause": pause})
 
             def answer(self, status: int, fact: object) -> None:
                 body = json.dumps(fact).encode()
@@ -195,6 +201,24 @@ def test_providers_are_listed_paused_resumed_and_slowed_down(
         "/v1/admin/providers/a%2Fb/resume",
     ]
     assert len({key for _, key in posts}) == 2
+
+
+def test_a_provider_is_paused_for_a_reason_that_is_shown(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert engine.run("provider", "pause", "a/b", "--reason", "no receipts") == 0
+    assert engine.posted == {"reason": "no receipts"}
+    assert "\na/b is paused since 2026-11-28 10:56 (no receipts)\n" in capsys.readouterr().out
+    # An engine of an older version knows of no reason.
+    assert engine.run("provider", "pause", "a/b") == 0
+    assert engine.posted == {}
+    assert "\na/b is paused since 2026-11-28 10:56\n" in capsys.readouterr().out
+    engine.provider = {name: value for name, value in engine.provider.items() if name != "pause"}
+    engine.provider["paused"] = True
+    assert engine.run("provider", "list") == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines() if "paused" in line] == [
+        ["a/b", "http", "paused", "2.5", "unlimited"]
+    ]
 
 
 @pytest.mark.parametrize(

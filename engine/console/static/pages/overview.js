@@ -32,7 +32,8 @@ export function open(view, { live, signal }) {
     parts.hidden = false;
     showNotes(notes, status);
     queues.forEach((part) => part.update(status, live));
-    providers.update(Object.entries(status.flow?.providers ?? {}).map(([name, one]) => ({ name, ...one })));
+    const pauses = status.provider_pauses ?? {};
+    providers.update(Object.entries(status.flow?.providers ?? {}).map(([name, one]) => ({ name, ...one, pause: pauses[name] })));
     const credit = status.flow?.credit;
     lines.update([
       perSecond(credit?.submissions), perSecond(credit?.grants), perSecond(credit?.waits), perSecond(credit?.refusals),

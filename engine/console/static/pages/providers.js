@@ -14,14 +14,15 @@ export function open(view, context) {
   const table = providerTable(may("operate") ? (row) => controlsOf(row, () => block.load()) : null);
   const show = () => {
     const flow = live.status?.flow?.providers ?? {};
-    const paused = live.status?.paused_providers;
+    const pauses = live.status?.provider_pauses;
     const names = new Set([...configured.map((one) => one.name), ...Object.keys(flow)]);
     table.update([...names].map((name) => {
       const own = configured.find((one) => one.name === name);
       const one = flow[name] ?? {};
       // Until the state is there, nothing is known of its breakers.
       const circuits = one.circuits ?? (live.status ? {} : null);
-      return { ...one, circuits, name, paused: paused ? paused.includes(name) : own?.paused ?? one.paused,
+      return { ...one, circuits, name,
+        paused: pauses ? name in pauses : own?.paused ?? one.paused, pause: pauses ? pauses[name] : own?.pause,
         throughput: own ? own.throughput.in_force : one.throughput, configured: own?.throughput.configured ?? null };
     }));
   };
@@ -49,8 +50,9 @@ function controlsOf(row, changed) {
     : { label: "Pause", name: row.name, danger: true, act: () => ask({
         title: `Pause provider ${row.name}?`, label: "Pause", danger: true,
         text: "Nothing is sent through it. Its messages go to other providers of their route, or wait.",
-        act: async (_, once) => {
-          await post(`${path}/pause`, {}, once);
+        fields: [{ name: "reason", label: "Reason, for those who look later", maxlength: 200 }],
+        act: async (values, once) => {
+          await post(`${path}/pause`, values.reason ? { reason: values.reason } : {}, once);
           changed();
           return `Provider ${row.name} is paused: nothing is sent through it.`;
         } }) };

@@ -13,6 +13,8 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef enum:
+    # As `engine.config.stores` has it: the size of an array must be known when this is compiled, and
+    # tests/stores/clickhouse/divided/test_divide.py says that both are the same.
     DIVISIONS_MAX = 64
 
 # As `engine.shards` has it.

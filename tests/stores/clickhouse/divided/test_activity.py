@@ -19,9 +19,10 @@ from engine.stores.clickhouse.activity_log import ClickHouseActivityLog
 from engine.stores.clickhouse.divided.activity import DividedActivityStore
 from engine.stores.clickhouse.divided.activity_log import DividedActivityLog
 from engine.stores.clickhouse.divided.export import DividedExport
+from engine.stores.clickhouse.divided.message_list import DividedMessageList
 from engine.stores.clickhouse.export import ClickHouseExport, ExportFormat, ExportQuery, ExportRows
 from engine.stores.clickhouse.lost_time import LostTime
-from engine.stores.clickhouse.message_list import ClickHouseMessageList, DividedMessageList
+from engine.stores.clickhouse.message_list import ClickHouseMessageList
 from engine.stream_id import StreamId
 from tests.activity.world import QUICK, SHARDS, T0, World, blob_of, make_row, until
 from tests.stores.clickhouse.divided.conftest import asked

@@ -15,8 +15,8 @@ from engine.records import ActivityRow, Message
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.clickhouse.divided.activity import DividedActivityStore
 from engine.stores.clickhouse.divided.attempts import DividedAttempts
+from engine.stores.clickhouse.divided.erasure import DividedErasure
 from engine.stores.clickhouse.divided.inbound import DividedInbound
-from engine.stores.clickhouse.erasure import DividedErasure
 from engine.stores.clickhouse.inbound import ClickHouseInbound
 from engine.stream_id import StreamId
 from tests.activity.world import World, blob_of, make_row, until

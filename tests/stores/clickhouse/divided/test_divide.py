@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityBlock, ActivityEntry
+from engine.config.stores import DIVISIONS_MAX
 from engine.records import ActivityRow, Message
 from engine.shards import shard_of
 from engine.stores.clickhouse.divided._divide import divide
@@ -32,7 +33,7 @@ def block(rows: list[ActivityRow]) -> ActivityBlock:
 
 @given(
     organisations=st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 20), max_size=40),
-    divisions=st.integers(1, 64),
+    divisions=st.integers(1, DIVISIONS_MAX),
     seed=st.integers(0, 2**32),
 )
 def test_each_division_gets_its_rows_in_order_and_no_other(
@@ -69,10 +70,19 @@ def test_columns_that_are_not_as_long_as_the_block_are_refused() -> None:
     assert divide([numbers, b"\x01a\x00\x01c"], [8, 0], 3, 0, 1) == [(3, [numbers, b"\x01a\x00\x01c"])]
     with pytest.raises(ValueError, match="number of rows"):
         divide([numbers[:-1]], [8], 3, 0, 2)
-    with pytest.raises(ValueError, match="1 to 64"):
-        divide([numbers], [8], 3, 0, 65)
     with pytest.raises(ValueError, match="organisations"):
         divide(whole.columns, widths, 9, 1, 2)
+
+
+def test_a_block_is_divided_into_as_many_divisions_as_the_configuration_allows_and_no_more() -> None:
+    numbers = b"".join(n.to_bytes(8, "little") for n in range(3 * DIVISIONS_MAX))
+    parts = divide([numbers], [8], 3 * DIVISIONS_MAX, 0, DIVISIONS_MAX)
+    assert [rows for rows, _ in parts] == [
+        sum(shard_of(n, DIVISIONS_MAX) == division for n in range(3 * DIVISIONS_MAX))
+        for division in range(DIVISIONS_MAX)
+    ]
+    with pytest.raises(ValueError, match=f"1 to {DIVISIONS_MAX} divisions"):
+        divide([numbers], [8], 3 * DIVISIONS_MAX, 0, DIVISIONS_MAX + 1)
 
 
 def test_a_kept_message_that_cannot_be_read_does_not_keep_the_others() -> None:
