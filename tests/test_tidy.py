@@ -49,7 +49,7 @@ RATCHET: dict[str, int] = {
 APART: dict[str, str] = {
     "engine.boot": "the supervisor calls it, in the child that it has forked",
     "engine.activity.report_rows": "it makes what `engine.activity.reports` says, whoever found the sums",
-    "engine.stores.clickhouse.retention": "it asks ClickHouse, which only adapters may",
+    "engine.stores.ready_clickhouse": "it asks stores, which only adapters may",
     "supervisor.embedded.rewrites": "it knows what the embedded Redis has in its folder",
     "engine.providers.presets": "a folder of data, one file for each carrier",
 }
