@@ -46,6 +46,9 @@ from engine.stores.redis.problems import RedisProblems
 from engine.stores.redis.pulse import Pulse
 from engine.stores.redis.receipt_stream import RedisReceiptStream
 
+# How long what is under way may take when the process is to end, and when ClickHouse was away before that,
+# seconds. The first is longer than an archiver takes by itself (`archiver.Limits.drain_s`).
+_END_S, _STUCK_S = 12.0, 2.0
 # malloc.h
 _M_ARENA_MAX = -8
 
@@ -130,10 +133,24 @@ async def archive_and_match(
         _show(meter, rounds, config)
         life.ready()
         async with asyncio.TaskGroup() as group:
-            group.create_task(archiver.run(life.draining))
-            group.create_task(matcher.run(life.draining))
-            group.create_task(inbox.run(life.draining))
-            group.create_task(_count_reports(config, activity, archiver, life, now_us, meter))
+            works = [
+                group.create_task(archiver.run(life.draining)),
+                group.create_task(matcher.run(life.draining)),
+                group.create_task(inbox.run(life.draining)),
+                group.create_task(_count_reports(config, activity, archiver, life, now_us, meter)),
+            ]
+            group.create_task(_leave_what_hangs(archiver, works, life.draining))
+
+
+async def _leave_what_hangs(
+    archiver: Archiver, works: Sequence[asyncio.Task[None]], draining: asyncio.Event
+) -> None:
+    """When this process is to end and ClickHouse hangs, give up what is under way: the roles end one after
+    another, and each call to ClickHouse has half a minute. Whoever comes next finds all as after a kill."""
+    await draining.wait()
+    _, late = await asyncio.wait(works, timeout=_STUCK_S if archiver.is_stuck else _END_S)
+    for work in late:
+        work.cancel()
 
 
 async def _count_reports(

@@ -26,7 +26,9 @@ def started(folder: Path) -> Engine:
     return start_engine(folder / "data", ("--demo", "--config", folder / "engine.toml"))
 
 
-def test_a_node_started_again_sends_while_clickhouse_hangs(tmp_path: Path, clickhouse: Server) -> None:
+def test_a_node_started_again_while_clickhouse_hangs_sends_and_ends_as_ever(
+    tmp_path: Path, clickhouse: Server
+) -> None:
     (tmp_path / "engine.toml").write_text(f'[clickhouse]\nurl = "{clickhouse.url}"\n')
     engine = started(tmp_path)
     engine.kill()
@@ -38,12 +40,17 @@ def test_a_node_started_again_sends_while_clickhouse_hangs(tmp_path: Path, click
         assert status == 202
         ids = {result["id"] for result in batch["results"]}
         eventually(lambda: ids <= set(fetch(f"{engine.simulator_url}/received?limit=1000")["ids"]))
+        assert engine.stop() == 0
         assert "the node starts without it" in engine.log.read_text()
+        # No process waited for ClickHouse until it was killed.
+        assert "not drained" not in engine.log.read_text()
+    engine = started(tmp_path)
+    caller = Caller(engine.url, engine.api_key)
 
-    def counted() -> bool:
+    def listed() -> bool:
         status, page = caller.call("GET", "/v1/messages?limit=100")
         return status == 200 and sorted(m["id"] for m in page["messages"]) == sorted(ids)
 
-    eventually(counted)
+    eventually(listed)
     assert_clean(engine, 60)
     assert engine.stop() == 0
