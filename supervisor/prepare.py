@@ -19,9 +19,7 @@ from engine.errors import ConfigError
 from engine.nodes.records import NodeWish
 from engine.organisations import NewOrganisation
 from engine.providers.settings import SimulatedSettings
-from engine.stores.clickhouse.retention import KeptDays, keep_for
-from engine.stores.clickhouse.rights import confirm_rights
-from engine.stores.migrate import migrate_clickhouse, migrate_postgres
+from engine.stores.migrate import migrate_postgres
 from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.connection import confirm_session, connect
 from engine.stores.postgres.directory import Directory
@@ -32,6 +30,7 @@ from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
+from engine.stores.ready_clickhouse import ready_clickhouse
 from engine.stores.redis.fitness import fitness_of
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.wire import ReplyError
@@ -49,7 +48,7 @@ MIGRATE_S = 3600.0
 _DEMO_S = 30.0
 log = structlog.get_logger("prepare")
 
-_REDIS_S, _POSTGRES_S, _CLICKHOUSE_S = 5.0, 5.0, 10.0
+_REDIS_S, _POSTGRES_S = 5.0, 5.0
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,15 +78,20 @@ def without_url(config: Config) -> set[str]:
     return {name for name in STORES if not getattr(config, name).url}
 
 
-def migrate(config: Config) -> tuple[Config, NodeWish]:
+def migrate(config: Config, *, clickhouse_may_be_away: bool = False) -> tuple[Config, NodeWish]:
     """Bring tables and functions to this version. Returns the configuration with the number of
     shards that PostgreSQL keeps, and what operators wish of this node.
 
     Prices and routes that nobody has set yet are filled from the configuration. Raises ConfigError
     when a store cannot be used as it is, or keeps another number of shards than the configuration
-    wants; ChildFailed when a store is away or the step takes longer than MIGRATE_S.
+    wants; ChildFailed when a store is away or the step takes longer than MIGRATE_S. With
+    `clickhouse_may_be_away` a ClickHouse that was ready for this node before need not answer.
     """
-    found = run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=MIGRATE_S)
+
+    def step() -> object:
+        return asyncio.run(_migrate(config, clickhouse_may_be_away=clickhouse_may_be_away))
+
+    found = run_once(step, title="migrate", timeout_s=MIGRATE_S)
     shards, wish = msgspec.convert(found, tuple[int, NodeWish])
     return msgspec.structs.replace(config, shards=shards), wish
 
@@ -140,24 +144,14 @@ def prepare_demo(config: Config, known_key: str) -> Prepared:
     return msgspec.convert(run_once(step, title="demo", timeout_s=_DEMO_S), Prepared)
 
 
-async def _migrate(config: Config) -> object:
+async def _migrate(config: Config, *, clickhouse_may_be_away: bool = False) -> object:
     """Returns the number of shards that PostgreSQL keeps, and the wish of this node, as JSON has them."""
     await _check_redis(config)
     await _check_postgres(config)
     await migrate_postgres(config.postgres.url)
     shards = await keep_shards(config.postgres.url, config.shards)
     wish = await _seed(config)
-    await migrate_clickhouse(config.clickhouse.url)
-    activity = config.activity
-    kept = KeptDays(
-        numbers=activity.numbers_days or 0,
-        events=activity.events_days or 0,
-        minutes=activity.minutes_days,
-        inbound=activity.inbound_days or 0,
-        texts=activity.texts_days or 0,
-    )
-    await keep_for(config.clickhouse.url, kept, _CLICKHOUSE_S)
-    await confirm_rights(config.clickhouse.url, _CLICKHOUSE_S)
+    await ready_clickhouse(config, may_be_away=clickhouse_may_be_away)
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:
         await link.start()

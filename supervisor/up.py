@@ -165,7 +165,7 @@ def _run(
     config, watched = _servers(config, directory, stack)
     log.info("migrating")
     notifier.progress("bringing the tables to this version", MIGRATE_S)
-    config, wish = migrate(config)
+    config, wish = migrate(config, clickhouse_may_be_away=True)
     demo = _demo(config, directory) if asked.demo else None
     simulator_url = next((w.url for w in watched if isinstance(w, WatchedSimulator)), None)
     facts = welcome.Facts(

@@ -51,7 +51,7 @@ APART: dict[str, str] = {
     "engine.activity.report_rows": "it makes what `engine.activity.reports` says, whoever found the sums",
     "engine.stores.clickhouse.erasure": "it is of one server, as its neighbours are",
     "engine.stores.clickhouse.message_list": "it is of one server, as its neighbours are",
-    "engine.stores.clickhouse.retention": "it asks ClickHouse, which only adapters may",
+    "engine.stores.ready_clickhouse": "it asks stores, which only adapters may",
     "supervisor.embedded.rewrites": "it knows what the embedded Redis has in its folder",
     "engine.providers.presets": "a folder of data, one file for each carrier",
 }

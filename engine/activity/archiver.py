@@ -151,6 +151,11 @@ class Archiver:
         """The shards that are this archiver's at this instant."""
         return self._leases.shards
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the store, or Redis, has failed since the last block."""
+        return self._mentioned is not None
+
     async def run(self, draining: asyncio.Event) -> None:
         """Archive until `draining` is set, then what is left, and then give up the leases."""
         self._draining = draining
@@ -294,5 +299,6 @@ class Archiver:
         if not self._draining.is_set():
             return False
         if self._drain_until is None:
-            self._drain_until = self._now() + self._limits.drain_s
+            # A store that was away before is not waited for: what is left is archived by whoever comes next.
+            self._drain_until = self._now() + (0.0 if self.is_stuck else self._limits.drain_s)
         return self._emptied or not self.shards or self._now() >= self._drain_until

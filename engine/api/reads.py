@@ -115,7 +115,7 @@ class Reports:
             {
                 "queues": self._status.queues(at_ms),
                 "ledger": self._status.ledger(),
-                "memory": self._status.memory(MARK),
+                "memory": self._status.memory(MARK, at_ms),
                 "activity": self._status.activity(at_ms),
                 "receipts": self._status.receipts(at_ms),
                 "webhooks": self._status.webhooks(),

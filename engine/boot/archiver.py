@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import structlog
 
@@ -46,6 +46,9 @@ from engine.stores.redis.problems import RedisProblems
 from engine.stores.redis.pulse import Pulse
 from engine.stores.redis.receipt_stream import RedisReceiptStream
 
+# How long what is under way may take when the process is to end, and when ClickHouse was away before that,
+# seconds. The first is longer than an archiver takes by itself (`archiver.Limits.drain_s`).
+_END_S, _STUCK_S = 12.0, 2.0
 # malloc.h
 _M_ARENA_MAX = -8
 
@@ -129,11 +132,20 @@ async def archive_and_match(
         counters.watch("receipts matched", rounds.counts)
         _show(meter, rounds, config)
         life.ready()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(archiver.run(life.draining))
-            group.create_task(matcher.run(life.draining))
-            group.create_task(inbox.run(life.draining))
-            group.create_task(_count_reports(config, activity, archiver, life, now_us, meter))
+        works = [archiver.run(life.draining), matcher.run(life.draining), inbox.run(life.draining)]
+        counting = _count_reports(config, activity, archiver, life, now_us, meter)
+        await _work(archiver, life.draining, *works, counting)
+
+
+async def _work(archiver: Archiver, draining: asyncio.Event, *works: Coroutine[Any, Any, None]) -> None:
+    """Do these works until they have drained, and give up what hangs in ClickHouse then: the roles end one
+    after another, and each call has half a minute. Whoever comes next finds all as after a kill."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work) for work in works]
+        await draining.wait()
+        _, late = await asyncio.wait(tasks, timeout=_STUCK_S if archiver.is_stuck else _END_S)
+        for task in late:
+            task.cancel()
 
 
 async def _count_reports(

@@ -14,12 +14,20 @@ from typing import Any
 from engine import __version__
 from engine.boot.meter import Meter
 from engine.boot.own_node import numbers_of, own_node
+from engine.credit.memory_mark import MARK
 from engine.errors import EngineError, Unavailable
 from engine.metrics.catalogue import METRICS
 from engine.metrics.exposition import rendered
 from engine.metrics.snapshot import Numbers, added, joined, key_of
+from engine.stores.memory_status import MemoryStatus
 from engine.stores.redis.problems import RedisProblems
-from engine.stores.status import ActivityStatus, LedgerStatus, QueueStatus, ReceiptsStatus, StatusReader
+from engine.stores.status import (
+    ActivityStatus,
+    LedgerStatus,
+    QueueStatus,
+    ReceiptsStatus,
+    StatusReader,
+)
 
 # The time of each part, seconds.
 _PART_S = 1.0
@@ -74,6 +82,7 @@ class Scrape:
             "ledger": self._status.ledger(),
             "activity": self._status.activity(at_ms),
             "receipts": self._status.receipts(at_ms),
+            "memory": self._status.memory(MARK, at_ms),
             "problems": self._problems.last_hour(self._providers),
         }
         tasks = {name: asyncio.create_task(part, name=f"metrics {name}") for name, part in parts.items()}
@@ -127,6 +136,11 @@ def _numbers_of(answer: object) -> Iterator[_Shown]:
             yield "receipts_waiting_entries", answer.waiting_entries, {}
             yield "receipts_waiting_later", answer.set_aside, {}
             yield "receipts_oldest_age_seconds", answer.oldest_ms / 1000, {}
+        case MemoryStatus():
+            yield "redis_memory_bytes", answer.used_mb << 20, {}
+            yield "redis_memory_limit_bytes", answer.limit_mb << 20, {}
+            if answer.waiting_mb is not None:
+                yield "redis_memory_waiting_bytes", answer.waiting_mb << 20, {}
         case int():
             yield "provider_problems_last_hour", answer, {}
 

@@ -8,9 +8,10 @@ admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst; proc(5) for /proc/self/cg
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from engine.hosts.control_groups import control_groups
 
 _HUNDREDTH = 100
 
@@ -27,41 +28,10 @@ def usable_cores(root: Path = Path("/"), *, pinned: int = 0) -> float:
 
 def _quotas(root: Path) -> Iterator[float]:
     """The quota of each control group that this process is in, cores; of those that can be read."""
-    try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
-        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return
-    for line in groups:
-        # Hierarchy, controllers, path; version 2 has no controllers here.
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for group in _upwards(root, mounts, path, is_v2=not controllers):
-            quota = _quota_of(group)
-            if quota is not None:
-                yield quota
-
-
-def _upwards(root: Path, mounts: list[str], path: str, *, is_v2: bool) -> Iterator[Path]:
-    """The folders of a group and of all above it, as far as they are mounted here."""
-    for line in mounts:
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        if kind != ("cgroup2" if is_v2 else "cgroup") or (not is_v2 and "cpu" not in options.split(",")):
-            continue
-        top, place = (re.sub(r"\\(\d{3})", _octal, field) for field in before.split(" ")[3:5])
-        mounted = root / place.lstrip("/")
-        # A container sees its own group as the top, also where /proc names the path on its host.
-        inside = Path(path).relative_to(top) if Path(path).is_relative_to(top) else Path()
-        if ".." in inside.parts or not (mounted / inside).is_dir():
-            inside = Path()
-        yield from (mounted / above for above in (inside, *inside.parents))
-        return
-
-
-def _octal(escape: re.Match[str]) -> str:
-    return chr(int(escape[1], 8))
+    for group in control_groups(root, "cpu"):
+        quota = _quota_of(group)
+        if quota is not None:
+            yield quota
 
 
 def _quota_of(group: Path) -> float | None:

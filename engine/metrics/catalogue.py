@@ -209,6 +209,11 @@ _ACTIVITY = (
     _gauge(
         "activity_oldest_age_seconds", "Age of the oldest entry of activity that is not in ClickHouse yet"
     ),
+    _gauge("redis_memory_bytes", "Memory that Redis uses, in steps of 2**20"),
+    _gauge(
+        "redis_memory_limit_bytes", "`maxmemory` of Redis, 0 without one; from 90 % on messages are refused"
+    ),
+    _gauge("redis_memory_waiting_bytes", "Of it, what activity and receipts take that wait for ClickHouse"),
     _gauge(
         "reports_behind_seconds",
         "How old the newest events are that are counted for long reports; these add what came after",

@@ -15,6 +15,7 @@ from engine.nodes.records import SeenNode
 from engine.organisations import Drain, Pause
 from engine.records import QUEUES, Queue
 from engine.stores.backlog_ends import Behind, Shard, Waits, Way, ends_in_ms
+from engine.stores.memory_status import MemoryStatus, memory_status
 from engine.stores.postgres.limits import LimitBook, PausedOrganisation
 from engine.stores.postgres.locks import blocker
 from engine.stores.postgres.losses import losses_in_all
@@ -25,7 +26,6 @@ from engine.stores.postgres.webhook_status import WebhookStatus, webhook_status
 from engine.stores.redis.limits import line_pace
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
-from engine.stores.redis.memory import memory_of
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
@@ -71,16 +71,6 @@ class LedgerStatus(msgspec.Struct):
     # Sent and not charged because Redis lost data in the last seven days: units, and messages if known.
     uncharged_units: int = 0
     uncharged_messages: int = 0
-
-
-class MemoryStatus(msgspec.Struct):
-    """The memory of Redis, MB of 2**20 bytes."""
-
-    used_mb: int
-    # `maxmemory` of Redis, 0: there is none.
-    limit_mb: int
-    # So much of it is used that new messages are refused.
-    full: bool
 
 
 class ActivityStatus(msgspec.Struct):
@@ -230,10 +220,11 @@ class StatusReader:
             uncharged_messages=uncharged_messages,
         )
 
-    async def memory(self, mark: float) -> MemoryStatus:
-        """How much of its memory Redis uses; from the share `mark` on it counts as full."""
-        found = memory_of(await self._link.call("INFO", "memory"))
-        return MemoryStatus(found.used_bytes >> 20, found.limit_bytes >> 20, full=found.fullness >= mark)
+    async def memory(self, mark: float, now_ms: int) -> MemoryStatus:
+        """How much of its memory Redis uses; from the share `mark` on it counts as full. `now_ms` is
+        milliseconds since 1970."""
+        waited_ms = (await self.activity(now_ms)).oldest_ms
+        return await memory_status(self._link, self._shards, mark, waited_ms)
 
     async def paused(self, providers: Sequence[str]) -> dict[str, Pause]:
         """Those of `providers` that somebody has paused, in the order of their names."""

@@ -252,6 +252,9 @@ class MemoryState(msgspec.Struct, frozen=True, kw_only=True):
     used_mb: int = 0
     limit_mb: int = 0
     full: bool = False
+    # What waits for ClickHouse takes of it, and when it is full if that goes on to wait; None: not known.
+    waiting_mb: int | None = None
+    lasts_ms: int | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,6 +33,8 @@ _LOOK = (
     "what is not known is not lost: smsengine check says which store is away, docs/failover.md what goes on"
     " without it"
 )
+# Events that wait longer for ClickHouse are told, milliseconds.
+_WAITED_MS = 60_000
 # So many endpoints that fail are named.
 _FAILING_NAMED = 3
 
@@ -99,6 +101,7 @@ def sentences(seen: Status) -> list[str]:
             " new messages are refused with 503 until some is free: raise maxmemory, or see whose messages"
             " wait (smsengine queue show normal)"
         )
+    found += _unarchived(seen)
     if ledger is not None and ledger.held_up_by:
         found.append(f"the books are locked in PostgreSQL by {ledger.held_up_by}")
     if ledger is not None and ledger.unbooked_organisations:
@@ -125,6 +128,25 @@ def sentences(seen: Status) -> list[str]:
         names = ", ".join(_named(organisation) for organisation in seen.paused_organisations)
         found.append(f"organisations paused, with {counted(held, 'message')} waiting: {names}")
     return found
+
+
+def _unarchived(seen: Status) -> list[str]:
+    """That ClickHouse is away or slow, since when, and how long what waits for it has room."""
+    activity, memory = seen.activity, seen.memory
+    if activity is None or activity.oldest_ms < _WAITED_MS:
+        return []
+    found = (
+        f"events of {span(activity.oldest_ms)} ago are not in ClickHouse yet: it is away or slow, or no"
+        " archiver works (smsengine check)"
+    )
+    if memory is not None and memory.waiting_mb is not None:
+        found += f"; what waits for it takes about {number(memory.waiting_mb)} MB of Redis's memory"
+        if memory.lasts_ms and not memory.full:
+            lasts = span(memory.lasts_ms)
+            found += f", which is full in {lasts} if this goes on: then new messages are refused"
+        elif not memory.limit_mb:
+            found += ", which has no bound (set maxmemory)"
+    return [found]
 
 
 def _webhooks(seen: WebhooksState, rates: Mapping[str, float]) -> list[str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.errors import ConfigError
+from supervisor.embedded.machine_memory import redis_memory
 from supervisor.embedded.process import Identity, own, spawn
 from supervisor.embedded.server_dir import ServerDir, unusable, write_private
 
@@ -261,6 +262,7 @@ class Valkey:
             f"appendfsync {APPENDFSYNC}",
             f"auto-aof-rewrite-min-size {_REWRITE_MB}mb",
             'save ""',
+            f"maxmemory {redis_memory()}",
             "maxmemory-policy noeviction",
             # A title of its own would hide the arguments by which a stray is recognised.
             "set-proc-title no",

@@ -179,6 +179,25 @@ async def test_a_drain_ends_in_time_though_the_store_is_away(world: World) -> No
     await world.assert_each_row_once()
 
 
+async def test_a_drain_does_not_wait_for_a_store_that_was_away_before(world: World) -> None:
+    tries = [0]
+
+    async def away(here: str) -> None:
+        if here == "insert:before":
+            tries[0] += 1
+            raise Unavailable("ClickHouse is away.")
+
+    await world.put(12)
+    archiver = Archiver(world.stream, Gated(world.store, away), "a", _with(backoff_max_s=0.05, drain_s=30.0))
+    async with running(archiver):
+        await until(lambda: _is(tries[0] >= 2))
+        before = tries[0]
+    # Each would have been tried again twenty times a second.
+    assert tries[0] <= before + 1
+    await drain(world)
+    await world.assert_each_row_once()
+
+
 @pytest.mark.parametrize("point", [*POINTS, "finish:after"])
 async def test_an_archiver_killed_at_any_step_loses_and_doubles_nothing(world: World, point: str) -> None:
     await world.put(24)

@@ -47,7 +47,7 @@ async def scraped(redis_url: str, postgres_url: str, data_dir: str = "") -> dict
 async def test_all_parts_are_there(streams_url: str, books_url: str) -> None:
     found = await scraped(streams_url, books_url)
     up = {part: number for (name, part), number in found.items() if name == "smsengine_status_part_up"}
-    assert up == {"queues": 1, "ledger": 1, "activity": 1, "receipts": 1, "problems": 1}
+    assert up == {"queues": 1, "ledger": 1, "activity": 1, "receipts": 1, "memory": 1, "problems": 1}
     assert found["smsengine_queue_messages", "waiting"] == 0
     assert found["smsengine_ledger_lag_seconds", ""] == 0
 
@@ -55,7 +55,7 @@ async def test_all_parts_are_there(streams_url: str, books_url: str) -> None:
 async def test_stores_that_are_away_cost_their_own_numbers_alone() -> None:
     found = await scraped(f"redis://{AWAY}", f"postgresql://nobody@{AWAY}/none")
     up = {part: number for (name, part), number in found.items() if name == "smsengine_status_part_up"}
-    assert up == {"queues": 0, "ledger": 0, "activity": 0, "receipts": 0, "problems": 0}
+    assert up == {"queues": 0, "ledger": 0, "activity": 0, "receipts": 0, "memory": 0, "problems": 0}
     assert found["smsengine_messages_sent_total", "normal"] == 3
     assert not any(name in ("smsengine_queue_messages", "smsengine_ledger_lag_seconds") for name, _ in found)
 

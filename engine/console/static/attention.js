@@ -13,6 +13,7 @@ export function attention(status) {
   ofQueues(status, note);
   ofProviders(status, note);
   ofMemory(status, note);
+  ofArchive(status, note);
   ofCredit(status, note);
   ofWebhooks(status, note);
   for (const one of status.paused_organisations ?? []) {
@@ -70,6 +71,17 @@ function ofMemory(status, note) {
   const memory = status.memory;
   if (!memory?.full) return;
   note("bad", `Redis uses ${number(memory.used_mb)} of the ${number(memory.limit_mb)} MB of its maxmemory: new messages are refused.`);
+}
+
+function ofArchive(status, note) {
+  const waited = status.activity?.oldest_ms ?? 0;
+  if (waited < 60_000) return;
+  const memory = status.memory;
+  const taken = memory?.waiting_mb == null ? "" : ` What waits for it takes about ${number(memory.waiting_mb)} MB of Redis's memory`;
+  let room = taken && ".";
+  if (taken && memory.lasts_ms && !memory.full) room = `, which is full in ${span(memory.lasts_ms)} if this goes on: then new messages are refused.`;
+  else if (taken && !memory.limit_mb) room = ", which has no bound.";
+  note("bad", `Events of ${span(waited)} ago are not in ClickHouse yet: it is away or slow, or no archiver works.${taken}${room}`);
 }
 
 function ofCredit(status, note) {

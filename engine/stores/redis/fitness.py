@@ -51,6 +51,11 @@ def fitness_of(info: bytes, accepted_on: int = 1) -> Fitness:
     warnings = []
     if fields.get("aof_enabled") != "1":
         warnings.append("appendonly is off: a crash of Redis loses messages; set appendonly yes")
+    if not memory.limit_bytes:
+        warnings.append(
+            "maxmemory is 0: what waits while ClickHouse is away may take all memory of the machine; "
+            "set maxmemory"
+        )
     if not memory.limit_bytes and memory.policy not in ("", "noeviction"):
         warnings.append(
             f"maxmemory-policy is {memory.policy}: Redis deletes messages once a maxmemory is set; "

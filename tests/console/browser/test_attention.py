@@ -30,6 +30,21 @@ def test_webhooks_that_are_not_taken_are_named(visitor: Visitor) -> None:
     assert texts_of(visitor, {"webhooks": {"failing_endpoints": 0, "failing": []}}) == []
 
 
+def test_a_clickhouse_that_takes_nothing_is_told_with_the_room_that_is_left(visitor: Visitor) -> None:
+    activity = {"oldest_ms": 2_820_000}
+    memory = {"used_mb": 300, "limit_mb": 4096, "full": False, "waiting_mb": 280, "lasts_ms": 37_000_000}
+    away = "Events of 47 min ago are not in ClickHouse yet: it is away or slow, or no archiver works."
+    taken = f"{away} What waits for it takes about 280 MB of Redis's memory"
+    until = ", which is full in 10 h if this goes on: then new messages are refused."
+    assert texts_of(visitor, {"activity": activity, "memory": memory}) == [(taken + until, None)]
+    unbound = {**memory, "limit_mb": 0, "lasts_ms": None}
+    assert texts_of(visitor, {"activity": activity, "memory": unbound}) == [
+        (f"{taken}, which has no bound.", None)
+    ]
+    assert texts_of(visitor, {"activity": activity}) == [(away, None)]
+    assert texts_of(visitor, {"activity": {"oldest_ms": 59_999}, "memory": memory}) == []
+
+
 @pytest.mark.parametrize(("free", "named"), [(511, True), (512, False)])
 def test_a_disk_that_is_nearly_full_is_named(visitor: Visitor, free: int, named: bool) -> None:
     disk = {"place": "/data", "free_mb": free, "total_mb": 20_000, "low_below_mb": 512}

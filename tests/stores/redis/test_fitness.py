@@ -113,9 +113,10 @@ async def test_what_may_lose_messages_is_a_warning(start: Start, ready: Callable
     assert ok
     assert "appendonly is off" in detail
     assert "maxmemory-policy is allkeys-lru" in detail
+    assert "maxmemory is 0: what waits while ClickHouse is away may take all memory" in detail
     with capture_logs() as lines:
         await _check_redis(Config(redis=Redis(url=url)))
-    assert len([line for line in lines if line["log_level"] == "warning"]) == 2
+    assert len([line for line in lines if line["log_level"] == "warning"]) == 3
 
 
 def test_the_server_that_comes_with_the_engine_is_fit(redis_server: Server) -> None:
@@ -125,4 +126,5 @@ def test_the_server_that_comes_with_the_engine_is_fit(redis_server: Server) -> N
         info = b""
         while b"db" not in info and b"# Keyspace" not in info:
             info += s.recv(1 << 16)
-    assert fitness_of(info) == fitness_of(b"aof_enabled:1")
+    assert fitness_of(info) == fitness_of(b"aof_enabled:1\r\nmaxmemory:1\r\nmaxmemory_policy:noeviction")
+    assert not fitness_of(info).warnings

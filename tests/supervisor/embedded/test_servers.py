@@ -30,6 +30,7 @@ import redis
 from engine.errors import ConfigError
 from engine.hosts.cpu_turns import LATER_NICE
 from supervisor.embedded import process, server_dir
+from supervisor.embedded.machine_memory import usable_memory
 from supervisor.embedded.recipes import package
 from supervisor.embedded.servers import Server, start_all, start_clickhouse, start_redis
 
@@ -264,6 +265,8 @@ def test_valkey_keeps_every_write_and_evicts_nothing(tmp_path: Path, running: li
         }
         for name, value in wanted.items():
             assert client.config_get(name)[name] == value
+        # Half of what there is: the rest is for the other processes.
+        assert int(client.config_get("maxmemory")["maxmemory"]) == usable_memory() // 2 > 0
 
 
 def test_a_server_is_out_of_reach_of_the_terminal(tmp_path: Path, running: list[Server]) -> None:
