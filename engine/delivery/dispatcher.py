@@ -194,7 +194,7 @@ class Dispatcher:
             return None
         by_turn = self.ways.by_turn(entry.way)
         if not by_turn:
-            self.ways.moved(entry)
+            self.ways.moves.came(entry)
         if (lane := self.ways.lane(entry.way, now_s)) is None:
             return None
         if by_turn:

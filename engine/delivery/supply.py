@@ -30,8 +30,8 @@ _READY_READS, _READY_MIN_S = 2.0, 0.02
 # the time in which it wants one, and are from the second on.
 _APART_READS, _APART_MAX_S = 0.8, 0.02
 _SHORT_FROM, _SHORT = 0.05, 0.15
-# It is all of that time where a read gives so many messages, and a part of it where it gives fewer: small reads
-# cost others little, and the worker would send next to nothing. How much the newest read counts.
+# It is all of that time where a read gives so many messages, and a part of it where it gives fewer: small
+# reads cost others little, and the worker would send next to nothing. How much the newest read counts.
 _APART_MESSAGES, _NEWEST_GAVE = 128, 0.25
 # Turns are measured by what is sent in so many seconds.
 _MOMENT_S = 0.02

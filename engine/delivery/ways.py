@@ -38,18 +38,15 @@ import msgspec
 from engine.delivery.demand import Demand, units_waiting
 from engine.delivery.lane import Lane
 from engine.delivery.lanes import Lanes
+from engine.delivery.moves import MOVED_MAX, Moves
 from engine.delivery.ports import PutOff, Recall
 from engine.records import Entry, Message, Queue
 from engine.routing.records import RoutingPlan
 from engine.written_numbers import is_whole
 
-# Of a way of another plan, and of one that nobody else seems to recall: so many messages of each shard at a
-# time, the first ten times a second, the second once in so long, seconds.
+# Of a way that nobody else seems to recall: so many messages of each shard at a time, once in so long, seconds.
 _LITTLE = 64
 _STRANGE_S = 10.0
-# Of a way of another plan no more is recalled until half of that has come, or for so long, seconds. What has
-# a turn comes behind it: where reads are slow, nothing else would be read until all of it has moved.
-_MOVES_S = 1.0
 # More segments than are ever recalled together.
 _ANY = 1 << 30
 # A lane takes a recalled message unless it has so many times what makes it crowded.
@@ -83,8 +80,8 @@ class Ways:
         self._released: list[Recall] = []
         # Of each way of a shard: so much it is behind its share of what was recalled.
         self._behind: dict[tuple[int, str], float] = {}
-        # Of ways of another plan: how much of what was recalled has not come, and when it was recalled.
-        self._moves: dict[tuple[int, str], tuple[int, float]] = {}
+        # What is recalled of other plans.
+        self.moves = Moves()
         # Of ways of no provider of ours: since when so many messages have waited.
         self._strange: dict[tuple[int, str], tuple[int, float]] = {}
 
@@ -122,10 +119,10 @@ class Ways:
             version, names = _read(of.way)
             known = any(name in self._lanes.by_name for name in names)
             if not of.messages or (reads and (release or (known and version != self.version))):
-                if of.messages and not release and self._moving(of, now_s):
+                if of.messages and not release and self.moves.waits(of, now_s):
                     continue
                 plan = self.version if version != self.version else 0
-                self._released.append(Recall(of.shard, of.number, of.way, _LITTLE, _ANY, plan))
+                self._released.append(Recall(of.shard, of.number, of.way, MOVED_MAX, _ANY, plan))
             elif not known:
                 since = self._strange.get((of.shard, of.way), (of.messages, now_s))
                 if since[0] != of.messages:
@@ -142,13 +139,7 @@ class Ways:
                     if lane is own:
                         break
         self._strange = strange
-        there = {(of.shard, of.way) for of in put_off}
-        self._moves = {way: move for way, move in self._moves.items() if way in there}
-
-    def _moving(self, of: PutOff, now_s: float) -> bool:
-        """Whether most of what was recalled of a way of another plan is still to come."""
-        left, since_s = self._moves.get((of.shard, of.way), (0, -math.inf))
-        return 2 * left > _LITTLE and now_s < since_s + _MOVES_S
+        self.moves.keep(put_off)
 
     def takes(self, lane: Lane, entry: Entry, now_s: float) -> bool:
         """Whether a lane among several takes an entry now; else it is put off."""
@@ -206,7 +197,7 @@ class Ways:
     def recalled(self, recall: Recall, messages: int, segments: int, now_s: float) -> None:
         """Note what a recall has moved."""
         if not self.by_turn(recall.way):
-            self._moves[recall.shard, recall.way] = (messages, now_s)
+            self.moves.recalled(recall.shard, recall.way, messages, now_s)
             return
         lane = self.lane(recall.way, now_s)
         if lane is None:
@@ -221,11 +212,6 @@ class Ways:
     def expects(self, lane: Lane) -> bool:
         """Whether something was recalled for a lane that has not come."""
         return self._demands[lane.name].expects
-
-    def moved(self, entry: Entry) -> None:
-        """Note that a message has come that was recalled from a way of another plan."""
-        if move := self._moves.get((entry.shard, entry.way)):
-            self._moves[entry.shard, entry.way] = (move[0] - 1, move[1])
 
     def came(self, lane: Lane, message: Message) -> None:
         """Note that a message has come that was recalled for `lane`."""

@@ -25,7 +25,9 @@ def test_of_a_plan_that_is_over_no_more_is_recalled_until_half_of_that_has_come_
     ways.note(put_off, 10.1)
     assert not ways.wanted(10.1)
     for n in range(32):
-        ways.moved(Entry(shard=3, queue="normal", entry_id=b"%d-1" % n, message=message(f"m{n}"), way=OLD))
+        ways.moves.came(
+            Entry(shard=3, queue="normal", entry_id=b"%d-1" % n, message=message(f"m{n}"), way=OLD)
+        )
     ways.note(put_off, 10.2)
     (again,) = ways.wanted(10.2)
     assert again.shard == 3
