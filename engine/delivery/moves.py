@@ -1,9 +1,9 @@
 """Rule: how fast what is put off moves to the routing plan that is in force.
 
-A message that was put off by a plan that is over is recalled, read and put off anew. What has a turn comes by
-the same stream. So of each way no more is recalled until half of what was recalled before has come: where reads
-are slow, or give little, nothing else would be read until all of it has moved. Another worker may be given what
-this one recalls, and this one what the others recall, in the mean as much.
+A message that was put off by a plan that is over is recalled, read and put off anew. What has a turn comes
+by the same stream. So of each way no more is recalled until half of what was recalled before has come:
+where reads are slow, or give little, nothing else would be read until all of it has moved. Another worker
+may be given what this one recalls, and this one what the others recall, in the mean as much.
 
     killed, frozen    what it recalled comes to others; they know nothing of this, and recall for themselves
     never comes       after a second more is recalled all the same

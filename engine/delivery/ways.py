@@ -44,7 +44,8 @@ from engine.records import Entry, Message, Queue
 from engine.routing.records import RoutingPlan
 from engine.written_numbers import is_whole
 
-# Of a way that nobody else seems to recall: so many messages of each shard at a time, once in so long, seconds.
+# Of a way that nobody else seems to recall: so many messages of each shard at a time, once in so long,
+# seconds.
 _LITTLE = 64
 _STRANGE_S = 10.0
 # More segments than are ever recalled together.
