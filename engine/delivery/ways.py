@@ -180,6 +180,10 @@ class Ways:
     def wanted(self, now_s: float) -> list[Recall]:
         """What is to be recalled now. `recalled` is to be told what came of it."""
         released, self._released = self._released, []
+        if self._putting_off()[1]:
+            # It would go back as well (`takes`), and where writes are slow the next would, before that is
+            # written, and so on.
+            return released
         by_lane: dict[str, list[PutOff]] = {}
         for of in self._put_off:
             if of.messages and of.weight > 0 and self.by_turn(of.way):

@@ -1,4 +1,4 @@
-"""What is recalled of a plan that is over."""
+"""What a worker recalls, and when it does not."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ OLD = "1 one"
 
 
 def test_of_a_plan_that_is_over_no_more_is_recalled_until_half_of_that_has_come_or_a_second_is_over() -> None:
-    ways = Ways("normal", Lanes([SimulatedSettings(name=name) for name in ("one", "two")], 50))
-    ways.use(RoutingPlan(version=2))
+    ways = ways_of((0, 0))
     put_off = [PutOff(3, 1, OLD, 1000, 1.0), PutOff(4, 1, OLD, 1000, 1.0)]
     ways.note(put_off, 10.0)
     first = ways.wanted(10.0)
@@ -39,3 +38,18 @@ def test_of_a_plan_that_is_over_no_more_is_recalled_until_half_of_that_has_come_
     # A way of which nothing waits is ended whatever is to come.
     ways.note([PutOff(3, 1, OLD, 0, 0.0)], 11.15)
     assert [of.shard for of in ways.wanted(11.15)] == [3]
+
+
+def test_nothing_is_recalled_that_would_go_back_with_what_is_on_its_way_back() -> None:
+    put_off = [PutOff(3, 1, "2 one", 1000, 1.0)]
+    for putting_off, recalls in (((0, 0), 1), ((5, 0), 1), ((5, 5), 0)):
+        ways = ways_of(putting_off)
+        ways.note(put_off, 10.0)
+        assert len(ways.wanted(10.0)) == recalls
+
+
+def ways_of(putting_off: tuple[int, int]) -> Ways:
+    lanes = Lanes([SimulatedSettings(name=name) for name in ("one", "two")], 50)
+    ways = Ways("normal", lanes, lambda: putting_off)
+    ways.use(RoutingPlan(version=2))
+    return ways
