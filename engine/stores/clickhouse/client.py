@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import clickhouse_connect
 import msgspec
-from aiohttp import ClientError, ServerDisconnectedError
+from aiohttp import ClientError, ClientPayloadError, ServerDisconnectedError
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 
 from engine.clocks.round_trips import CLICKHOUSE, timed
@@ -163,7 +163,7 @@ async def answering(url: ClickHouseUrl, timeout_s: float) -> AsyncIterator[None]
         if (reason := _unreached(e)) is not None:
             raise Unavailable(f"ClickHouse at {url.shown} cannot be reached: {reason}.") from e
         raise Unavailable(f"ClickHouse at {url.shown} fails: {_sentence(e)}.") from e
-    except OSError as e:
+    except (OSError, ClientError) as e:
         raise Unavailable(
             f"ClickHouse at {url.shown} cannot be reached: {_unreached(e) or _sentence(e)}."
         ) from e
@@ -181,7 +181,7 @@ def _unreached(error: BaseException) -> str | None:
             return f"its certificate is not trusted ({seen.verify_message}), see clickhouse.tls_ca_file"
         if isinstance(seen, ssl.SSLError) and is_systems:
             return "TLS does not come about"
-        if isinstance(seen, ServerDisconnectedError | ConnectionResetError):
+        if isinstance(seen, ServerDisconnectedError | ConnectionResetError | ClientPayloadError):
             return "it closed the connection"
         if isinstance(seen, socket.gaierror):
             return "its name is not known"
