@@ -121,7 +121,9 @@ async def archive_and_match(
             numbers=numbers,
             given_up=partial(_note, problems),
         )
-        archiver = Archiver(activity, closed_by(stack, DividedActivityStore(url)), name, numbers=numbers)
+        archiver = Archiver(
+            activity, closed_by(stack, DividedActivityStore(url)), name, numbers=numbers, now_us=now_us
+        )
         inbox = await assemble_inbox(config, name, stack, commands, now_us)
         counters = await stack.enter_async_context(CounterLog(log, meter))
         counters.watch("archived", archiver.counts)
