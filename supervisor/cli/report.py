@@ -26,7 +26,7 @@ _COUNTS = (
     "undelivered", "delivered", "retries", "held", "captured", "released",
 )  # fmt: skip
 _TIMES = ("answer_ms", "sent_after_ms", "delivered_after_ms")
-# Of a row that is not by status, what the table has; --json and --csv have all.
+# Of a row that is not by status, what the table always has; --json and --csv have all.
 _SHOWN = (
     "messages",
     "segments",
@@ -38,6 +38,8 @@ _SHOWN = (
     "failed",
     "expired",
 )
+# With them the statuses are all messages. Most reports have none, so they are shown where a row has any.
+_SELDOM = ("canceled", "outcome_unknown")
 _QUARTER_S, _MINUTE_S = 900, 60
 _STEPS = ("minute", "hour", "day")
 
@@ -139,7 +141,8 @@ def report(
 def _print(found: Report) -> None:
     groups = [name for name in _GROUPS if any(_has(row, name) for row in found.rows)]
     by_status = "status" in groups
-    counts = _COUNTS[:3] if by_status else _SHOWN
+    seldom = [name for name in _SELDOM if any(_has(row, name) and getattr(row, name) for row in found.rows)]
+    counts = _COUNTS[:3] if by_status else (*_SHOWN, *seldom)
     more = () if by_status else ("delivery", "sent p95", "delivered p95")
     rows = [
         [
