@@ -7,6 +7,7 @@ may remove it. What goes to standard output and breaks off has an exit code that
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 import tempfile
@@ -111,6 +112,12 @@ def _form_of(output: Path | None) -> _Format:
 def _write_out(parts: Iterator[bytes], note: Callable[[int], None]) -> None:
     """Write to standard output, until nobody reads any more. Raises Refusal, Unavailable, OSError."""
     assert isinstance(sys.stdout, Output)
+    if sys.stdout.isatty():
+        # A person's, who must not be shown what it would carry out. A character may be in two parts.
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for part in parts:
+            sys.stdout.write(decoder.decode(part))
+        return
     for part in parts:
         note(len(part))
         if not sys.stdout.write_octets(part):

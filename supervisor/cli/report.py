@@ -12,6 +12,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from engine.activity.csv_texts import as_cell
 from engine.activity.reports import Quantiles, Report, ReportRow
 from engine.errors import ConfigError
 from supervisor.cli import options, show
@@ -178,7 +179,8 @@ def _write_csv(rows: Sequence[ReportRow], groups: Sequence[str]) -> None:
     by_status = "status" in groups
     counts, times = (_COUNTS[:3], ()) if by_status else ((*_COUNTS, "delivery_rate"), _TIMES)
     names = [*(name for name in _GROUPS if name in groups), *counts]
-    writer = csv.writer(exact_output())
+    # A terminal is a person's, who must not be shown what it would carry out.
+    writer = csv.writer(sys.stdout if sys.stdout.isatty() else exact_output())
     writer.writerow([*names, *(f"{name[:-3]}_{part}_ms" for name in times for part in ("p50", "p95", "p99"))])
     for row in rows:
         quantiles = [getattr(row, name) for name in times]
@@ -187,5 +189,12 @@ def _write_csv(rows: Sequence[ReportRow], groups: Sequence[str]) -> None:
             for of in quantiles
             for value in ((of.p50, of.p95, of.p99) if isinstance(of, Quantiles) else ("", "", ""))
         ]
-        values = [getattr(row, name) for name in names]
-        writer.writerow([*("" if value is None else value for value in values), *parts])
+        values = [_cell(getattr(row, name)) for name in names]
+        writer.writerow([*values, *parts])
+
+
+def _cell(value: object) -> object:
+    """What stands in CSV for a value; a text is no formula of a spreadsheet."""
+    if isinstance(value, str):
+        return as_cell(value)
+    return "" if value is None else value

@@ -99,6 +99,24 @@ def test_json_and_csv_have_all_numbers(url: str, capsys: pytest.CaptureFixture[s
     assert row["delivered_after_p50_ms"] == ""
 
 
+def test_a_reference_in_csv_is_no_formula_of_a_spreadsheet(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {
+        "=1+1": "'=1+1",
+        "@SUM(A1)": "'@SUM(A1)",
+        "-1+2": "'-1+2",
+        "+98912": "+98912",
+        "-5": "-5",
+        "a=b": "a=b",
+    }
+    rows = [msgspec.structs.replace(ROW, provider=msgspec.UNSET, reference=text) for text in texts]
+    Answers.report = Report(from_time="A", until_time="B", time_zone="UTC", complete=True, rows=rows)
+    assert run(url, "--csv", "--by", "reference", "--organisation", "7") == 0
+    printed = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert [row["reference"] for row in printed] == list(texts.values())
+
+
 OF_STATUS = ReportRow(status="sent", messages=1, segments=1, units=1)
 OF_DAY = msgspec.structs.replace(ROW, provider=msgspec.UNSET, time="2026-11-01T00:00:00+00:00")
 
