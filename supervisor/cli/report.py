@@ -49,8 +49,8 @@ _By = Annotated[
     str,
     typer.Option(
         metavar="GROUPS",
-        help="Groups with commas between: status, queue, provider, country, organisation, reference, and one "
-        "of minute, hour, day.",
+        help="Groups with commas between: status, queue, provider, country, organisation, reference (with "
+        "--organisation), and one of minute, hour, day.",
     ),
 ]
 _Since = Annotated[
@@ -68,7 +68,8 @@ _Campaign = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Only those whose reference is this, or begins with it and one of - _ / : . or a blank.",
+        help="Only those whose reference is this, or begins with it and one of - _ / : . or a blank; with "
+        "--organisation.",
     ),
 ]
 _Order = Annotated[

@@ -78,6 +78,14 @@ async def test_a_whole_file_has_its_name_and_what_breaks_off_changes_nothing(
     assert (file.read_bytes(), os.listdir(tmp_path)) == (PART * 3, [file.name])
 
 
+async def test_a_file_that_cannot_be_written_is_named(
+    api: Api, acme: NewOrganisation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await export(api, str(acme.id), "-o", "/dev/full") == 2
+    said = capsys.readouterr().err
+    assert said == "smsengine: --output /dev/full cannot be written: no space left on device.\n"
+
+
 async def test_a_pipe_is_written_to_and_stays_one(api: Api, acme: NewOrganisation, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

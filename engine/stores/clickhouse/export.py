@@ -93,6 +93,17 @@ _CELL = "if(match({{0}} AS {{1}}, '{}') AND NOT match({{1}}, '{}'), concat('\\''
     FORMULA.replace("\\", "\\\\"), NUMBER
 )
 
+# Parquet has times of its own, and null for one that is missing.
+_FIRST_MOMENT = "minOrNullIf(at, event = '{event}')"
+_MOMENTS = {
+    "messages": {
+        "accepted_at": "accepted_at",
+        "sent_at": _FIRST_MOMENT.format(event="sent"),
+        "delivered_at": _FIRST_MOMENT.format(event="delivered"),
+    },
+    "events": {"accepted_at": "accepted_at", "at": "at"},
+}
+
 
 class ExportQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What is written, and how."""
@@ -166,6 +177,8 @@ def _columns(query: ExportQuery) -> dict[str, str]:
             for place, name in enumerate(columns)
             if name in _TEXTS
         }
+    if query.format == "parquet":
+        columns |= _MOMENTS[query.rows]
     return columns
 
 
