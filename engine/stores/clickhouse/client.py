@@ -71,24 +71,24 @@ class ClickHouseUrl(msgspec.Struct, frozen=True, kw_only=True):
         return self.host in ("localhost", "127.0.0.1", "::1")
 
 
-def parse_url(url: str) -> ClickHouseUrl:
+def parse_url(url: str, name: str = "The ClickHouse URL") -> ClickHouseUrl:
     """Read http[s]://[user[:password]@]host[:port][/database].
 
-    Raises ConfigError; its text never holds the password.
+    Raises ConfigError, which calls the URL `name`; its text never holds the password.
     """
     if len(url.split()) > 1:
-        raise ConfigError("The ClickHouse URL must be one; clickhouse.urls may name several.")
+        raise ConfigError(f"{name} must be one; clickhouse.urls may name several.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as e:
-        raise ConfigError("The ClickHouse URL cannot be read: its port is malformed.") from e
+        raise ConfigError(f"{name} cannot be read: its port is malformed.") from e
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError("The ClickHouse URL must look like http://user:password@host:8123/database.")
+        raise ConfigError(f"{name} must look like http://user:password@host:8123/database.")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     cluster = query.pop("cluster", "")
     if query.keys() - {*TLS_FILES} or parts.fragment:
-        raise ConfigError("The ClickHouse URL must end with the database; settings are the engine's own.")
+        raise ConfigError(f"{name} must end with the database; settings are the engine's own.")
     tls = parts.scheme == "https"
     port = port or (8443 if tls else 8123)
     return ClickHouseUrl(
