@@ -25,11 +25,19 @@ import rich.text
 
 # C0 but for line ends and tabs, DEL, C1; embeddings, overrides and isolates of writing direction.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Those, and all that ends a line or begins a column.
+_NOT_IN_LINE = re.compile(f"{_UNSEEN.pattern[:-1]}\t\n\u2028\u2029]")
 
 
 def visible(text: str) -> str:
     """The text with control characters as they are written in a program, such as \\x1b."""
     return _UNSEEN.sub(_written, text)
+
+
+def visible_in_line(text: str) -> str:
+    """As `visible`, for a text that stands in a line with others, such as a cell of a table: line ends and
+    tabs are written so too, for what stands behind them would look like a line of ours."""
+    return _NOT_IN_LINE.sub(_written, text)
 
 
 def _written(found: re.Match[str]) -> str:

@@ -56,6 +56,7 @@ from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
 from engine.clocks.backoff import Backoff
+from engine.clocks.store_clock import wall_us
 from engine.clocks.waits import until_tick_ms
 from engine.errors import ConfigError, Unavailable
 from engine.leases.lease import boot_time_s
@@ -121,15 +122,17 @@ class Archiver:
         limits: Limits | None = None,
         now: Callable[[], float] = boot_time_s,
         numbers: Numbers = PLAIN,
+        now_us: Callable[[], int] = wall_us,
     ) -> None:
         """`owner` is unique per process incarnation, never reused. `numbers`: how recipients' numbers are
-        stored."""
+        stored. `now_us`: the time of Redis' clock, microseconds since 1970."""
         self._stream = stream
         self._store = store
         self._owner = owner
         self._limits = limits or Limits()
         self._now = now
         self._numbers = numbers
+        self._now_us = now_us
         self._draining = asyncio.Event()
         self._drain_until: float | None = None
         self._emptied = False
@@ -276,8 +279,9 @@ class Archiver:
         with contextlib.suppress(Unavailable, ConfigError):
             backlog = await self._stream.backlog()
             waiting["entries_waiting"] = sum(part.entries for part in backlog)
-            oldest_ms = min((part.first.ms for part in backlog if part.first), default=0)
-            waiting["oldest_ms"] = oldest_ms
+            oldest = [part.first.ms for part in backlog if part.first]
+            # For how long the oldest waits, as `status` says it.
+            waiting["oldest_ms"] = max(0, self._now_us() // 1000 - min(oldest)) if oldest else 0
         log.warning("archiver cannot go on; activity waits in Redis", reason=str(error), **waiting)
 
     def _well(self) -> None:

@@ -13,7 +13,8 @@ ago, both are asked at the same time: what leaves a stream meanwhile is known fr
     a caller gives up      the round goes on for the others
     a round is slow        another begins beside it, for those who have come since
     Redis does not answer  all callers of the round get Unavailable
-    ClickHouse does not    they get what the streams have, and are told so
+    ClickHouse does not,   they get what the streams have, and are told so
+    or refuses
     Redis went back to an  what it has again may lack later events that were archived; within a second it is
     older state            archived anew, and the store is asked again
 """
@@ -27,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityEntry, MessageKey, MessageRows, RecentRows
 from engine.clocks.waits import happens
-from engine.errors import Unavailable
+from engine.errors import ConfigError, Unavailable
 from engine.records import ActivityRow
 from engine.shards import shard_of
 
@@ -170,6 +171,9 @@ class Lookups:
             return await self._store.rows_of(keys, self._store_s), None
         except Unavailable as e:
             return {}, e
+        except ConfigError as e:
+            # To callers a store that refuses is as one that is away.
+            return {}, Unavailable(str(e))
 
 
 class DividedLookups:

@@ -18,6 +18,8 @@ import hmac
 from engine.activity.countries import digits_for
 
 _MARK = "#"
+# So many digits of a number say whose it is without its country's code.
+_NATIONAL_MIN = 7
 # How many digits from the end are compared, and how few are no evidence at all.
 _DIGITS, _DIGITS_MIN = 8, 5
 _NUMBER_BYTES, _TAIL_BYTES = 12, 3
@@ -38,6 +40,16 @@ def numbers_agree(digits: str, to: str) -> bool | None:
         return None
     count = min(_DIGITS, len(theirs))
     return theirs[-count:] == to[-count:]
+
+
+def are_digits_of(digits: str, number: str) -> bool:
+    """Whether a receipt's digits are this number, in E.164 with the plus sign: all of it, with zeros or a
+    prefix before it, or without its country's code.
+
+    It is stricter than `numbers_agree`, because what is erased by it does not come back.
+    """
+    theirs, ours = digits.lstrip("0"), number.removeprefix("+")
+    return len(theirs) >= _NATIONAL_MIN and (theirs.endswith(ours) or ours.endswith(theirs))
 
 
 class Numbers:

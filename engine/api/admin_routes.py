@@ -143,10 +143,10 @@ def _of_the_engine(services: AdminServices) -> Iterator[AdminRoute]:
     plans = PlanCalls(services)
     yield AdminRoute("POST", f"{_ROOT}/plan", plans.make, "read", timeout_s=CALL_S, is_look=True)
     exports, erasures = AllExports(services), Erasures(services)
-    yield AdminRoute("GET", f"{_ROOT}/erasures", erasures.show, "read")
-    yield AdminRoute("POST", f"{_ROOT}/erasures", erasures.begin, "operate", outside=True)
+    yield AdminRoute("GET", f"{_ROOT}/erasures", erasures.show, "read", timeout_s=REPORT_S)
+    yield AdminRoute("POST", f"{_ROOT}/erasures", erasures.begin, "operate", outside=True, timeout_s=REPORT_S)
     of_one = f"{_ROOT}/organisations/{{organisation_id}}/reports/messages"
-    yield AdminRoute("GET", of_one, exports.messages, "read")
+    yield AdminRoute("GET", of_one, exports.messages, "read", timeout_s=REPORT_S)
     reports = AllReports(services)
     yield AdminRoute("GET", f"{_ROOT}/reports/summary", reports.summary, "read", timeout_s=REPORT_S)
     yield AdminRoute("GET", f"{_ROOT}/audit", admin.audit, "read", timeout_s=AUDIT_S_MAX + 10.0)

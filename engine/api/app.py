@@ -42,7 +42,7 @@ Actions = dict[str, dict[str, Action]]
 # Also a path with a line end in it (%0A), which `.` would leave to aiohttp.
 _ANY = r"/{tail:[\s\S]*}"
 # Of the calls of organisations that have a time of their own: by path, seconds.
-OWN_TIMES = {"/v1/reports/summary": REPORT_S}
+OWN_TIMES = {"/v1/reports/summary": REPORT_S, "/v1/reports/messages": REPORT_S}
 _NO_TIMES: Mapping[str, float] = {}
 
 

@@ -2,7 +2,7 @@
 writes it.
 
 An answer that begins is 200. When it cannot be finished, its connection is closed before the end of the body,
-which every client of HTTP notices. A reader that takes nothing for a while is given up.
+which every client of HTTP notices, and the log says why. A reader that takes nothing for a while is given up.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import get_args
 
+import structlog
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
@@ -46,16 +47,19 @@ _MORE = (
     "before its last chunk is not whole."
 )
 
+_log = structlog.get_logger(__name__)
+
 
 class FileResponse(Response):
     """A 200 whose body comes in parts."""
 
-    def __init__(self, parts: AsyncIterator[bytes], held: AsyncExitStack, content_type: str) -> None:
+    def __init__(self, parts: AsyncIterator[bytes], held: AsyncExitStack, query: ExportQuery) -> None:
         """`held`: what is released when the answer has ended."""
-        super().__init__(200, content_type=content_type)
+        super().__init__(200, content_type=_TYPES[query.format])
         self._parts = parts
         self._held = held
-        self._type = content_type
+        self._query = query
+        self._type = _TYPES[query.format]
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Write the head, and each part as it comes, until the end or until the reader or the store fails."""
@@ -83,8 +87,16 @@ class FileResponse(Response):
                 await request.writer.drain()
             if chunked:
                 await request.writer.write(b"0\r\n\r\n")
-        except EngineError:
-            # The body has begun, so that nothing else can be said.
+        except EngineError as e:
+            # The body has begun, so that nothing else can be said to the caller.
+            _log.warning(
+                "export broken off; its file is not whole",
+                request_id=self.request_id,
+                organisation=self._query.organisation_id,
+                rows=self._query.rows,
+                format=self._query.format,
+                reason=str(e),
+            )
             self.force_close()
             if request.transport is not None:
                 request.transport.abort()
@@ -159,4 +171,4 @@ async def _file(export: Exporter, query: ExportQuery, queue: ReportQueue) -> Fil
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(queue.turn(query.organisation_id))
         parts = await stack.enter_async_context(export(query))
-        return FileResponse(parts, stack.pop_all(), _TYPES[query.format])
+        return FileResponse(parts, stack.pop_all(), query)

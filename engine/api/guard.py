@@ -22,7 +22,7 @@ from engine.api.ports import CommonServices
 from engine.api.problems import refused, unavailable
 from engine.api.response import Response
 from engine.clocks.expiry import Expiry
-from engine.errors import Broken, Closed, Misfit, Refusal, Unavailable, Undecided
+from engine.errors import Broken, Closed, ConfigError, Misfit, Refusal, Unavailable, Undecided
 from engine.written_numbers import plural
 
 Action = Callable[[web.Request], Awaitable[Response]]
@@ -229,6 +229,10 @@ def problem(error: Exception, request_id: str, method: str, route: str | None) -
     """The answer to a request that failed with `error`, whatever it is."""
     if isinstance(error, Refusal):
         return refused(error, request_id)
+    if isinstance(error, ConfigError):
+        # A store that refuses (a password, a database that is missing) is of no more use to a caller than one
+        # that is away. The same request may succeed when an operator has acted.
+        error = Unavailable(str(error))
     if isinstance(error, Closed):
         return unavailable(error, request_id, error.code)
     if isinstance(error, Unavailable):

@@ -64,8 +64,9 @@ PERIOD = {
 _PARAMETERS = {
     **PERIOD,
     "group_by": Parameter(
-        "Names of groups with commas between; none: one row. Of minute, hour and day one at most. "
-        "`reference` is what references begin with, up to the first of `- _ / : .` or a blank.",
+        "Names of groups with commas between; none: one row, if there is any message. Of minute, hour and "
+        "day one at most. `reference` is what references begin with, up to the first of `- _ / : .` or a "
+        "blank.",
         TEXT,
     ),
     "time_zone": Parameter(
@@ -235,13 +236,19 @@ def query_of(
         by = "by reference" if "reference" in group_by else "of a campaign"
         days, what = min(days, _REFERENCES_DAYS), f"a report {by}"
         if organisation_id is None:
-            raise invalid(f"A report {by} must be one of an `organisation`.", "organisation")
+            raise invalid(
+                f"A report {by} must be that of one organisation: use `organisation`.", "organisation"
+            )
         if (request.query.get("country") or "") or "country" in group_by:
             raise invalid(f"A report {by} must not be by country too.", "country")
     if until_s > _after(from_s, days, ZoneInfo(time_zone)):
         longest = "a day" if days == 1 else f"{days:,} days"
-        otherwise = "; by day it may be" if what.startswith("a report by hour") else ""
-        raise invalid(f"The period of {what} must not be longer than {longest}{otherwise}.", "from_time")
+        otherwise = " (by day it may be)" if what.startswith("a report by hour") else ""
+        raise invalid(
+            f"The period of {what} must not be longer than {longest}{otherwise}; use `from_time` for a "
+            "shorter one.",
+            "from_time",
+        )
     return ReportQuery(
         from_s=from_s,
         until_s=until_s,

@@ -151,7 +151,7 @@ async def admin_services(
         providers=config.providers,
         transactions=Journal(postgres).transactions,
         status=looks.reports.status, scrape=looks.scrape.text, backlog=looks.reports.backlog,
-        reports=report_services(config, stack),
+        reports=report_services(config, stack, link),
         traffic=traffic, plan=PlanProcess(config, traffic).plan,
         audit=looks.auditor.audit,
         ready=ready, counts=counts,

@@ -109,8 +109,7 @@ async def archive_and_match(
         outstanding = closed_by(stack, DividedAttempts(url, numbers=numbers))
         commands = await stack.enter_async_context(link("receipts"))
         reading = await stack.enter_async_context(link("receipts read"))
-        now_us = pulse.clock.now_us
-        problems = Problems(now_us)
+        problems = Problems(now_us := pulse.clock.now_us)
         await stack.enter_async_context(ProblemFlush(problems, RedisProblems(commands, now_us).add, log))
         matcher, rounds = assemble_matcher(
             RedisReceiptStream(commands, reading, config.shards, pulse),
@@ -124,7 +123,8 @@ async def archive_and_match(
             numbers=numbers,
             given_up=partial(_note, problems),
         )
-        archiver = Archiver(activity, closed_by(stack, DividedActivityStore(url)), name, numbers=numbers)
+        store = closed_by(stack, DividedActivityStore(url))
+        archiver = Archiver(activity, store, name, numbers=numbers, now_us=now_us)
         inbox = await assemble_inbox(config, name, stack, commands, now_us)
         counters = await stack.enter_async_context(CounterLog(log, meter))
         counters.watch("archived", archiver.counts)

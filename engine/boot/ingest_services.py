@@ -75,7 +75,7 @@ async def ingest_services(
         cancels=kept.cancels,
         lists=kept.lists,
         batches=kept.batches,
-        reports=report_services(config, stack),
+        reports=report_services(config, stack, link),
         ready=ready,
         can_spend=partial(can_spend, quota),
         counts=counts,

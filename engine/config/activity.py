@@ -56,5 +56,8 @@ def wrong(settings: ActivitySettings, *, own_store: bool) -> tuple[str, str] | N
     if settings.texts_days and settings.numbers_days and settings.texts_days > settings.numbers_days:
         return "activity.texts_days", "at most as many as activity.numbers_days"
     if settings.numbers == "hashed" and not key and not own_store:
-        return "activity.numbers_key_file", "given with clickhouse.url, the same key on all nodes"
+        return (
+            "activity.numbers_key_file",
+            "given with clickhouse.url or clickhouse.urls, the same key on all nodes",
+        )
     return None

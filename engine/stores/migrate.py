@@ -33,10 +33,17 @@ import asyncpg
 import msgspec
 
 from engine.errors import ConfigError
-from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect, parse_url
+from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect
 from engine.stores.clickhouse.cluster import on_cluster
-from engine.stores.clickhouse.division import urls_of
-from engine.stores.clickhouse.division_mark import Mark, confirm_cluster, confirm_mark
+from engine.stores.clickhouse.division import places_of
+from engine.stores.clickhouse.division_mark import (
+    Mark,
+    confirm_cluster,
+    confirm_divisions,
+    confirm_mark,
+    confirm_replicated,
+    quoted,
+)
 from engine.stores.clickhouse.part_settings import settle_parts
 from engine.stores.postgres.connection import connect as connect_postgres
 from engine.stores.postgres.errors import Remedy, judged, translated
@@ -177,9 +184,11 @@ async def migrate_clickhouse(url: str, folder: Path | None = None, timeout_s: fl
     has them. `timeout_s` bounds each step. Raises ConfigError, Unavailable.
     """
     scripts = scripts_in(folder or _FOLDER / "clickhouse" / "migrations")
+    # What is refused leaves no database behind.
+    await confirm_divisions(url, timeout_s)
     async with AsyncExitStack() as stack:
         divisions: list[_Division] = []
-        for number, one in enumerate(places := [parse_url(one) for one in urls_of(url)], 1):
+        for number, one in enumerate(places := places_of(url), 1):
             await _make_database(one, Mark(number, len(places)), timeout_s)
             client = await connect(one, database=one.database, timeout_s=timeout_s)
             stack.push_async_callback(client.close)
@@ -212,7 +221,8 @@ async def _applied(client: Any, place: ClickHouseUrl, timeout_s: float) -> dict[
         # A user who may make no tables is enough where nothing is due.
         if not (await client.query(_HAS_CLICKHOUSE)).result_rows:
             await client.command(on_cluster(_CREATE_CLICKHOUSE, place.cluster))
-        await _confirm_replicated(client, place)
+        [(engine,)] = (await client.query(_ENGINE_CLICKHOUSE)).result_rows
+        confirm_replicated(engine, place)
         # When two versions of one script were applied at once, the digest is "", which fits no script.
         found = await client.query(
             "SELECT number, if(uniqExact(sha256) = 1, any(sha256), '') "
@@ -237,19 +247,6 @@ async def _apply_clickhouse(divisions: Sequence[_Division], script: Script, time
             )
 
 
-async def _confirm_replicated(client: Any, place: ClickHouseUrl) -> None:
-    """Raises ConfigError when the tables were made for one server, and are to be those of a cluster, or the
-    other way."""
-    [(engine,)] = (await client.query(_ENGINE_CLICKHOUSE)).result_rows
-    if engine.startswith("Replicated") and not place.cluster:
-        raise ConfigError("ClickHouse has the tables of a cluster; clickhouse.cluster must name it.")
-    if place.cluster and not engine.startswith("Replicated"):
-        raise ConfigError(
-            "ClickHouse has tables that are not replicated; leave out clickhouse.cluster, or name another "
-            "database in clickhouse.url."
-        )
-
-
 async def _make_database(place: ClickHouseUrl, mark: Mark, timeout_s: float) -> None:
     if place.database == "default" and not place.cluster:
         return
@@ -262,7 +259,7 @@ async def _make_database(place: ClickHouseUrl, mark: Mark, timeout_s: float) -> 
                 parameters={"name": place.database},
             )
             if not found.result_rows:
-                made = f"CREATE DATABASE IF NOT EXISTS {_quoted(place.database)}"
+                made = f"CREATE DATABASE IF NOT EXISTS {quoted(place.database)}"
                 await client.command(on_cluster(made, place.cluster))
     finally:
         await client.close()
@@ -275,7 +272,3 @@ def statements_of(sql: str) -> list[str]:
     """
     lines = [line for line in sql.splitlines() if not line.lstrip().startswith("--")]
     return [s.strip() for s in re.split(r";\s*\n", "\n".join(lines) + "\n") if s.strip()]
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"

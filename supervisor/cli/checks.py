@@ -229,8 +229,9 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 async def _clickhouse(url: str) -> str:
-    found = await all_of(_clickhouse_division(one) for one in urls_of(url))
+    # First, as `smsengine migrate` would refuse what is wrong here.
     await confirm_divisions(url, _TIMEOUT_S)
+    found = await all_of(_clickhouse_division(one) for one in urls_of(url))
     # Mostly they say the same.
     return "; ".join(dict.fromkeys(found)) + (f" ({len(found)} divisions)" if len(found) > 1 else "")
 

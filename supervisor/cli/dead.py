@@ -14,6 +14,7 @@ from engine.errors import ConfigError, Refusal
 from engine.records import Queue
 from supervisor.cli import options, show
 from supervisor.cli.client import Client
+from supervisor.output import visible_in_line
 
 app = typer.Typer(
     help="Dead letters: list, show, replay, drop.",
@@ -148,8 +149,8 @@ def show_letter(
     print(f"message       {found.message_id}")
     print(f"organisation  {found.organisation_id}")
     print(f"to            {found.to}")
-    print(f"from          {found.sender or 'as the provider does'}")
-    print(f"reference     {found.reference or 'none'}")
+    print(f"from          {visible_in_line(found.sender) or 'as the provider does'}")
+    print(f"reference     {visible_in_line(found.reference) or 'none'}")
     print(f"segments      {found.segments}")
     print(f"units held    {show.number(found.units)}")
     print(f"attempts      {found.attempts}")

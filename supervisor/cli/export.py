@@ -7,6 +7,7 @@ may remove it. What goes to standard output and breaks off has an exit code that
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 import tempfile
@@ -111,6 +112,12 @@ def _form_of(output: Path | None) -> _Format:
 def _write_out(parts: Iterator[bytes], note: Callable[[int], None]) -> None:
     """Write to standard output, until nobody reads any more. Raises Refusal, Unavailable, OSError."""
     assert isinstance(sys.stdout, Output)
+    if sys.stdout.isatty():
+        # A person's, who must not be shown what it would carry out. A character may be in two parts.
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for part in parts:
+            sys.stdout.write(decoder.decode(part))
+        return
     for part in parts:
         note(len(part))
         if not sys.stdout.write_octets(part):
@@ -118,7 +125,7 @@ def _write_out(parts: Iterator[bytes], note: Callable[[int], None]) -> None:
 
 
 def _write(parts: Iterable[bytes], file: BinaryIO, note: Callable[[int], None]) -> int:
-    """Write to a file; how many octets. Raises Refusal, Unavailable, OSError."""
+    """Write to a file; how many octets. Raises Refusal, Unavailable, OSError of the file."""
     octets = 0
     for part in parts:
         file.write(part)
@@ -132,10 +139,13 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that gets its name, in place of one that has it, when the block ends without an error.
 
     What is no file, such as a pipe or /dev/null, or a link, such as /dev/stdout, is written to as it is.
-    Raises ConfigError, OSError."""
+    Raises ConfigError when it cannot be written."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        with _opened(path) as file:
-            yield file
+        try:
+            with _opened(path) as file:
+                yield file
+        except OSError as e:
+            raise _unwritable(path, e) from e
         return
     try:
         # Only its owner may read it, because there are numbers in it.
@@ -148,8 +158,10 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         Path(draft).replace(path)
-    except BaseException:
+    except BaseException as e:
         Path(draft).unlink(missing_ok=True)
+        if isinstance(e, OSError):
+            raise _unwritable(path, e) from e
         raise
 
 

@@ -16,6 +16,7 @@ from engine.errors import Refusal
 from engine.records import MessageDraft, Queue
 from supervisor.cli import options, show
 from supervisor.cli.client import Client, Problem
+from supervisor.output import visible_in_line
 
 app = typer.Typer(
     help="Messages of an organisation: estimate, list, show, cancel; batches.",
@@ -112,7 +113,7 @@ def show_message(message_id: _Id, *, engine: options.EngineOptions) -> None:
         return
     message = msgspec.convert(found, _Message)
     console = Console(highlight=False, markup=False)
-    sender = f" from {message.sender}" if message.sender else ""
+    sender = f" from {visible_in_line(message.sender)}" if message.sender else ""
     console.print(Text(f"{message.status} ({message.charge}) to {message.to}{sender}, {message.queue}"))
     console.print(Text(f"{_sized(message)}, {show.counted(message.units, 'unit')}"))
     columns = ("at", "event", "attempt", "provider", "code", "took")
@@ -229,7 +230,7 @@ def list_messages(
 
 def _lines(message: _Message) -> Text:
     """Two lines; the first begins with the id, which a table would break on a narrow terminal."""
-    reference = f"  {message.reference}" if message.reference else ""
+    reference = f"  {visible_in_line(message.reference)}" if message.reference else ""
     return Text(
         f"{message.id}  {message.status}, {message.charge} {message.units}\n"
         f"    {message.accepted_at[:19]}  to {message.to}{reference}"

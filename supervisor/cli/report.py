@@ -12,6 +12,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from engine.activity.csv_texts import as_cell
 from engine.activity.reports import Quantiles, Report, ReportRow
 from engine.errors import ConfigError
 from supervisor.cli import options, show
@@ -26,7 +27,7 @@ _COUNTS = (
     "undelivered", "delivered", "retries", "held", "captured", "released",
 )  # fmt: skip
 _TIMES = ("answer_ms", "sent_after_ms", "delivered_after_ms")
-# Of a row that is not by status, what the table has; --json and --csv have all.
+# Of a row that is not by status, what the table always has; --json and --csv have all.
 _SHOWN = (
     "messages",
     "segments",
@@ -38,6 +39,8 @@ _SHOWN = (
     "failed",
     "expired",
 )
+# With them the statuses are all messages. Most reports have none, so they are shown where a row has any.
+_SELDOM = ("canceled", "outcome_unknown")
 _QUARTER_S, _MINUTE_S = 900, 60
 _STEPS = ("minute", "hour", "day")
 
@@ -46,8 +49,8 @@ _By = Annotated[
     str,
     typer.Option(
         metavar="GROUPS",
-        help="Groups with commas between: status, queue, provider, country, organisation, reference, and one "
-        "of minute, hour, day.",
+        help="Groups with commas between: status, queue, provider, country, organisation, reference (with "
+        "--organisation), and one of minute, hour, day.",
     ),
 ]
 _Since = Annotated[
@@ -65,7 +68,8 @@ _Campaign = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Only those whose reference is this, or begins with it and one of - _ / : . or a blank.",
+        help="Only those whose reference is this, or begins with it and one of - _ / : . or a blank; with "
+        "--organisation.",
     ),
 ]
 _Order = Annotated[
@@ -139,7 +143,8 @@ def report(
 def _print(found: Report) -> None:
     groups = [name for name in _GROUPS if any(_has(row, name) for row in found.rows)]
     by_status = "status" in groups
-    counts = _COUNTS[:3] if by_status else _SHOWN
+    seldom = [name for name in _SELDOM if any(_has(row, name) and getattr(row, name) for row in found.rows)]
+    counts = _COUNTS[:3] if by_status else (*_SHOWN, *seldom)
     more = () if by_status else ("delivery", "sent p95", "delivered p95")
     rows = [
         [
@@ -175,7 +180,8 @@ def _write_csv(rows: Sequence[ReportRow], groups: Sequence[str]) -> None:
     by_status = "status" in groups
     counts, times = (_COUNTS[:3], ()) if by_status else ((*_COUNTS, "delivery_rate"), _TIMES)
     names = [*(name for name in _GROUPS if name in groups), *counts]
-    writer = csv.writer(exact_output())
+    # A terminal is a person's, who must not be shown what it would carry out.
+    writer = csv.writer(sys.stdout if sys.stdout.isatty() else exact_output())
     writer.writerow([*names, *(f"{name[:-3]}_{part}_ms" for name in times for part in ("p50", "p95", "p99"))])
     for row in rows:
         quantiles = [getattr(row, name) for name in times]
@@ -184,5 +190,12 @@ def _write_csv(rows: Sequence[ReportRow], groups: Sequence[str]) -> None:
             for of in quantiles
             for value in ((of.p50, of.p95, of.p99) if isinstance(of, Quantiles) else ("", "", ""))
         ]
-        values = [getattr(row, name) for name in names]
-        writer.writerow([*("" if value is None else value for value in values), *parts])
+        values = [_cell(getattr(row, name)) for name in names]
+        writer.writerow([*values, *parts])
+
+
+def _cell(value: object) -> object:
+    """What stands in CSV for a value; a text is no formula of a spreadsheet."""
+    if isinstance(value, str):
+        return as_cell(value)
+    return "" if value is None else value

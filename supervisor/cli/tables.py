@@ -16,7 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from supervisor.output import visible
+from supervisor.output import visible, visible_in_line
 
 # The first column of a table is not folded, unless it takes more characters than that.
 _WHOLE_MAX = 40
@@ -35,7 +35,7 @@ class Rows:
     ) -> None:
         # As they are seen, so that they have the widths that are measured here.
         self._columns = [*map(visible, columns)]
-        self._cells = [[*map(visible, row)] for row in rows]
+        self._cells = [[*map(visible_in_line, row)] for row in rows]
         self._right = right
 
     def __bool__(self) -> bool:

@@ -109,7 +109,8 @@ def command_sentence(words: str, arguments: Sequence[str], names: Mapping[str, s
     given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
 
     def unused(field: re.Match[str]) -> str:
-        return f"use {names[field[1]]}" if field[1] in names else field[0]
+        named = names.get(field[1]) or _OPTIONS.get(field[1])
+        return f"use {named}" if named else field[0]
 
     def option(field: re.Match[str]) -> str:
         named = _OPTIONS.get(field[1]) or names.get(field[1]) or "--" + field[1].replace("_", "-")

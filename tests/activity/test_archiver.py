@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from engine.activity.archiver import Archiver, Limits
 from engine.activity.records import MessageKey
@@ -65,6 +67,26 @@ async def _nothing_waits(world: World) -> bool:
 def process(world: World, owner: str, point: str) -> AbstractAsyncContextManager[Process]:
     """An archiver process."""
     return forked("tests.activity.archiver_process", world.redis_url, world.clickhouse_url, owner, point)
+
+
+async def test_the_log_says_for_how_long_activity_waits(world: World) -> None:
+    waits_ms = 3_600_000
+    entry = f"{time.time_ns() // 1_000_000 - waits_ms}-0"
+    await world.redis.xadd(activity_key(0), {b"b": blob_of([make_row(0)])}, id=entry)
+    # Nobody listens there.
+    away = ClickHouseActivityStore("http://127.0.0.1:9")
+    archiver = Archiver(world.stream, away, "a", msgspec.structs.replace(QUICK, drain_s=0.0))
+    with capture_logs() as said, contextlib.suppress(Unavailable):
+        async with running(archiver):
+            await until(lambda: _is_said(said))
+    [warning] = [line for line in said if line["event"].startswith("archiver cannot go on")]
+    assert warning["entries_waiting"] == 1
+    assert waits_ms <= warning["oldest_ms"] < 2 * waits_ms
+    await away.close()
+
+
+async def _is_said(lines: list[Any]) -> bool:
+    return bool(lines)
 
 
 async def test_rows_of_all_shards_go_in_as_one_block(world: World) -> None:

@@ -21,6 +21,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._answer_bytes_left: int | None = None
+        # Whether an answer stalls then, and is not cut.
+        self._stalls = False
         self._requests_flow = asyncio.Event()
         self._answers_flow = asyncio.Event()
         self.flow()
@@ -105,7 +107,11 @@ class Proxy:
 
     def truncate_after(self, answer_bytes: int) -> None:
         """Let so many more bytes of answers through, then cut."""
-        self._answer_bytes_left = answer_bytes
+        self._answer_bytes_left, self._stalls = answer_bytes, False
+
+    def stall_after(self, answer_bytes: int) -> None:
+        """Let so many more bytes of answers through, then none until `flow`."""
+        self._answer_bytes_left, self._stalls = answer_bytes, True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -150,12 +156,18 @@ class Proxy:
                 if self._swallowing:
                     continue
                 if self._answer_bytes_left is not None:
+                    rest = chunk[self._answer_bytes_left :]
                     chunk = chunk[: self._answer_bytes_left]
                     self._answer_bytes_left -= len(chunk)
                     writer.write(chunk)
                     if not self._answer_bytes_left:
                         await writer.drain()
                         self._answer_bytes_left = None
+                        if self._stalls:
+                            self.stall()
+                            await self._answers_flow.wait()
+                            writer.write(rest)
+                            continue
                         self.truncated.set()
                         return
                 else:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from engine.api.report_ports import ReportServices
 from engine.errors import Unavailable
@@ -77,6 +78,14 @@ async def test_a_whole_file_has_its_name_and_what_breaks_off_changes_nothing(
     assert (file.read_bytes(), os.listdir(tmp_path)) == (PART * 3, [file.name])
 
 
+async def test_a_file_that_cannot_be_written_is_named(
+    api: Api, acme: NewOrganisation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await export(api, str(acme.id), "-o", "/dev/full") == 2
+    said = capsys.readouterr().err
+    assert said == "smsengine: --output /dev/full cannot be written: no space left on device.\n"
+
+
 async def test_a_pipe_is_written_to_and_stays_one(api: Api, acme: NewOrganisation, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -93,7 +102,9 @@ async def test_standard_output_gets_the_rows_and_a_code_that_says_whether_they_a
     printed = capfdbinary.readouterr()
     assert (printed.out, printed.err, source.asked[0].format) == (PART * 3, b"", "jsonl")
     source.fails = True
-    assert await export(api, str(acme.id)) == 2
+    # The server, which is in this process, says so in its log.
+    with capture_logs():
+        assert await export(api, str(acme.id)) == 2
     printed = capfdbinary.readouterr()
     assert (printed.out, printed.err.count(b"\n")) == (PART * 3, 1)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -29,6 +32,9 @@ from tests.api.world import Api, services_with, serving
 START_US = 1_793_491_200_000_000
 PERIOD = "from_time=2026-11-01T00:00:00Z&until_time=2026-11-02T00:00:00Z"
 COUNT = 300
+# With what CSV has for those that a spreadsheet would take for a formula.
+CELLS = {"=1+1": "'=1+1", "@a": "'@a", "-1+2": "'-1+2", "\t=1": "'\t=1", "+98912": "+98912", "-5": "-5"}
+FORMULAS = ('quoted, "twice"', *CELLS)
 HISTORIES = (
     ("accepted",),
     ("accepted", "sent", "delivered"),
@@ -51,7 +57,7 @@ def rows_of(organisation_id: int, number: int) -> list[ActivityRow]:
             segments=1,
             attempt=place,
             provider="a" if place else "",
-            reference='quoted, "twice"' if number else "",
+            reference=FORMULAS[number % len(FORMULAS)] if number else "",
             latency_us=0,
             text='Grüße, "you"' if number % 2 and not place else "",
         )
@@ -128,7 +134,8 @@ async def test_the_file_has_each_message_once_as_its_history_says(
     assert sorted(row["id"] for row in rows) == list(views)
     for row in rows:
         view = views[row["id"]]
-        wanted = (view.status, view.charge, view.to, view.reference, view.provider, view.accepted_at)
+        cell = CELLS.get(view.reference, view.reference)
+        wanted = (view.status, view.charge, view.to, cell, view.provider, view.accepted_at)
         told = ("status", "charge", "to", "reference", "provider", "accepted_at")
         assert row["text"] == (view.text or "")
         assert tuple(row[name] for name in told) == wanted
@@ -136,9 +143,50 @@ async def test_the_file_has_each_message_once_as_its_history_says(
         assert bool(row["delivered_at"]) == (view.status == "delivered")
     kind, body = await fetched(exporting, "jsonl")
     lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(body)
+    # A line of JSON has each text as it is.
+    for line in lines:
+        line["reference"] = CELLS.get(line["reference"], line["reference"])
     assert [{name: str(value) for name, value in line.items()} for line in lines] == rows
     kind, body = await fetched(exporting, "parquet")
     assert (kind, body[:4], body[-4:]) == ("application/vnd.apache.parquet", b"PAR1", b"PAR1")
+
+
+# ClickHouse's engine is another one in a process of its own.
+_READ = """
+import sys, chdb
+print(chdb.query("DESCRIBE TABLE file('" + sys.argv[1] + "')", "TSV"))
+print(chdb.query("SELECT id, accepted_at, sent_at FROM file('" + sys.argv[1] + "') ORDER BY id", "TSV"))
+"""
+
+
+@pytest.mark.parametrize("rows", ["messages", "events"])
+async def test_times_of_parquet_are_timestamps_and_null_where_there_is_none(
+    exporting: Api, exported: tuple[Breaking, dict[str, Any]], tmp_path: Path, rows: str
+) -> None:
+    file = tmp_path / "file.parquet"
+    file.write_bytes((await fetched(exporting, f"parquet&rows={rows}"))[1])
+    code = _READ if rows == "messages" else _READ.replace("sent_at", "at")
+    command = [sys.executable, "-c", code, str(file)]
+    told = (await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True)).stdout.decode()
+    types, _, read = told.partition("\n\n")
+    kinds = dict(line.split("\t")[:2] for line in types.splitlines())
+    time = r"DateTime64(6, \'UTC\')"
+    assert kinds["accepted_at"] == time
+    if rows == "events":
+        assert kinds["at"] == time
+    else:
+        assert kinds["sent_at"] == kinds["delivered_at"] == f"Nullable({time})"
+    if rows == "messages":
+        first = {
+            view.id: {event.event: event.at for event in reversed(view.events)}
+            for view in exported[1].values()
+        }
+        for line in read.split("\n"):
+            if line:
+                message_id, accepted_at, sent_at = line.split("\t")
+                assert f"{accepted_at.replace(' ', 'T')}Z" == exported[1][message_id].accepted_at
+                wanted = first[message_id].get("sent")
+                assert sent_at == ("\\N" if wanted is None else wanted.replace("T", " ").removesuffix("Z"))
 
 
 async def test_the_file_of_events_has_each_event_once_as_the_histories_say(

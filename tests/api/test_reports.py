@@ -102,20 +102,32 @@ async def test_the_operator_sees_all_and_the_worst_first(reporting: Api, source:
         ("from_time=2026-11-01T00:01:00Z", "`from_time` must be a quarter of an hour"),
         ("group_by=minute&from_time=2026-11-01T00:00:01Z", "`from_time` must be a whole minute."),
         (f"until_time={FROM}&from_time={FROM}", "`from_time` must be before `until_time`."),
-        ("from_time=1990-01-01T00:00:00Z", "The period of a report must not be longer than 3,660 days."),
-        ("from_time=2026-10-30T00:00:00Z&group_by=minute", "by minute must not be longer than a day."),
-        ("from_time=2026-09-30T00:00:00Z&group_by=reference", "must not be longer than 31 days."),
+        (
+            "from_time=1990-01-01T00:00:00Z",
+            "The period of a report must not be longer than 3,660 days; use `from_time` for a shorter one.",
+        ),
+        (
+            "from_time=2026-10-30T00:00:00Z&group_by=minute",
+            "by minute must not be longer than a day; use `from_time` for a shorter one.",
+        ),
+        (
+            "from_time=2026-09-30T00:00:00Z&group_by=reference",
+            "must not be longer than 31 days; use `from_time` for a shorter one.",
+        ),
         (
             "from_time=2026-09-30T00:00:00Z&group_by=hour,country",
-            "The period of a report by hour must not be longer than 31 days; by day it may be.",
+            "The period of a report by hour must not be longer than 31 days (by day it may be); use `from",
         ),
         (
             "from_time=2026-11-01T00:00:00Z&until_time=2026-11-09T00:00:00Z&group_by=hour,country,provider",
-            "two other groups, beside `status`, must not be longer than 7 days; by day it may be.",
+            "two other groups, beside `status`, must not be longer than 7 days (by day it may be); use",
         ),
         ("group_by=reference,country", "A report by reference must not be by country too."),
         ("campaign=spring&country=DE", "A report of a campaign must not be by country too."),
-        ("campaign=spring&from_time=2026-09-30T00:00:00Z", "a campaign must not be longer than 31 days."),
+        (
+            "campaign=spring&from_time=2026-09-30T00:00:00Z",
+            "a campaign must not be longer than 31 days; use `from_time` for a shorter one.",
+        ),
         ("campaign=%00", "`campaign` must not contain U+0000."),
         ("queue=slow", "`queue` must be"),
         ("provider=%00", "`provider` must not contain U+0000."),
@@ -138,6 +150,7 @@ async def test_what_is_no_report_is_refused_in_a_sentence(reporting: Api, query:
 async def test_a_report_by_reference_of_all_organisations_is_refused(reporting: Api) -> None:
     status, problem = await reporting.admin("GET", "/reports/summary?group_by=reference")
     assert (status, problem["field"]) == (422, "organisation")
+    assert problem["detail"].endswith("that of one organisation: use `organisation`.")
 
 
 async def test_a_report_of_a_campaign_is_of_the_last_31_days_if_it_does_not_say(

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import clickhouse_connect
 import msgspec
-from aiohttp import ClientError, ServerDisconnectedError
+from aiohttp import ClientError, ClientPayloadError, ServerDisconnectedError
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 
 from engine.clocks.round_trips import CLICKHOUSE, timed
@@ -71,24 +71,24 @@ class ClickHouseUrl(msgspec.Struct, frozen=True, kw_only=True):
         return self.host in ("localhost", "127.0.0.1", "::1")
 
 
-def parse_url(url: str) -> ClickHouseUrl:
+def parse_url(url: str, name: str = "The ClickHouse URL") -> ClickHouseUrl:
     """Read http[s]://[user[:password]@]host[:port][/database].
 
-    Raises ConfigError; its text never holds the password.
+    Raises ConfigError, which calls the URL `name`; its text never holds the password.
     """
     if len(url.split()) > 1:
-        raise ConfigError("The ClickHouse URL must be one; clickhouse.urls may name several.")
+        raise ConfigError(f"{name} must be one; clickhouse.urls may name several.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as e:
-        raise ConfigError("The ClickHouse URL cannot be read: its port is malformed.") from e
+        raise ConfigError(f"{name} cannot be read: its port is malformed.") from e
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError("The ClickHouse URL must look like http://user:password@host:8123/database.")
+        raise ConfigError(f"{name} must look like http://user:password@host:8123/database.")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     cluster = query.pop("cluster", "")
     if query.keys() - {*TLS_FILES} or parts.fragment:
-        raise ConfigError("The ClickHouse URL must end with the database; settings are the engine's own.")
+        raise ConfigError(f"{name} must end with the database; settings are the engine's own.")
     tls = parts.scheme == "https"
     port = port or (8443 if tls else 8123)
     return ClickHouseUrl(
@@ -163,7 +163,7 @@ async def answering(url: ClickHouseUrl, timeout_s: float) -> AsyncIterator[None]
         if (reason := _unreached(e)) is not None:
             raise Unavailable(f"ClickHouse at {url.shown} cannot be reached: {reason}.") from e
         raise Unavailable(f"ClickHouse at {url.shown} fails: {_sentence(e)}.") from e
-    except OSError as e:
+    except (OSError, ClientError) as e:
         raise Unavailable(
             f"ClickHouse at {url.shown} cannot be reached: {_unreached(e) or _sentence(e)}."
         ) from e
@@ -181,7 +181,7 @@ def _unreached(error: BaseException) -> str | None:
             return f"its certificate is not trusted ({seen.verify_message}), see clickhouse.tls_ca_file"
         if isinstance(seen, ssl.SSLError) and is_systems:
             return "TLS does not come about"
-        if isinstance(seen, ServerDisconnectedError | ConnectionResetError):
+        if isinstance(seen, ServerDisconnectedError | ConnectionResetError | ClientPayloadError):
             return "it closed the connection"
         if isinstance(seen, socket.gaierror):
             return "its name is not known"

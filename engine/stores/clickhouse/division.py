@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 
 from engine.shards import shard_of
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
+from engine.stores.clickhouse.client import ClickHouseUrl, parse_url
 
 T = TypeVar("T")
 A = TypeVar("A", bound=ClickHouseAdapter)
@@ -28,6 +29,15 @@ A = TypeVar("A", bound=ClickHouseAdapter)
 def urls_of(url: str) -> list[str]:
     """The URLs of the divisions, from `clickhouse.url` as it is handed on: with spaces between them."""
     return url.split() or [url]
+
+
+def places_of(url: str) -> list[ClickHouseUrl]:
+    """Where each division is, from a URL as `urls_of` has it. Raises ConfigError, which says which of several
+    URLs is malformed."""
+    urls = urls_of(url)
+    if len(urls) == 1:
+        return [parse_url(urls[0])]
+    return [parse_url(one, f"Number {number} of clickhouse.urls") for number, one in enumerate(urls, 1)]
 
 
 async def all_of(calls: Iterable[Awaitable[T]]) -> list[T]:
@@ -47,6 +57,7 @@ class Divided(Generic[A]):
 
     def __init__(self, url: str, adapter: Callable[[str], A]) -> None:
         """`url`: as of `urls_of`; `adapter` makes that of one URL. Raises ConfigError for a malformed one."""
+        places_of(url)
         self.divisions = [adapter(one) for one in urls_of(url)]
 
     def of(self, organisation_id: int) -> A:

@@ -12,14 +12,15 @@ once: both write the same, or the second of two that disagree finds both notes a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from engine.errors import ConfigError
-from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect, parse_url
+from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect
 from engine.stores.clickhouse.cluster import on_cluster
-from engine.stores.clickhouse.division import urls_of
+from engine.stores.clickhouse.division import places_of
 from engine.written_numbers import plural
 
 _CREATE = """CREATE TABLE IF NOT EXISTS smsengine_division (
@@ -28,9 +29,10 @@ _CREATE = """CREATE TABLE IF NOT EXISTS smsengine_division (
 )
 ENGINE = MergeTree ORDER BY number
 """
-_HAS = """
-SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'smsengine_division'"""
-_NOTED = "SELECT DISTINCT number, divisions FROM smsengine_division ORDER BY ALL LIMIT 2"
+_NOTED = "SELECT DISTINCT number, divisions FROM {}.smsengine_division ORDER BY ALL LIMIT 2"
+_APPLIED = "SELECT count() FROM {}.smsengine_migrations"
+_ENGINE = """
+SELECT engine FROM system.tables WHERE database = {database:String} AND name = {table:String}"""
 # The server's code for what the user may not do.
 _NO_RIGHT = 497
 SHARDS_SQL = "SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = {cluster:String}"
@@ -61,7 +63,7 @@ async def confirm_mark(
     all organisations; and Unavailable.
     """
     async with answering(place, timeout_s):
-        noted = await _noted(client)
+        noted = await _noted(client, place.database)
         if wrong := wrong_mark(noted, mark, made):
             raise ConfigError(f"{named(place, mark)} {wrong}")
         if noted or mark.divisions == 1:
@@ -76,28 +78,74 @@ async def confirm_mark(
 
 
 async def confirm_divisions(url: str, timeout_s: float) -> None:
-    """Confirm that each database of `url`, which all have their tables, is the division that it is named as.
+    """Confirm that each database of `url` can be the division that it is named as, whether it is there
+    already or not, and that its tables are those of a cluster if `url` names one.
 
     Nothing is changed. Raises ConfigError, Unavailable.
     """
-    places = [parse_url(one) for one in urls_of(url)]
-    for number, place in enumerate(places, 1):
-        mark = Mark(number, len(places))
-        client = await connect(place, database=place.database, timeout_s=timeout_s)
-        try:
-            await confirm_cluster(client, place, mark, timeout_s)
+    places = places_of(url)
+    marks = [Mark(number, len(places)) for number in range(1, len(places) + 1)]
+    async with AsyncExitStack() as stack:
+        clients = []
+        for place in places:
+            client = await connect(place, database="default", timeout_s=timeout_s)
+            stack.push_async_callback(client.close)
+            clients.append(client)
+        each = list(zip(clients, places, marks, strict=True))
+        # In this order: all notes are written before the first table is made. So another start that goes on
+        # meanwhile is not taken for one that lacks them.
+        made = [await _is_made(*one, timeout_s) for one in each]
+        for client, place, mark in each:
             async with answering(place, timeout_s):
-                noted = await _noted(client)
-        finally:
-            await client.close()
-        if wrong := wrong_mark(noted, mark, [True] * len(places)):
-            raise ConfigError(f"{named(place, mark)} {wrong}")
+                noted = await _noted(client, place.database)
+            if wrong := wrong_mark(noted, mark, made):
+                raise ConfigError(f"{named(place, mark)} {wrong}")
 
 
-async def _noted(client: Any) -> list[Mark]:
-    """What its database says of itself; two notes are one too many."""
-    [(has,)] = (await client.query(_HAS)).result_rows
-    return [Mark(*row) for row in (await client.query(_NOTED)).result_rows] if has else []
+async def _is_made(client: Any, place: ClickHouseUrl, mark: Mark, timeout_s: float) -> bool:
+    """Whether the database, which need not be there, has tables. Raises ConfigError when it, or the cluster,
+    cannot be that of `place`; and Unavailable."""
+    await confirm_cluster(client, place, mark, timeout_s)
+    async with answering(place, timeout_s):
+        engine = await _engine(client, place.database, "smsengine_migrations")
+        confirm_replicated(engine, place)
+        if engine is None:
+            return False
+        [(rows,)] = (await client.query(_APPLIED.format(quoted(place.database)))).result_rows
+        return bool(rows)
+
+
+async def _engine(client: Any, database: str, table: str) -> str | None:
+    """The engine of a table; None: there is no such table."""
+    found = await client.query(_ENGINE, parameters={"database": database, "table": table})
+    return next((engine for (engine,) in found.result_rows), None)
+
+
+def confirm_replicated(engine: str | None, place: ClickHouseUrl) -> None:
+    """Raises ConfigError when the tables were made for one server, and are to be those of a cluster, or the
+    other way. `engine`: of the table of migrations; None: there is none yet."""
+    if engine is None:
+        return
+    if engine.startswith("Replicated") and not place.cluster:
+        raise ConfigError("ClickHouse has the tables of a cluster; clickhouse.cluster must name it.")
+    if place.cluster and not engine.startswith("Replicated"):
+        raise ConfigError(
+            "ClickHouse has tables that are not replicated; leave out clickhouse.cluster, or name another "
+            "database in clickhouse.url."
+        )
+
+
+def quoted(name: str) -> str:
+    """The name of a database as SQL has it."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+async def _noted(client: Any, database: str) -> list[Mark]:
+    """What a database says of itself; two notes are one too many."""
+    if await _engine(client, database, "smsengine_division") is None:
+        return []
+    rows = (await client.query(_NOTED.format(quoted(database)))).result_rows
+    return [Mark(*row) for row in rows]
 
 
 def wrong_mark(noted: Sequence[Mark], mark: Mark, made: Sequence[bool]) -> str:

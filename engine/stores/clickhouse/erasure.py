@@ -23,7 +23,9 @@ _STATEMENTS = {
     "outstanding": "UPDATE row = {row} WHERE multiSearchAny(row, [{quoted}])",
     # The whole message with its text, which would be sent once more.
     "kept_messages": """DELETE WHERE position(message, '"{number}"') > 0""",
-    "receipts_unmatched": "DELETE WHERE to IN ('{digits}', {forms})",
+    # As `engine.activity.numbers.are_digits_of` says; its fewest digits are seven.
+    "receipts_unmatched": """DELETE WHERE to IN ({forms}) OR length(replaceRegexpOne(to, '^0+', '')) >= 7
+        AND (endsWith(to, '{digits}') OR endsWith('{digits}', replaceRegexpOne(to, '^0+', '')))""",
     "inbound_messages": "DELETE WHERE sender IN ('{number}', '{digits}')",
 }
 _FORGET = f"""KILL MUTATION WHERE database = currentDatabase() AND is_done

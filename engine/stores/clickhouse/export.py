@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from engine.activity.csv_texts import FORMULA, NUMBER
 from engine.errors import Unavailable
 from engine.lifecycle import EVENTS, STATUSES, events_that
 from engine.records import Queue
@@ -85,6 +86,25 @@ _BY_ROWS = {
 }
 
 
+# Columns of texts that customers and providers wrote.
+_TEXTS = {"from", "reference", "provider_message_id", "code", "text"}
+# As `engine.activity.csv_texts.as_cell`. In SQL a backslash is written as two.
+_CELL = "if(match({{0}} AS {{1}}, '{}') AND NOT match({{1}}, '{}'), concat('\\'', {{1}}), {{1}})".format(
+    FORMULA.replace("\\", "\\\\"), NUMBER
+)
+
+# Parquet has times of its own, and null for one that is missing.
+_FIRST_MOMENT = "minOrNullIf(at, event = '{event}')"
+_MOMENTS = {
+    "messages": {
+        "accepted_at": "accepted_at",
+        "sent_at": _FIRST_MOMENT.format(event="sent"),
+        "delivered_at": _FIRST_MOMENT.format(event="delivered"),
+    },
+    "events": {"accepted_at": "accepted_at", "at": "at"},
+}
+
+
 class ExportQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What is written, and how."""
 
@@ -149,7 +169,17 @@ class ClickHouseExport(ClickHouseAdapter):
 
 def _columns(query: ExportQuery) -> dict[str, str]:
     """Name and expression of each column of an export."""
-    return {name: of for name, of in _BY_ROWS[query.rows][0].items() if name != "text" or query.texts}
+    columns = {name: of for name, of in _BY_ROWS[query.rows][0].items() if name != "text" or query.texts}
+    if query.format == "csv":
+        # Opened with spreadsheets, which take some texts for formulas.
+        columns |= {
+            name: _CELL.format(columns[name], f"t{place}")
+            for place, name in enumerate(columns)
+            if name in _TEXTS
+        }
+    if query.format == "parquet":
+        columns |= _MOMENTS[query.rows]
+    return columns
 
 
 def statement(query: ExportQuery) -> tuple[str, dict[str, Any]]:

@@ -49,6 +49,16 @@ def test_prints_and_tables_have_nothing_for_the_terminal_in_them() -> None:
     assert not UNSEEN & set(printed.getvalue())
 
 
+def test_nothing_that_somebody_wrote_begins_a_line_of_a_table() -> None:
+    forged = "spring\nprovider-x\t1,000\u2028captured"
+    printed = io.StringIO()
+    with redirect_stdout(printed), surviving_output():
+        console = Console(highlight=False, markup=False, width=400)
+        console.print(show.table(("reference", "messages"), [(forged, "1")]))
+    _, _, row = printed.getvalue().splitlines()
+    assert row.split() == [r"spring\x0aprovider-x\x091,000\u2028captured", "1"]
+
+
 def test_what_a_program_reads_is_to_the_letter() -> None:
     printed = io.StringIO()
     with redirect_stdout(printed), surviving_output():
@@ -66,12 +76,27 @@ with surviving_output():
 """
 
 
-def test_a_terminal_gets_the_colours_of_the_command_and_no_escape_of_anybody_else() -> None:
+_CSV_ON_A_TERMINAL = """
+from engine.activity.reports import ReportRow
+from supervisor.cli.export import _write_out
+from supervisor.cli.report import _write_csv
+from supervisor.output import surviving_output
+with surviving_output():
+    octets = "é{hostile}".encode()
+    _write_out(iter([octets[:1], octets[1:]]), print)
+    _write_csv([ReportRow(status="sent", messages=1, segments=1, units=1, reference="{hostile}")],
+               ["reference", "status"])
+"""
+
+
+def on_a_terminal(code: str) -> bytes:
+    """What a terminal is told by this code."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", _ON_A_TERMINAL.format(hostile="\x1b]0;x\x07")],
-        stdout=theirs, env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "200"},
-    ) as process:  # fmt: skip
+        [sys.executable, "-c", code],
+        stdout=theirs,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "200"},
+    ) as process:
         os.close(theirs)
         told = b""
         try:
@@ -82,6 +107,18 @@ def test_a_terminal_gets_the_colours_of_the_command_and_no_escape_of_anybody_els
             pass
         assert process.wait(30) == 0
     os.close(ours)
+    return told
+
+
+def test_a_terminal_gets_the_colours_of_the_command_and_no_escape_of_anybody_else() -> None:
+    told = on_a_terminal(_ON_A_TERMINAL.format(hostile="\x1b]0;x\x07"))
     assert b"\x1b[1m" in told
     assert b"\x1b]" not in told
     assert told.count(rb"\x1b]0;x\x07") == 2
+
+
+def test_csv_on_a_terminal_has_no_escape_of_anybody() -> None:
+    told = on_a_terminal(_CSV_ON_A_TERMINAL.format(hostile="\\x1b]0;x\\x07"))
+    assert b"\x1b" not in told
+    assert told.count(rb"\x1b]0;x\x07") == 2
+    assert "é".encode() in told

@@ -71,6 +71,22 @@ def test_a_report_is_a_table_whose_times_are_rounded_to_quarters(
     assert Answers.asked["until_time"] == ["2026-11-01T11:15:00+00:00"]
 
 
+def test_the_statuses_of_a_table_add_up_to_its_messages(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    seldom = msgspec.structs.replace(ROW, sent=190, canceled=7, outcome_unknown=3)
+    for rows, are_shown in (([ROW], False), ([ROW, seldom], True)):
+        Answers.report = Report(from_time="A", until_time="B", time_zone="UTC", complete=True, rows=rows)
+        assert run(url, "--by", "provider") == 0
+        head, _, *lines = capsys.readouterr().out.splitlines()
+        names = head.split("delivery")[0].split()
+        assert ({"canceled", "outcome_unknown"} <= set(names)) is are_shown
+        for line in lines[: len(rows)]:
+            counts = [int(cell.replace(",", "")) for cell in line.split()[1 : len(names)]]
+            numbers = dict(zip(names[1:], counts, strict=True))
+            assert (
+                numbers.pop("messages") == sum(numbers.values()) - numbers["segments"] - numbers["captured"]
+            )
+
+
 def test_json_and_csv_have_all_numbers(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     Answers.report = Report(from_time="A", until_time="B", time_zone="UTC", complete=True, rows=[ROW])
     assert run(url, "--json") == 0
@@ -81,6 +97,24 @@ def test_json_and_csv_have_all_numbers(url: str, capsys: pytest.CaptureFixture[s
     [row] = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (row["provider"], row["captured"], row["sent_after_p95_ms"]) == ("a", "6500", "1500.0")
     assert row["delivered_after_p50_ms"] == ""
+
+
+def test_a_reference_in_csv_is_no_formula_of_a_spreadsheet(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {
+        "=1+1": "'=1+1",
+        "@SUM(A1)": "'@SUM(A1)",
+        "-1+2": "'-1+2",
+        "+98912": "+98912",
+        "-5": "-5",
+        "a=b": "a=b",
+    }
+    rows = [msgspec.structs.replace(ROW, provider=msgspec.UNSET, reference=text) for text in texts]
+    Answers.report = Report(from_time="A", until_time="B", time_zone="UTC", complete=True, rows=rows)
+    assert run(url, "--csv", "--by", "reference", "--organisation", "7") == 0
+    printed = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert [row["reference"] for row in printed] == list(texts.values())
 
 
 OF_STATUS = ReportRow(status="sent", messages=1, segments=1, units=1)

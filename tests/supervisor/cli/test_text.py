@@ -53,6 +53,12 @@ def test_what_the_api_says_of_a_field_is_said_of_the_option_that_was_given() -> 
         "The node a cannot be drained; use --force to do it nevertheless."
     )
     assert command_sentence(last, ["node", "drain"], {}) == last
+    longest = "The period of a report must not be longer than 31 days; use `from_time` for a shorter one."
+    assert command_sentence(longest, ["report"], {}).endswith("; use --since for a shorter one.")
+    one = "A report by reference must be that of one organisation: use `organisation`."
+    assert command_sentence(one, ["report"], {"organisation": "--organisation"}).endswith(
+        "use --organisation."
+    )
     back = "`rate_max` must be from 0.1 to 1000 messages a second, or null: no limit."
     assert command_sentence(back, ["--rate-max", "0/s"], {}) == (
         "--rate-max must be from 0.1 to 1000 messages a second, or none."

@@ -15,6 +15,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from engine.config import decode
 from engine.errors import ConfigError
 from engine.stores.clickhouse.client import connect, parse_url
+from engine.stores.clickhouse.divided.erasure import DividedErasure
 from engine.stores.clickhouse.division_mark import (
     SHARDS_SQL,
     Mark,
@@ -25,6 +26,7 @@ from engine.stores.clickhouse.division_mark import (
 from engine.stores.clickhouse.retention import KeptDays, keep_for
 from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.migrate import migrate_clickhouse, statements_of
+from supervisor.cli.checks import _check, _clickhouse
 from tests.stores.clickhouse.divided.conftest import asked
 from tests.stores.clickhouse.test_rights import before, refusal
 
@@ -72,6 +74,37 @@ async def test_divisions_in_another_order_or_another_number_are_refused(named: l
         with pytest.raises(ConfigError, match=said):
             await migrate_clickhouse(wrong)
     assert await migrate_clickhouse(url) == []
+
+
+async def databases(url: str) -> set[object]:
+    return {name for (name,) in (await asked(url, "SHOW DATABASES"))[0]}
+
+
+async def test_a_refused_start_leaves_no_database_and_a_check_says_the_same(
+    named: list[str], url: str
+) -> None:
+    first, _, third = named
+    before = await databases(first)
+    for wrong in (f"{first} {third}", f"{first}?cluster=sms"):
+        with pytest.raises(ConfigError) as refused:
+            await migrate_clickhouse(wrong)
+        [checked] = [one for one in [await _check("clickhouse", _clickhouse(wrong))] if not one.ok]
+        assert checked.detail == str(refused.value).rstrip(".")
+        assert "smsengine migrate" not in checked.detail
+    assert await databases(first) == before
+    # What is not there yet, and would be made, is still to be made.
+    new = await _check("clickhouse", _clickhouse(third))
+    assert (new.ok, "run `smsengine migrate`" in new.detail) == (False, True)
+
+
+async def test_of_several_urls_the_malformed_one_is_named(named: list[str]) -> None:
+    for wrong, said in (
+        ("http://127.0.0.1:x/a", "Number 2 of clickhouse.urls cannot be read: its port is malformed"),
+        ("http:///a", "Number 2 of clickhouse.urls must look like"),
+    ):
+        for refused in (migrate_clickhouse, partial(confirm_divisions, timeout_s=30), DividedErasure):
+            with pytest.raises(ConfigError, match=said):
+                await refused(f"{named[0]} {wrong}")  # type: ignore[misc]
 
 
 async def test_a_check_finds_divisions_in_another_order_and_changes_nothing(url: str) -> None:
@@ -158,6 +191,10 @@ def test_urls_are_settings_that_each_get_what_is_said_of_the_store(tmp_path: Pat
         ('url = "http://a/x http://b/x"', "clickhouse.url must be without white space"),
         ('urls = ["http://a/x", "http://a/x"]', "clickhouse.urls must be different URLs"),
         ('urls = ["http://a/x", "b"]', "clickhouse.urls must be different URLs"),
+        (
+            'urls = ["http://a/x", "http://b/x"]\n[activity]\nnumbers = "hashed"',
+            "numbers_key_file must be given with clickhouse.url or clickhouse.urls",
+        ),
     ):
         with pytest.raises(ConfigError, match=said):
             decode(f"[clickhouse]\n{wrong}", "test")
