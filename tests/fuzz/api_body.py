@@ -22,7 +22,7 @@ from tests.fuzz.target import Bench, Check, Target, bench
 _OPERATORS = (
     admin._ORGANISATION, admin._CHANGE, admin.KEY_WISH, admin._TOP_UP, prices._PRICES, routes._ROUTES,
     routes._ROUTE,
-    routes._NOTHING, routes._CHANGE,
+    routes._PAUSE, routes._RESUMPTION, routes._CHANGE,
 )  # fmt: skip
 # So many first octets are a message, and as many a batch.
 _EACH = 80

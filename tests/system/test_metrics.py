@@ -119,7 +119,7 @@ def test_a_whole_run_is_counted_as_it_was_sent(engine: Engine) -> None:
     assert total(seen, "smsengine_submissions_total") == 4
     assert total(seen, "smsengine_ledger_answers_total", kind="grant") >= 1
     assert total(seen, "smsengine_queue_messages") == 0
-    assert total(seen, "smsengine_status_part_up") == 5
+    assert total(seen, "smsengine_status_part_up") == 6
     for store in ("redis", "postgres", "clickhouse"):
         assert total(seen, "smsengine_store_round_trip_seconds_count", store=store) > 0
 
