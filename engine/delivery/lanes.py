@@ -41,6 +41,8 @@ class Lanes:
         self._concurrency = concurrency
         self.places = Places(concurrency, len(settings))
         self._order = list(self.by_name.values())
+        # How many messages were read and put off.
+        self.put_off = 0
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._order)
@@ -100,7 +102,10 @@ class Lanes:
     def begun(self, now_s: float, *, more: bool) -> None:
         """Note how much the worker sends; `more`: there is more than it has read."""
         taking = more and any(lane.open(now_s) for lane in self._order)
-        self.supply.note_begun(sum(lane.awaited.begun for lane in self._order), now_s, more=taking)
+        # What is put off has to be read as well. Were it not counted, less would lie ready the less is sent,
+        # and what can be sent behind it would come later and later.
+        begun = self.put_off + sum(lane.awaited.begun for lane in self._order)
+        self.supply.note_begun(begun, now_s, more=taking)
 
     def ready_messages(self, now_s: float) -> int:
         """How many messages should lie ready to be read: a power of two, so that it seldom changes."""

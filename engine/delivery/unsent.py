@@ -61,6 +61,7 @@ class Unsent:
             return
         self._settler.put_off(entry, 0.0, self._way(entry, lane, candidates), front=front)
         lane.behind = lane.behind_lately = True
+        self._lanes.put_off += 1
 
     def give_back(self, entries: Iterable[Entry]) -> None:
         """Give back entries that were only read."""

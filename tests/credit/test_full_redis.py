@@ -178,6 +178,7 @@ async def test_a_redis_that_deletes_keys_when_it_is_full_is_refused(server: Serv
     await link.call("CONFIG", "SET", "maxmemory-policy", policy)
     config = Config(redis=Redis(url=server.url), postgres=Store(url="postgresql://127.0.0.1:9/x"))
     # Without a limit it deletes nothing.
+    await link.call("CONFIG", "SET", "maxmemory", "0")
     with pytest.raises(_NotOk, match="functions"):
         await _redis(server.url)
     await link.call("CONFIG", "SET", "maxmemory", "1gb")
