@@ -125,3 +125,12 @@ def test_for_a_probe_of_the_only_provider_one_message_is_read(rate: float | None
     assert made.room(again_s) == 1
     made.by_name["p0"].breaker.began(again_s)
     assert made.room(again_s) == 0
+
+
+def test_as_much_lies_ready_as_is_read_when_all_of_it_is_put_off() -> None:
+    made = lanes(40.0, None)
+    for tenth in range(20):
+        made.begun(tenth / 10, more=True)
+        made.put_off += 200
+    # Of 2,000 messages a second as many as in 20 ms, and not the fewest there may be.
+    assert made.ready_messages(2.0) == 32
