@@ -419,7 +419,7 @@ MUTATIONS = [
              [(Outbox, "next_flush", _forget_what_is_under_way)]),
     Mutation("answer before the commit", 1, [(Ledger, "_apply", _answer_before_commit)]),
     Mutation("refuse without recall", 0, [(posting, "_recall", _no_recall)]),
-    Mutation("end a recall without looking at the quotas", 38, [(posting, "_recall", _recall_once)],
+    Mutation("end a recall without looking at the quotas", 45, [(posting, "_recall", _recall_once)],
              {"faults": ["drain", "kill"]}),
     Mutation("forget what a recall took from a request", 0, [(posting, "_without", lambda r, _: r)]),
     Mutation("leave quotas open when a lost shard is closed", 3,
