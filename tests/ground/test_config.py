@@ -236,7 +236,7 @@ WRONG = [
     ("[activity]\nnumbers = 'none'", "activity.numbers must be one of: hashed, plain."),
     (
         "[activity]\nnumbers = 'hashed'\n[clickhouse]\nurl = 'http://h'",
-        "activity.numbers_key_file must be given with clickhouse.url or clickhouse.urls, the same key on all nodes.",
+        "activity.numbers_key_file must be given with clickhouse.url or clickhouse.urls, the same key on all",
     ),
     ("[http]\nlisten = '8080'", "http.listen must be HOST:PORT."),
     ("[http]\ntrusted_proxies = ['10.0.0.1/8']", "http.trusted_proxies must be at most 100 networks"),
