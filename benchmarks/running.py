@@ -125,12 +125,16 @@ class Engine:
 
 @contextlib.contextmanager
 def engine(
-    configuration: str, port: int = 0, place: Path | None = None, root: Path = _HERE
+    configuration: str,
+    port: int = 0,
+    place: Path | None = None,
+    root: Path = _HERE,
+    module: str = "supervisor.cli",
 ) -> Iterator[Engine]:
     """A demo engine with this TOML, stopped at the end.
 
     It runs in a temporary directory, or in `place`, where its data and its log stay. `root`: that of the
-    version of the engine.
+    version of the engine. `module`: of its command.
     """
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as temporary:
         folder = str(place or temporary)
@@ -138,7 +142,7 @@ def engine(
         config = Path(folder, "smsengine.toml")
         config.write_text(configuration)
         log = Path(folder, "log")
-        command = [sys.executable, "-m", "supervisor.cli", "up", "--demo", "--json", "--config", str(config)]
+        command = [sys.executable, "-m", module, "up", "--demo", "--json", "--config", str(config)]
         command += ["--data-dir", f"{folder}/data", "--listen", f"127.0.0.1:{port}"]
         with log.open("ab") as stderr:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=root)
