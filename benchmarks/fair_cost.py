@@ -1,13 +1,13 @@
-"""What fairness costs: CPU of Redis a message on the whole path, beside the same engine, first come, first served.
+"""What fairness costs: CPU of Redis a message beside an engine that is first come, first served.
 
     .venv/bin/python -m benchmarks.fair_cost [--organisations 1,100,1000] [--messages 200000] [--rounds 3]
 
 Takes about half a minute for each round of each number of organisations, and a minute more for each 5,000
-organisations. Two whole engines with everything on, each write synced, of which one measures at a time: one as it is,
-and one where all that waits lies in one stream (`benchmarks.first_come`). Batches of 50 messages of one organisation
-each are accepted in turn of the organisations, while the provider is paused. Then the provider, which answers at once,
-is sent them. All CPU of Redis counts: letting in, reading, settling, the ledger, the archiver, and its process that
-rewrites its file.
+organisations. Two whole engines with everything on, each write synced, of which one works at a time: one as
+it is, and one where all that waits lies in one stream (`benchmarks.first_come`). Batches of 50 messages of
+one organisation each are accepted, the organisations in random order, while the provider is paused. Then
+they are sent to the provider, which is simulated. All CPU of Redis counts: letting in, reading, settling,
+the ledger, the archiver, and the process that rewrites its file.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ name = "sim"
 """
 BATCH = 50
 _CLIENTS = 8
-# From a pause or a resume until it is in force in every worker, and after the last message until all that is recorded
-# of it has been read, seconds.
+# From a pause or a resume until it is in force in every worker, and after the last message until all that is
+# recorded of it has been read, seconds.
 _IN_FORCE_S, _SETTLE_S = 1.0, 2.0
 
 
@@ -58,7 +58,9 @@ async def fill(running: Engine, batches: list[str]) -> None:
         async def send() -> None:
             while left:
                 headers = {"Authorization": f"Bearer {left.pop()}", "Content-Type": "application/json"}
-                async with session.post(f"{running.url}/v1/messages/batch", data=body, headers=headers) as answer:
+                async with session.post(
+                    f"{running.url}/v1/messages/batch", data=body, headers=headers
+                ) as answer:
                     if answer.status != 202:
                         raise SystemExit(f"{answer.status}: {await answer.text()}")
                     await answer.read()
@@ -112,11 +114,11 @@ def main() -> None:
                     batches = keys[way][:organisations] * each
                     Random(number).shuffle(batches)
                     found[way].append(measured(ways[way], batches))
-            told(organisations, each * BATCH, found)
+            write(organisations, each * BATCH, found)
 
 
-def told(organisations: int, each: int, found: dict[str, list[Cost]]) -> None:
-    """Print what was found, and keep it in the results."""
+def write(organisations: int, each: int, found: dict[str, list[Cost]]) -> None:
+    """Print what was found."""
     ratio = statistics.median(
         sum(fair) / sum(plain) for fair, plain in zip(found["fair"], found["first come"], strict=True)
     )

@@ -29,7 +29,7 @@ def queue(redis_url: str) -> Iterator[SharedQueue]:
         (5800, 0.002, {"rate": 5800.0}),
         (5400, 0.002, {"busy_s": 0.00017}),
         (4300, 0.01, {"busy_s": 0.00017, "stalls": 0.0003}),
-        (3700, 0.03, {"busy_s": 0.00017}),
+        (5000, 0.03, {"busy_s": 0.00017}),
         (5800, 0.03, {"rate": 5800.0, "workers": 2, "settle_s": 2.0}),
         (14800, 0.01, {"rate": 14800.0}),
     ],
@@ -45,4 +45,4 @@ def test_a_thousand_organisations_in_sixteen_shards_share_by_weight_in_any_ten_s
     for of in queue.deviations(sends, step_s=0.25):
         assert of.tenth_or_one == 1.0, of
         # A shard as a whole is a small part of that.
-        assert of.by_shard <= 0.05 * of.share, of
+        assert of.by_shard <= 0.07 * of.share, of

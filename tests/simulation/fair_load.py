@@ -40,9 +40,11 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 class FairLoad:
     """A queue of one shard under a random load: who waits, and who is served."""
 
-    def __init__(self, execute: Execute, rng: Random) -> None:
+    def __init__(self, execute: Execute, rng: Random, *, takes: bool = False) -> None:
+        """`takes`: what waits is left in its lists until the worker takes it."""
         self._execute = execute
         self._rng = rng
+        self.takes = takes
         self._sequence = self.number = 0
         self._epoch = 0
         self._seen = b"-"
@@ -190,8 +192,9 @@ class FairLoad:
         return [o for o, waiting in self.waiting.items() if waiting and o not in self.paused]
 
     async def refill(self, mark: int) -> None:
-        await self._execute([wire.refill("normal", SHARD, self._room(mark))])
-        await self.look()
+        taken = mark if self.takes else None
+        await self._execute([wire.refill("normal", SHARD, self._room(mark), taken)])
+        await self.look(filled=True)
 
     async def read(self, count: int) -> list[Settled]:
         """Give up to `count` entries to the worker; what settles their messages."""
@@ -209,11 +212,16 @@ class FairLoad:
         await self.look()
 
     def _room(self, mark: int) -> wire.Room:
-        return wire.Room(mark, self.bundle_max)
+        return wire.Room(0, self.bundle_max, mark) if self.takes else wire.Room(mark, self.bundle_max)
 
-    async def look(self, is_open: bool = False, again: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    async def look(
+        self,
+        is_open: bool = False,
+        again: set[str] = frozenset(),  # type: ignore[assignment]
+        filled: bool = False,
+    ) -> None:
         """See what has come into the ready stream, and hold it against the rule; `is_open`: nobody waited;
-        `again`: what was there before."""
+        `again`: what was there before; `filled`: the worker has taken what waits."""
         stream, wait = keys.line_keys(SHARD, "normal")[:2]
         entries, there, pending, flat = await self._execute(
             [("XRANGE", stream, self._seen, "+", "COUNT", 1 << 30),
@@ -238,9 +246,9 @@ class FairLoad:
         bundled = sum(size - 1 for _, size in sizes) - noted
         if int(fields_of.get(b"bundled", b"0")) != bundled:
             self.broken.append(f"{bundled} messages are bundled, {fields_of[b'bundled']} counted")
-        if self.unread[-1] > self.mark_max + len(self.largest):
+        if self.unread[-1] > max(self.mark_max, MARK * self.takes) + len(self.largest):
             self.broken.append(f"{self.unread[-1]} messages lie ready")
-        if self._waiting() and self.unread[-1] <= 0:
+        if self._waiting() and self.unread[-1] <= 0 and (filled or not self.takes):
             self.broken.append("the ready stream is empty while messages wait")
 
     def _serve(self, message: Message, together: list[int]) -> None:
@@ -315,8 +323,11 @@ async def random_load(
                 }
             )
         elif what < 0.6:
+            if load.takes:
+                await load.refill(mark)
             hand += await load.read(rng.randrange(1, 1 + load.mark_max))
-            await load.refill(mark)
+            if not load.takes:
+                await load.refill(mark)
         else:
             count = rng.randrange(len(hand) + 1)
             settled, hand = hand[:count], hand[count:]

@@ -223,7 +223,7 @@ class Line(PutOff):
 
     def refill(self) -> None:
         left = 0
-        if self.messages:
+        if self.messages and not self.lies:
             self.count_in_hand()
             left = min(self.room(), _MOVED_MAX)
         waiting, moment = max(1, len(self.store.db.get(self.turns, {}))), self.moment or self.mark
@@ -277,7 +277,7 @@ class Line(PutOff):
         if self.is_open():
             for key in (self.turns, self.ahead):
                 self.store.db.pop(key, None)
-            for field in (b"messages", b"time", b"extra"):
+            for field in (b"messages", b"time", b"extra", *([] if self.said else [b"mark"])):
                 self.store.hash(self.wait).pop(field, None)
             return 0
         turns, ahead = self.store.hash(self.turns), self.store.hash(self.ahead)
@@ -418,5 +418,5 @@ class LineFunctions:
 
     def refill(self, keys: Any, args: Any) -> int:
         line = self.line(self.store, keys, args[2])
-        line.aim(args[0], args[1])
+        line.aim(args[0], args[1], None if args[3] == "" else args[3])
         return line.finish()

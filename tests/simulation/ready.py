@@ -47,7 +47,10 @@ class Ready:
         self.messages = int(kept.get(b"messages", b"0"))
         self.time = float(kept.get(b"time", b"0"))
         self.busy = b"time" in kept
-        self.mark = int(kept.get(b"mark", b"%d" % MARK))
+        self.said = int(kept.get(b"mark", b"%d" % MARK))
+        # Whether what waits in lists is left there until a worker takes it.
+        self.lies = self.said == 0
+        self.mark = self.said or MARK
         self.moment = int(kept[b"moment"]) if b"moment" in kept else None
         self.bundled = int(kept.get(b"bundled", b"0"))
         self.number = int(kept.get(b"number", b"%d" % FIRST))
@@ -67,11 +70,13 @@ class Ready:
         """How many messages an entry may have."""
         return max(1, min(self.bundle_max, self.mark // 4))
 
-    def aim(self, mark: int, moment: int) -> None:
-        if mark != self.mark:
-            self._left = None if self._left is None else self._left + mark - self.mark
-            self.mark = mark
+    def aim(self, mark: int, moment: int, taken: int | None = None) -> None:
+        if mark != self.said:
+            self.said = mark
             self.store.hash(self.wait)[b"mark"] = b"%d" % mark
+        holds = (mark or MARK) if taken is None else taken
+        self._left = None if self._left is None else self._left + holds - self.mark
+        self.mark, self.lies = holds, mark == 0 and taken is None
         if moment != (self.moment or mark):
             self.moment = moment
             self.store.hash(self.wait)[b"moment"] = b"%d" % moment

@@ -19,7 +19,7 @@ from tests.simulation.test_model import Nobody
 _unpack = msgspec.msgpack.Decoder().decode
 
 
-def broken_rules(line: type[Line], seed: int, *, limits: bool = False) -> list[str]:
+def broken_rules(line: type[Line], seed: int, *, limits: bool = False, takes: bool = False) -> list[str]:
     """What a random load sees of a line that breaks the rule."""
     clock = Clock(seed)
     server = RedisServer(clock, Nobody(), type("Own", (Functions,), {"line": line}))
@@ -28,7 +28,7 @@ def broken_rules(line: type[Line], seed: int, *, limits: bool = False) -> list[s
         clock.now += 0.001
         return [server._run(_simulated(command)) for command in commands]
 
-    load = FairLoad(execute, Random(seed))
+    load = FairLoad(execute, Random(seed), takes=takes)
     marks = (4, 4, 8) if seed % 2 else (16, 64, 100)
     asyncio.run(random_load(load, Random(seed), 300, marks=marks, limits=limits))
     return load.broken
@@ -41,6 +41,7 @@ def _simulated(command: Any) -> Any:
 @pytest.mark.parametrize("seed", range(10))
 def test_a_line_is_within_one_message_of_a_fluid_server(seed: int) -> None:
     assert broken_rules(Line, seed) == []
+    assert broken_rules(Line, seed, limits=True, takes=True) == []
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -77,6 +77,7 @@ class Sequence:
         self.campaigns = Random(10)  # for the campaigns of messages, and what is taken back of them
         self.recalls = Random(11)  # for what is recalled
         self.moments = Random(12)  # for how much is sent in 20 ms
+        self.takes = Random(13)  # for workers that take what waits
         self.sequences = dict.fromkeys(_HOLDERS, 0)
         self.messages = 0
         self.announced = 0
@@ -123,7 +124,7 @@ class Sequence:
             ]
             return what, rng.choice(_WORKERS), list(zip(some, events, strict=True)), self._room()
         if what in ("refill", "sift"):
-            return what, self._room()
+            return what, self._room(), *recalls.taken(self.takes, what)
         if what == "promote":
             return what, rng.choice((100, 200)), rng.randrange(1, 12), self._room()
         if what == "limit":
@@ -162,10 +163,7 @@ class Sequence:
         return ShardLimits(_SHARD, put, self.limits, rng.random() < 0.3, rows)
 
     def _room(self) -> wire.Room:
-        draw = self.rng.choice
-        return wire.Room(
-            draw((1, 2, 4, 8, 40)), draw((1, 3, 50, 50, 50)), self.moments.choice((None, 1, 2, 40))
-        )
+        return recalls.room(self.rng, self.moments, self.takes)
 
     def _submission(self) -> Submission:
         rng = self.rng
@@ -235,7 +233,7 @@ class Side:
             some = [settled(self._settlement(*s)) for s in given[1]]
             return settle_wire.settle("normal", given[0], _SHARD, given[2], some)
         if what in ("refill", "recall"):
-            return wire.recall("normal", *given) if given[1:] else wire.refill("normal", _SHARD, given[0])
+            return recalls.command(what, *given)
         if what == "limit":
             return limit(given[0])
         if what == "sift":
@@ -441,7 +439,7 @@ async def database(redis_url: str) -> AsyncIterator[RedisLink]:
 
 
 # Their sequences come to all states that are looked for at the end.
-@pytest.mark.parametrize("seed", [0, 4, 5, 6, 10, 11, 13, 15, 16, 22])
+@pytest.mark.parametrize("seed", [1, 3, 4, 5, 6, 10, 11, 13, 15, 16])
 async def test_the_simulated_redis_answers_as_the_real_one(database: RedisLink, seed: int) -> None:
     clock = Clock(seed)
     server = RedisServer(clock, Nobody())

@@ -24,7 +24,7 @@ from engine.stores.redis import admit_wire
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.memory import memory_of
-from engine.stores.redis.pulse import Pulse, pulsed
+from engine.stores.redis.pulse import Pulse, pulsed, readable
 from engine.stores.redis.replicas import WAIT_MS, confirm, wait
 from engine.stores.redis.wire import OutOfMemory, ReplyError
 
@@ -110,7 +110,7 @@ class RedisAdmission:
         restarted and no ledger has looked at it yet, and when too few replicas have what was applied:
         the same call then waits for them again.
         """
-        bundles = self._pulse is None or self._pulse.readable("bundle")
+        bundles = readable(self._pulse, "bundle")
         bundle_max = bundle_format.MESSAGES_MAX if bundles else 1
         commands = [
             admit_wire.admit(name, flush, self._key_ttl_s, bundle_max, texts=self._texts) for flush in flushes

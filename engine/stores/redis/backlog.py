@@ -29,28 +29,28 @@ _ASKED_MIN, _ASKED_MAX = 0.5, 2.0
 # smaller.
 _PART_MIN, _PART, _LARGER = 24, 128, 2.5
 # So many messages a step moves to a ready stream (MOVED_MAX in functions/queue).
-_MOVED_MAX = 256
+MOVED_MAX = 256
 
 
 class Backlog:
     """The shards of one queue where messages wait behind the ready stream, as far as one worker knows."""
 
     def __init__(self) -> None:
-        # The weight that waits in each, tenths, where it was said since the last read; and wherever it was
-        # said last.
+        # The weight that waits in each, tenths, where it was said since the last read.
         self._weights: dict[int, int] = {}
         # How many messages the steps that were written since the last read can move to the stream of a shard,
         # as far as messages wait; and how many that read gave of it.
         self._filled: dict[int, int] = {}
         self._taken: dict[int, int] = {}
-        self._known: dict[int, int] = {}
+        # The weight that waits in each, tenths, as it was said last.
+        self.known: dict[int, int] = {}
         # Of the shards that shared the last read: the weight of each, how many segments it is behind its
         # share of what they all were given so far, and the segments of one entry of it.
         self._sharing: dict[int, int] = {}
         self._behind: dict[int, float] = {}
         self._segments: dict[int, float] = {}
         # The segments of one message in the last read.
-        self._length = 1.0
+        self.length = 1.0
         # What each was asked for in the last read.
         self._asked: dict[int, int] = {}
 
@@ -68,16 +68,16 @@ class Backlog:
 
     def calm(self, shards: Iterable[int]) -> list[int]:
         """Those of `shards` where nobody waited when Redis spoke of them last."""
-        return [shard for shard in shards if shard not in self._known and shard not in self._weights]
+        return [shard for shard in shards if shard not in self.known and shard not in self._weights]
 
     def note(self, shards: Iterable[int], waiting: Iterable[Any]) -> None:
         """Note what weight waits in each of `shards`; no number, because Redis refused: none."""
         for shard, weight in zip(shards, waiting, strict=True):
             if isinstance(weight, int) and weight:
-                self._weights[shard] = self._known[shard] = weight
+                self._weights[shard] = self.known[shard] = weight
             else:
                 self._weights.pop(shard, None)
-                self._known.pop(shard, None)
+                self.known.pop(shard, None)
 
     def part_of(self, shard: int, messages: int) -> int:
         """The part of `messages` of the queue that is for `shard`, rounded up so that it seldom changes.
@@ -85,7 +85,7 @@ class Backlog:
         Shards that have a backlog are read by the weight that waits in each, so it is divided alike. Another
         has its part as if it were one of them.
         """
-        known = self._known
+        known = self.known
         of = known.get(shard)
         if not known or (of is not None and len(known) == 1):
             return messages
@@ -112,7 +112,7 @@ class Backlog:
     def fills(self, shards: Iterable[int]) -> None:
         """Note that a step is written that fills the streams of these shards before any read that follows."""
         for shard in shards:
-            self._filled[shard] = self._filled.get(shard, 0) + _MOVED_MAX
+            self._filled[shard] = self._filled.get(shard, 0) + MOVED_MAX
 
     def counted(self, shards: Iterable[int], replies: Sequence[Sequence[int]]) -> int:
         """Note what waits, from replies [count, weight behind the stream]; the sum of the counts."""
@@ -167,13 +167,14 @@ class Backlog:
         """The busy shards that the last read did not ask."""
         return [shard for shard, share in self._asked.items() if not share]
 
-    def gave(self, entries: Mapping[int, int], messages: Sequence[Entry]) -> None:
-        """Note what a read gave: how many entries of each shard, and their messages."""
+    def gave(self, entries: Mapping[int, int], messages: Sequence[Entry]) -> dict[int, int]:
+        """Note what a read gave: how many entries of each shard, and their messages. The segments of each."""
         segments, self._taken = dict.fromkeys(entries, 0), dict.fromkeys(entries, 0)
         count_given(messages, self._taken, segments)
         self.given(entries, segments)
         if messages:
-            self._length = sum(segments.values()) / len(messages)
+            self.length = sum(segments.values()) / len(messages)
+        return segments
 
     def given(self, entries: Mapping[int, int], segments: Mapping[int, int]) -> None:
         """Note what a read gave of each shard: entries and segments."""
@@ -197,7 +198,7 @@ class Backlog:
         segments = count / entries
         if len(of) > 1 and weights:
             ready = min(self.ready_of(shard, ready_max) / weight for shard, weight in of.items())
-            segments = min(segments, self._length * ready * whole)
+            segments = min(segments, self.length * ready * whole)
             count = min(count, math.ceil(segments * entries))
         # One alone is ahead of nobody.
         before, self._behind = self._behind if len(of) > 1 else {}, {}

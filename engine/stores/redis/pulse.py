@@ -77,6 +77,11 @@ class Pulse:
         self._looked = True
 
 
+def readable(pulse: Pulse | None, kind: str) -> bool:
+    """Whether every living process can read what is of this kind; without a pulse there is no other."""
+    return pulse is None or pulse.readable(kind)
+
+
 async def pulsed(link: RedisLink, pulse: Pulse | None, commands: Sequence[Command]) -> list[Any]:
     """`commands` in one round trip, with `pulse` when there is one. Raises Unavailable."""
     return await (link.batch(commands) if pulse is None else pulse.batch(link, commands))

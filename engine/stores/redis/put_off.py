@@ -13,7 +13,7 @@ from engine.delivery.ports import PutOff, Recall
 from engine.records import Queue
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.link import Command
-from engine.stores.redis.pulse import Pulse
+from engine.stores.redis.pulse import Pulse, readable
 
 
 class PutOffEntries:
@@ -45,7 +45,7 @@ class PutOffEntries:
     @property
     def allowed(self) -> bool:
         """See the port."""
-        return self._pulse is None or self._pulse.readable("way")
+        return readable(self._pulse, "way")
 
     def note(self, ways: Sequence[bytes]) -> None:
         """Note what the hashes of all shards have of their ways."""

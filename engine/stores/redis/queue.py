@@ -42,11 +42,12 @@ from engine.stores.redis import settle_wire
 from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
-from engine.stores.redis.pulse import Pulse, pulsed
+from engine.stores.redis.pulse import Pulse, pulsed, readable
 from engine.stores.redis.put_off import PutOffEntries
 from engine.stores.redis.reads import Answer, ReadLinks, Reads
 from engine.stores.redis.replicas import Copies
 from engine.stores.redis.unread import UnreadEntries
+from engine.stores.redis.visits import is_visited
 from engine.stores.redis.wire import ReplyError
 
 # Pending entries that one command lists while we look for lost ones.
@@ -96,9 +97,8 @@ class QueueStreams:
         self._pulse = pulse
         self._now_us = wall_us if pulse is None else pulse.clock.now_us
         self._hand = HeldEntries(shards)
-        self._copies = Copies(
-            reading, worker_name, accepted_on, timeout_s=timeout_s, now_us=self._now_us, log=log
-        )
+        now_us = self._now_us
+        self._copies = Copies(reading, worker_name, accepted_on, timeout_s=timeout_s, now_us=now_us, log=log)
         self._room = partial(_room, self)
         self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._room)
         # See the port.
@@ -110,8 +110,7 @@ class QueueStreams:
         self.put_off = PutOffEntries(queue, self._all, self._room, self._backlog.note, pulse)
         self._reads = Reads(
             ReadLinks(commands, reading, beside), self._backlog, self._shards, queue, worker_name,
-            timeout_s=timeout_s, refill=lambda shard: wire.refill(queue, shard, self._room(shard)),
-            mended=self._mended,
+            timeout_s=timeout_s, mended=self._mended, room=self._room,
         )  # fmt: skip
         self._lost = False  # Whether there may be pending entries of ours that are not in hand.
 
@@ -154,9 +153,10 @@ class QueueStreams:
                     return found
             aside = self.reads_aside and not self._lost
             entries = math.ceil(count / self._bundle)
-            return await self._received(
-                await self._reads.first(entries, block_ms, self.ready_max, aside=aside, apart=self.apart)
-            )
+            takes = count if self.reads_aside and readable(self._pulse, "line") else 0
+            ready, apart = self.ready_max, self.apart
+            read = self._reads.first(entries, block_ms, ready, aside=aside, apart=apart, takes=takes)
+            return await self._received(await read)
         except (Unavailable, asyncio.CancelledError):
             self._lost = True
             raise
@@ -183,7 +183,7 @@ class QueueStreams:
         found = await self._receive((shard, wire.fields_of(raw)) for shard, raw in answer.entries)
         if answer.of_all:
             gave = {shard: len(raw) for shard, raw in answer.entries}
-            self._backlog.gave(gave, found)
+            self._reads.visits.gave(self._backlog.gave(gave, found))
             self._bundle = max(1.0, len(found) / sum(gave.values())) if found else self._bundle
         self.more = self._reads.more
         return found
@@ -375,17 +375,15 @@ class QueueStreams:
 def _room(reader: QueueStreams, shard: int | None) -> wire.Room:
     """What the stream of a shard may hold; None: of any, when nobody waits.
 
-    All that is there, beside a version that does not know the lists: it would not find what waits there when
-    it closes the books of a lost shard. One message an entry, beside one that does not know bundles.
+    All, beside a version that does not know the lists: it would not find what waits there when it closes the
+    books of a lost shard. One message an entry, beside one that does not know bundles.
     """
-    pulse, ready, moment = reader._pulse, reader.ready_max, reader.moment
+    pulse, ready, moment, backlog = reader._pulse, reader.ready_max, reader.moment, reader._backlog
     if shard is not None:
-        ready, moment = reader._backlog.ready_of(shard, ready), reader._backlog.part_of(shard, moment)
-    return wire.Room(
-        ready if pulse is None or pulse.readable("line") else _NO_LISTS,
-        bundle_format.MESSAGES_MAX if pulse is None or pulse.readable("bundle") else 1,
-        moment,
-    )
+        takes = reader.reads_aside and is_visited(backlog, shard)
+        ready, moment = 0 if takes else backlog.ready_of(shard, ready), backlog.part_of(shard, moment)
+    bundle_max = bundle_format.MESSAGES_MAX if readable(pulse, "bundle") else 1
+    return wire.Room(ready if readable(pulse, "line") else _NO_LISTS, bundle_max, moment)
 
 
 async def _claim(

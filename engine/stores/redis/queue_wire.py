@@ -45,7 +45,7 @@ _SETTLED = b"x"
 class Room(msgspec.Struct, frozen=True):
     """What a stream may hold, as its workers say."""
 
-    # So many messages that no worker has been given.
+    # So many messages that no worker has been given; 0: what waits is left in its lists until it is taken.
     mark: int
     # So many messages in one entry. Redis writes no more than a part of the mark.
     bundle_max: int = bundle_format.MESSAGES_MAX
@@ -166,10 +166,13 @@ def promote(queue: Queue, shard: int, now_us: int, limit: int, room: Room) -> Co
     return ("FCALL", versioned("promote"), len(keys), *keys, now_us, limit, *room.arguments())
 
 
-def refill(queue: Queue, shard: int, room: Room) -> Command:
-    """Fill the stream up to its mark, if so many messages wait; reply: the weight that waits then."""
+def refill(queue: Queue, shard: int, room: Room, taken: int | None = None) -> Command:
+    """Fill the stream up to its mark, or to `taken` messages, if so many wait; reply: the weight that waits
+    then."""
     keys = line_keys(shard, queue)
-    return ("FCALL", versioned("refill"), len(keys), *keys, *room.arguments())
+    return (
+        "FCALL", versioned("refill"), len(keys), *keys, *room.arguments(), "" if taken is None else taken
+    )  # fmt: skip
 
 
 def recall(queue: Queue, of: Recall, room: Room) -> Command:

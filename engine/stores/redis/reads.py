@@ -18,14 +18,17 @@ from engine.records import Queue
 from engine.redis_keys import queue_key
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.backlog import Backlog
-from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.link import RedisLink
 from engine.stores.redis.under_way import ReadUnderWay
+from engine.stores.redis.visits import Visits, is_visited, steps_to
 from engine.stores.redis.wire import ReplyError
 
 # A read of shards where nobody waits, beside the reading of a backlog: how long it waits for a message,
 # milliseconds, how soon after its answer there may be another, seconds, and how long a read of the others
 # waits when they have no backlog any more, milliseconds.
 _ASIDE_MS, _ASIDE_APART_S, _APART_MS = 200, 0.005, 10
+# So much of the time between two reads is left where what waits is taken: those reads are small.
+_APART_TAKING = 0.5
 
 
 class ReadLinks(NamedTuple):
@@ -64,19 +67,20 @@ class Reads:
         worker_name: str,
         *,
         timeout_s: float,
-        refill: Callable[[int], Command],
+        room: Callable[[int], wire.Room],
         mended: Callable[[ReplyError], Awaitable[Exception]],
     ) -> None:
-        """`timeout_s`: how long an answer may take beyond what it waits for messages, seconds. `refill`: the
-        command that fills the stream of a shard. `mended`: what to raise for a refusal, whose cause it has
-        tried to remove."""
+        """`timeout_s`: how long an answer may take beyond what it waits for messages, seconds. `room`: what
+        the stream of a shard may hold. `mended`: what to raise for a refusal, whose cause it has tried to
+        remove."""
         self._links = links
         self._backlog = backlog
+        self.visits = Visits(backlog)
         self._shards = shards
         self._queue: Queue = queue
         self._name = worker_name
         self._timeout_s = timeout_s
-        self._refill = refill
+        self._room = room
         self._mended = mended
         self._shard_of_key = {queue_key(shard, queue): shard for shard in shards}
         self._main, self._aside = ReadUnderWay(), ReadUnderWay()
@@ -103,17 +107,18 @@ class Reads:
         return bool((self._main and not self._waits) or self._busy or self._backlog)
 
     async def first(
-        self, entries: int, block_ms: int, ready_max: int, *, aside: bool, apart: Apart
+        self, entries: int, block_ms: int, ready_max: int, *, aside: bool, apart: Apart, takes: int
     ) -> Answer:
         """The first answer. A read of about so many entries is begun when there is none, which waits up to
-        `block_ms` for the first, and one beside it with `aside`. `ready_max`: as of `Backlog.shares`.
+        `block_ms` for the first, and one beside it with `aside`. `ready_max`: as of `Backlog.shares`. `takes`
+        so many messages of what waits for a turn; 0: what lies ready is read.
 
         Canceled: the answers of all are lost.
         """
         if aside:
             self._read_aside(entries)
         if not self._main:
-            self._main.begin((), partial(self._read_later, entries, block_ms, ready_max, apart))
+            self._main.begin((), partial(self._read_later, entries, block_ms, ready_max, apart, takes))
         try:
             return await self.answer()
         except asyncio.CancelledError:
@@ -172,17 +177,20 @@ class Reads:
             raise await self._mended(reply)
         return list(reply or ())
 
-    async def _read_later(self, entries: int, block_ms: int, ready_max: int, apart: Apart) -> list[Any]:
+    async def _read_later(
+        self, entries: int, block_ms: int, ready_max: int, apart: Apart, takes: int
+    ) -> list[Any]:
         """As `_read`. What has a backlog is read some time later: until then Redis is there for others, and a
         read beside this one gives what comes where nobody waits."""
         if self._busy or self._backlog:
             if apart.seconds:
-                await asyncio.sleep(apart.seconds)
+                part = _APART_TAKING if takes and len(self._backlog.known) > 1 else 1.0
+                await asyncio.sleep(part * apart.seconds)
             if apart.read_comes():
                 await asyncio.sleep(0)
-        return await self._read(entries, block_ms, ready_max)
+        return await self._read(entries, block_ms, ready_max, takes)
 
-    async def _read(self, entries: int, block_ms: int, ready_max: int) -> list[Any]:
+    async def _read(self, entries: int, block_ms: int, ready_max: int, takes: int) -> list[Any]:
         """About so many, as [[key, entries] …]: at once from streams that have more, else blocking on all.
 
         Streams that have a backlog behind them are filled up first, unless a settlement has filled them since
@@ -199,19 +207,27 @@ class Reads:
             shards = [shard for shard in self._shards if shard not in apart]
             self._main.shards = frozenset(shards)
             busy = [shard for shard in shards if shard in backlog or shard in self._busy]
-            asked = self._backlog.shares(shards, busy, backlog, entries, ready_max)
+            fills: list[tuple[int, int | None]] = [(shard, None) for shard in empty]
+            if takes and any(shard in backlog and is_visited(self._backlog, shard) for shard in busy):
+                asked, taken = self.visits.shares(shards, busy, backlog, takes, ready_max)
+                fills = [(shard, upto) for shard, most in taken.items() for upto in steps_to(most)]
+                empty = list(taken)
+                waited = [shard for shard in busy if shard in backlog and shard not in taken]
+            else:
+                asked = self._backlog.shares(shards, busy, backlog, entries, ready_max)
+                waited = self._backlog.waited()
             # What is read apart may be the only thing that is left, and then this one shall ask for all soon.
             block = None if busy else min(block_ms, _APART_MS) if apart else block_ms
-            self._busy, self._waits = self._backlog.waited(), block is not None
+            self._busy, self._waits = waited, block is not None
             link = self._links.reading if self._waits else self._links.commands
             self._began_s = loop.time()
             replies = await link.batch(
-                [self._refill(shard) for shard in empty]
+                [wire.refill(self._queue, shard, self._room(shard), upto) for shard, upto in fills]
                 + [wire.read(self._queue, self._name, some, share, block) for some, share in asked],
                 timeout_s=self._timeout_s + (block or 0) / 1000,
             )
             streams: list[Any] = []
-            for (_, share), reply in zip(asked, replies[len(empty) :], strict=True):
+            for (_, share), reply in zip(asked, replies[len(fills) :], strict=True):
                 if isinstance(reply, ReplyError):
                     raise await self._mended(reply)
                 for key, raw in reply or ():
@@ -220,6 +236,7 @@ class Reads:
                         self._busy.append(self._shard_of_key[key])
             self._backlog.keep({shard: backlog[shard] for shard in backlog if shard not in empty})
             if streams:
-                self._backlog.note(empty, replies[: len(empty)])
+                # Of several for one shard, the last.
+                self._backlog.note([shard for shard, _ in fills], replies[: len(fills)])
             if streams or self._waits:
                 return streams

@@ -56,11 +56,12 @@ async def test_organisations_with_a_backlog_are_within_one_message_of_a_fluid_se
     assert (load.parts > 5) == (load.bundles > 1)
 
 
+@pytest.mark.parametrize("takes", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 async def test_weights_that_change_and_pauses_keep_to_the_fluid_server_and_the_order(
-    link: RedisLink, seed: int
+    link: RedisLink, seed: int, takes: bool
 ) -> None:
-    load = FairLoad(link.batch, Random(seed))
+    load = FairLoad(link.batch, Random(seed), takes=takes)
     marks = (4, 4, 8) if seed % 2 else (16, 64, 100)
     await random_load(load, Random(seed), 200, marks=marks, limits=True)
     assert load.broken == []
@@ -69,6 +70,7 @@ async def test_weights_that_change_and_pauses_keep_to_the_fluid_server_and_the_o
     for organisation in list(load.paused):
         await load.limit(organisation, 1.0, paused=False)
     while any(load.waiting.values()):
+        await load.refill(load.mark_max)
         await load.settle(await load.read(1000), load.mark_max)
     assert load.broken == []
 

@@ -20,7 +20,8 @@
 --                 part:<number>    of the bundle whose last message has the number: which of its messages are
 --                                  settled, a character each, '.' for not settled, 'x' for settled; none: none
 --                 time             the virtual time: the start time of the last message that was moved
---                 mark             how many messages the ready stream shall hold, as a worker said last
+--                 mark             how many messages the ready stream shall hold, as a worker said last; 0: those that
+--                                  wait in lists are left there until a worker takes them, see `refill_line`
 --                 moment           how many messages are sent in 20 ms, as a worker said last; none: as the mark
 --                 parked           how many messages wait in lists of paused organisations; `messages` is without
 --                 paused, limited  how many organisations are paused, and how many have a field `limits:`
@@ -164,7 +165,7 @@ local function line_of(keys, first, bundle_max)
     'put_off', 'moment', 'run')
   local line = {
     sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
-    messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), mark = tonumber(known[3] or MARK),
+    messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), said = tonumber(known[3] or MARK),
     paused = tonumber(known[4] or 0), limited = tonumber(known[5] or 0), extra = tonumber(known[6] or 0),
     busy = known[2] ~= false, lists = {}, order = {}, parked = {},
     bundled = tonumber(known[7] or 0), number = tonumber(known[8] or FIRST),
@@ -175,6 +176,7 @@ local function line_of(keys, first, bundle_max)
   }
   -- What of this the hash is known to have: nothing in the first step of a busy period.
   line.known = known[2] and {messages = line.messages, time = line.time, extra = line.extra} or {}
+  line.mark, line.lies = line.said > 0 and line.said or MARK, line.said == 0
   size_bundles(line)
   return line
 end
@@ -279,14 +281,19 @@ local function room_of(line)
   return line.room
 end
 
--- Set the mark of the ready stream and the moment, as a worker says.
-local function aim(line, mark, moment)
+-- Set the mark of the ready stream and the moment, as a worker says. `taken`: see `refill_line`.
+local function aim(line, mark, moment, taken)
   mark, moment = tonumber(mark), tonumber(moment)
-  if line.mark ~= mark then
-    if line.room then line.room = line.room + mark - line.mark end
-    line.mark = mark
-    size_bundles(line)
+  if line.said ~= mark then
+    line.said = mark
     call('HSET', line.wait, 'mark', mark)
+  end
+  local holds = taken and tonumber(taken) or mark > 0 and mark or MARK
+  line.lies = mark == 0 and not taken
+  if line.mark ~= holds then
+    if line.room then line.room = line.room + holds - line.mark end
+    line.mark = holds
+    size_bundles(line)
   end
   if (line.moment or mark) ~= moment then
     line.moment = moment

@@ -217,7 +217,7 @@ end
 -- Move messages to the ready stream until it holds its mark, always of the organisation whose turn is first:
 -- one message, or as many as come to a slice, so that a step touches few lists.
 local function refill(line)
-  if line.messages == 0 then return end
+  if line.messages == 0 or line.lies then return end
   count_in_hand(line)
   if room_of(line) <= 0 then return end
   local left, slice = min(line.room, MOVED_MAX), slice_of(line)
@@ -336,6 +336,7 @@ local function finish(line)
   if is_over then
     call('DEL', line.turns, line.ahead)
     call('HDEL', line.wait, 'messages', 'time', 'extra', 'moved')
+    if line.said == 0 then call('HDEL', line.wait, 'mark') end
     for _, list in ipairs(line.order) do
       if list.waited then line.gone[#line.gone + 1] = list.organisation end
     end

@@ -29,11 +29,13 @@ local function promote(keys, args)
   return {#due, finish(line)}
 end
 
--- refill(line; mark, moment, bundle_max) -> the weight that waits behind the ready stream now
+-- refill(line; mark, moment, bundle_max, taken) -> the weight that waits behind the ready stream now
+-- `taken`: so many messages shall lie ready now, because a worker is about to read them, whatever the mark. Other steps
+-- go by the mark: with 0 they leave what waits in lists to those who take it. '': by the mark here, too.
 -- A second call fills up what was read since.
 local function refill_line(keys, args)
   local line = line_of(keys, 1, args[3])
-  aim(line, args[1], args[2])
+  aim(line, args[1], args[2], args[4] ~= '' and args[4])
   return finish(line)
 end
 
