@@ -1,12 +1,14 @@
-"""How long express and organisations that send little wait, alone and beside one organisation's long backlog.
+"""How long express and organisations that send little wait, alone and beside long backlogs of others.
 
     python -m benchmarks.isolation [--backlog 1000000] [--throughput 0,2000] [--nodes 1]
+    python -m benchmarks.isolation --heavy 100
     python -m benchmarks.isolation --backlog 300000 --organisations 10000 --waiting 3
 
 Takes three minutes for each throughput, and one more for each 5,000 organisations. A whole engine with
 everything on, and an SMSC that accepts everything. Some organisations send a message now and then, and so
 does express. The time is from the POST to the SMSC's answer. It is measured with nothing else to do, and
-again while another organisation's backlog is sent, which was accepted while the provider was paused; each
+again while a backlog of another organisation is sent, or of `--heavy` others, in all shards, with as many
+messages together, which was accepted while the provider was paused; each
 with an SMSC whose answers take as long as a provider's (`--answers`), and with one that answers at once,
 which shows the engine's own part alone. There are figures for express, for organisations in the shard of the
 backlog, and for others. With several nodes, they share the stores, and each is sent its part of the calls.
@@ -149,14 +151,15 @@ class Measuring:
     ) -> None:
         self._given, self._nodes, self._smsc = given, nodes, smsc
         self._first = nodes[0]
-        made = max(_MADE, given.organisations) + (_MADE if given.waiting else 0)
-        self._heavy, *others = self._first.organisations(made, 10 * given.backlog)
+        made = max(_MADE, given.organisations) + (_MADE if given.waiting else 0) + given.heavy - 1
+        keys = self._first.organisations(made, 10 * given.backlog)
+        self._heavy, others = keys[: given.heavy], keys[given.heavy :]
         # Those that have messages waiting, and those that send now and then.
         self._waiting = others[: given.organisations] if given.waiting else []
         light = light_keys(
-            others[len(self._waiting) :], self._heavy, 0 if given.waiting else given.organisations
+            others[len(self._waiting) :], self._heavy[0], 0 if given.waiting else given.organisations
         )
-        self._probe = Probe(nodes, light, organisation_of(self._heavy), every_s)
+        self._probe = Probe(nodes, light, organisation_of(self._heavy[0]), every_s)
         self.waits: list[Wait] = []
         self.drained: list[Drained] = []
         uvloop.run(self._probe.run(3.0))  # warms up
@@ -226,6 +229,7 @@ def measure(given: argparse.Namespace, throughput: float) -> Found:
     return Found(
         throughput=throughput,
         nodes=given.nodes,
+        heavy=given.heavy,
         answers=given.answers,
         organisations=given.organisations,
         waiting=given.waiting,
@@ -286,6 +290,9 @@ def main() -> None:
         help="segments a second, 0: no limit",
     )
     parser.add_argument("--nodes", type=count_from_1, default=1)
+    parser.add_argument(
+        "--heavy", type=count_from_1, default=1, help="organisations that have the backlog (default 1)"
+    )
     parser.add_argument("--seconds", type=more_than_0, default=12, help="of each probe (default 12)")
     parser.add_argument(
         "--every-ms", type=more_than_0, default=12, help="from a message to the next (default 12)"

@@ -6,7 +6,8 @@ import asyncio
 import subprocess
 import time
 from collections.abc import Sequence
-from itertools import count, cycle
+from itertools import count, cycle, islice
+from random import Random
 from typing import NamedTuple
 
 import aiohttp
@@ -20,7 +21,7 @@ Points = Sequence[tuple[float, float]]
 _SHARDS = 16
 # So many send in the shard of the backlog, and in others, at most, if it is not said how many send.
 _LIGHT = 20
-BATCH = 1000
+BATCH, _OF_SEVERAL = 1000, 50
 _FILLERS = 4
 # Numbers of messages whose time is noted: of express, of organisations that send little, and those that wait.
 EXPRESS, NORMAL, WAITED = "4915", "4916", "4917"
@@ -109,10 +110,14 @@ def light_keys(keys: Sequence[str], heavy: str, organisations: int) -> list[str]
     return [key for pair in zip(same, other, strict=True) for key in pair]
 
 
-async def fill(url: str, key: str, messages: int, queue: str = "normal") -> None:
-    """Have a backlog accepted."""
-    some = [{"to": f"+98912{n:07d}", "text": "campaign", "queue": queue} for n in range(BATCH)]
-    await _send_all(url, [(key, msgspec.json.encode({"messages": some}))] * (messages // BATCH))
+async def fill(url: str, keys: list[str], messages: int, queue: str = "normal") -> None:
+    """Have a backlog of so many messages accepted, alike of each of `keys`; of several, fifty at a time."""
+    batch = BATCH if len(keys) == 1 else _OF_SEVERAL
+    some = [{"to": f"+98912{n:07d}", "text": "campaign", "queue": queue} for n in range(batch)]
+    body = msgspec.json.encode({"messages": some})
+    batches = list(islice(cycle(keys), messages // batch))
+    Random(1).shuffle(batches)
+    await _send_all(url, [(key, body) for key in batches])
 
 
 async def fill_light(url: str, keys: Sequence[str], each: int, first: int) -> dict[str, int]:

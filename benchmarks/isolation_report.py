@@ -51,6 +51,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
     throughput: float
     nodes: int
+    # How many have the backlog.
+    heavy: int = 1
     answers: str
     # How many send little, 0: as many as are usual; and how many messages of each of them waited.
     organisations: int
@@ -75,6 +77,8 @@ def report_name(found: Found) -> str:
     name = "isolation"
     if found.nodes > 1:
         name += f"-{found.nodes}-nodes"
+    if found.heavy > 1:
+        name += f"-{found.heavy}-heavy"
     if found.organisations:
         name += f"-{found.organisations}-organisations"
     return name + (f"-{found.waiting}-waiting" if found.waiting else "")
@@ -95,7 +99,7 @@ def _page(found: Sequence[Found]) -> str:
         "# Isolation",
         "",
         f"`{_command(first)}`; {machine()}, {_nodes(first)}, with the load",
-        "and the SMSC on the same machine. One organisation has a backlog of normal. Express, and other",
+        f"and the SMSC on the same machine. {_heavy(first)} of normal. Express, and other",
         "organisations that send a normal message now and then, are timed alone and beside it: milliseconds",
         "from the POST to the SMSC's answer.",
         "",
@@ -123,10 +127,17 @@ def _page(found: Sequence[Found]) -> str:
 
 
 def _command(one: Found) -> str:
-    options = {"nodes": one.nodes if one.nodes > 1 else 0, "organisations": one.organisations}
+    options = {"nodes": one.nodes if one.nodes > 1 else 0, "heavy": one.heavy if one.heavy > 1 else 0}
+    options["organisations"] = one.organisations
     options["waiting"] = one.waiting
     given = "".join(f" --{name} {value}" for name, value in options.items() if value)
     return f"python -m benchmarks.isolation{given}"
+
+
+def _heavy(one: Found) -> str:
+    return (
+        "One organisation has a backlog" if one.heavy == 1 else f"{one.heavy:,} organisations have backlogs"
+    )
 
 
 def _nodes(one: Found) -> str:

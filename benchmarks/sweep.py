@@ -192,7 +192,7 @@ def _drained_per_s(target: Engine, key: str, queue: Queue, backlog: int) -> floa
     target.call("POST", "/v1/admin/providers/simulated/pause")
     time.sleep(1.0)
     before = target.simulator_stats()["received"]
-    uvloop.run(fill(target.url, key, backlog, queue))
+    uvloop.run(fill(target.url, [key], backlog, queue))
     target.call("POST", "/v1/admin/providers/simulated/resume")
     seen: list[tuple[float, int]] = []
     deadline_s = time.monotonic() + _BACKLOG_WAIT_S

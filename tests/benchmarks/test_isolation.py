@@ -49,3 +49,11 @@ def test_a_run_with_many_organisations_keeps_its_report_apart_and_says_what_was_
     assert "--nodes 2 --organisations 1000 --waiting 2" in page
     assert "48 a\nsecond were sent, with 31.5 µs of CPU of Redis each." in page
     assert "| p50=80ms | 2 | 1 | 0.0 | 0.0 | - | - |" in page
+
+
+def test_a_run_with_several_backlogs_keeps_its_report_apart_and_says_whose_they_are(tmp_path: Path) -> None:
+    found = msgspec.structs.replace(FOUND, nodes=1, organisations=0, waiting=0, heavy=100)
+    write_report([found], tmp_path)
+    page = (tmp_path / "isolation-100-heavy.md").read_text()
+    assert "benchmarks.isolation --heavy 100`" in page
+    assert "100 organisations have backlogs of normal." in page
