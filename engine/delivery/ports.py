@@ -90,8 +90,8 @@ class QueueReader(Protocol):
     # So many messages shall lie ready to be read, all shards together. What waits behind them is still in its
     # organisation's turn. Whoever reads may set it.
     ready_max: int
-    # Whether there is room at any time for what comes where nobody waits. Then what waits in several shards is
-    # left there until it is read. Whoever reads may set it.
+    # Whether there is room at any time for what comes where nobody waits. Then what waits in several shards
+    # is left there until it is read. Whoever reads may set it.
     reads_aside: bool
     # What is between two reads of what has a backlog. Whoever reads may set it.
     apart: Apart
