@@ -45,4 +45,4 @@ def test_a_thousand_organisations_in_sixteen_shards_share_by_weight_in_any_ten_s
     for of in queue.deviations(sends, step_s=0.25):
         assert of.tenth_or_one == 1.0, of
         # A shard as a whole is a small part of that.
-        assert of.by_shard <= 0.07 * of.share, of
+        assert of.by_shard <= 0.09 * of.share, of

@@ -266,6 +266,8 @@ class Line(PutOff):
         self.keep_ways()
         if not self.busy:
             self.keep_ready()
+            if not self.said:
+                self.store.hash(self.wait).pop(b"mark", None)
             return 0
         for of in self.touched.values():
             if self.has_list(of.organisation) and not of.waited and not of.paused:

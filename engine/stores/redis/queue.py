@@ -200,7 +200,7 @@ class QueueStreams:
             )
             for shard, of in by_shard.items()
         ]
-        self._backlog.fills(by_shard)
+        self._backlog.fills(shard for shard in by_shard if self._room(shard).mark)
         replies = await self._all(commands)
         self._hand.let_go([settlement.entry for settlement in settlements])
         for batch in sent:
@@ -222,7 +222,7 @@ class QueueStreams:
         due = [shard for shard, at in enumerate(times) if 0 <= at <= now_us]
         idle = [shard for shard in self._shards if shard not in due]
         self._backlog.note(idle, [0] * len(idle))
-        self._backlog.fills(due)
+        self._backlog.fills(shard for shard in due if self._room(shard).mark)
         commands = [wire.promote(self.queue, s, now_us, limit, self._room(s)) for s in due]
         return self._backlog.counted(due, await self._all(commands))
 

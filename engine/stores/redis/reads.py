@@ -200,7 +200,7 @@ class Reads:
         A read that does not wait goes by the connection of the settlements, in one write with some of them.
         Shards that a read beside it asks are left to that.
         """
-        loop = asyncio.get_running_loop()
+        loop, took = asyncio.get_running_loop(), False
         while True:
             backlog, empty = self._backlog.take()
             apart = self._aside.shards
@@ -208,12 +208,13 @@ class Reads:
             self._main.shards = frozenset(shards)
             busy = [shard for shard in shards if shard in backlog or shard in self._busy]
             fills: list[tuple[int, int | None]] = [(shard, None) for shard in empty]
-            if takes and any(shard in backlog and is_visited(self._backlog, shard) for shard in busy):
-                asked, taken = self.visits.shares(shards, busy, backlog, takes, ready_max)
+            took_before, took = took, takes > 0 and any(map(self._is_taken, {*busy} & {*backlog}))
+            if took:
+                asked, taken = self.visits.shares(shards, busy, backlog, takes, entries, ready_max)
                 fills = [(shard, upto) for shard, most in taken.items() for upto in steps_to(most)]
-                empty = list(taken)
-                waited = [shard for shard in busy if shard in backlog and shard not in taken]
+                empty, waited = list(taken), [s for s in busy if s in backlog and s not in taken]
             else:
+                self.visits.forget()
                 asked = self._backlog.shares(shards, busy, backlog, entries, ready_max)
                 waited = self._backlog.waited()
             # What is read apart may be the only thing that is left, and then this one shall ask for all soon.
@@ -221,22 +222,38 @@ class Reads:
             self._busy, self._waits = waited, block is not None
             link = self._links.reading if self._waits else self._links.commands
             self._began_s = loop.time()
-            replies = await link.batch(
-                [wire.refill(self._queue, shard, self._room(shard), upto) for shard, upto in fills]
-                + [wire.read(self._queue, self._name, some, share, block) for some, share in asked],
-                timeout_s=self._timeout_s + (block or 0) / 1000,
-            )
-            streams: list[Any] = []
-            for (_, share), reply in zip(asked, replies[len(fills) :], strict=True):
-                if isinstance(reply, ReplyError):
-                    raise await self._mended(reply)
-                for key, raw in reply or ():
-                    streams.append((key, raw))
-                    if len(raw) >= share:
-                        self._busy.append(self._shard_of_key[key])
+            try:
+                replies = await link.batch(
+                    [wire.refill(self._queue, shard, self._room(shard), upto) for shard, upto in fills]
+                    + [wire.read(self._queue, self._name, some, share, block) for some, share in asked],
+                    timeout_s=self._timeout_s + (block or 0) / 1000,
+                )
+                streams = await self._streams_of(asked, replies[len(fills) :])
+            except (Exception, asyncio.CancelledError):
+                # Nobody else may say that messages wait there.
+                self._backlog.keep(backlog)
+                raise
             self._backlog.keep({shard: backlog[shard] for shard in backlog if shard not in empty})
-            if streams:
+            # What was taken and not given went to another worker; once more, before this one waits.
+            if streams or (took and not took_before):
                 # Of several for one shard, the last.
                 self._backlog.note([shard for shard, _ in fills], replies[: len(fills)])
             if streams or self._waits:
                 return streams
+
+    def _is_taken(self, shard: int) -> bool:
+        return is_visited(self._backlog, shard)
+
+    async def _streams_of(
+        self, asked: Sequence[tuple[Sequence[int], int]], replies: Sequence[Any]
+    ) -> list[Any]:
+        """What the reads of `asked` gave, as [[key, entries] …]. Notes which streams have more."""
+        streams: list[Any] = []
+        for (_, share), reply in zip(asked, replies, strict=True):
+            if isinstance(reply, ReplyError):
+                raise await self._mended(reply)
+            for key, raw in reply or ():
+                streams.append((key, raw))
+                if len(raw) >= share:
+                    self._busy.append(self._shard_of_key[key])
+        return streams

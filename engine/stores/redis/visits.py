@@ -20,10 +20,14 @@ from engine.stores.redis.backlog import MOVED_MAX, Backlog
 # A read takes no more than the first, messages, or such a part of what is sent in 20 ms where that is more.
 # Redis is there for others in between.
 _TAKEN_MIN, _TAKEN_PART = 512, 0.5
-# A visit takes what a shard is to give in so many times 20 ms, the second at least, and one step at most.
-_VISIT, _VISIT_MIN = 10, 8
-# What a shard may be ahead of its share of all reads, or behind it, segments; more is forgotten.
-_OFF_MAX = 1024.0
+# A visit takes what a shard is to give in so many times 20 ms, the second at least and one step at most, or
+# what is due to the shard where that is more.
+_VISIT, _VISIT_MIN = 5, 8
+# What a shard may be ahead of its share of all reads, or behind it, segments; more is forgotten. Two visits
+# of long messages come to less.
+_OFF_MAX = 8192.0
+# So many entries more are read of a shard than its messages are likely to be.
+_MORE = 4
 
 
 class Visits:
@@ -36,31 +40,35 @@ class Visits:
         self._weights: dict[int, int] = {}
         self._behind: dict[int, float] = {}
 
+    def forget(self) -> None:
+        """Note that what waits is read in another way: nothing is due to anybody any more."""
+        self._weights, self._behind = {}, {}
+
     def shares(
         self,
         shards: Sequence[int],
         busy: Sequence[int],
         weights: Mapping[int, int],
         count: int,
+        entries: int,
         ready_max: int,
     ) -> tuple[list[tuple[list[int], int]], dict[int, int]]:
         """What one read takes: ([(shards, entries of each) …], messages to make ready before, by shard).
 
-        They are about `count` messages at most. `busy`, `weights` and `ready_max`: as of `Backlog.shares`.
-        Beside those that are visited all `shards` are asked for a few: what lies there came for somebody who
-        does not have to wait.
+        They are about `count` messages at most, which are likely to be so many `entries`. `busy`, `weights`
+        and `ready_max`: as of `Backlog.shares`. Beside those that are visited all `shards` are asked for a
+        few: what lies there came for somebody who does not have to wait.
         """
         quick = [shard for shard in busy if shard not in weights]
         most = min(count, max(_TAKEN_MIN, int(_TAKEN_PART * ready_max)))
         taken = self._visited({s: weights[s] for s in busy if s in weights}, most, ready_max)
         calm = [shard for shard in shards if shard not in taken and shard not in quick]
         reads = [
-            (calm, count // (4 * len(shards))),
-            (quick, count // (4 * max(1, len(quick)))),
-            # Bundles are of one message at least.
-            (list(taken), max(taken.values())),
+            (calm, entries // (4 * len(shards))),
+            (quick, entries // (4 * max(1, len(quick)))),
+            (list(taken), math.ceil(max(taken.values()) * entries / count) + _MORE),
         ]
-        return [(of, max(1, entries)) for of, entries in reads if of], taken
+        return [(of, max(1, some)) for of, some in reads if of], taken
 
     def gave(self, segments: Mapping[int, int]) -> None:
         """Note the segments that the last read gave of each shard."""
@@ -73,23 +81,21 @@ class Visits:
     def _visited(self, weights: dict[int, int], count: int, ready_max: int) -> dict[int, int]:
         """How many of `count` messages are taken of which of these shards."""
         self._weights = weights
+        self._behind = {shard: self._behind.get(shard, 0.0) for shard in self._backlog.known}
         if len(weights) == 1:
-            # One alone is behind nobody.
-            self._behind = {}
             return dict.fromkeys(weights, count)
-        self._behind = {shard: self._behind.get(shard, 0.0) for shard in weights}
         whole, length = sum(weights.values()), self._backlog.length
         visit, due = {}, {}
         for shard, weight in weights.items():
             part = self._backlog.part_of(shard, ready_max)
             visit[shard] = min(MOVED_MAX, max(_VISIT_MIN, _VISIT * part))
-            due[shard] = self._behind[shard] / length + count * weight / whole
+            due[shard] = self._behind.get(shard, 0.0) / length + count * weight / whole
         taken: dict[int, int] = {}
         left = count
         for shard in sorted(weights, key=lambda shard: -due[shard] / visit[shard]):
-            some = min(visit[shard], max(visit[shard] // 2, math.ceil(due[shard])))
+            some = max(visit[shard], math.ceil(due[shard]))
             # A small rest is left to the next read, so that it is not a visit of its own.
-            if not left or (taken and left < some / 2):
+            if not left or (taken and (due[shard] <= 0 or left < some / 2)):
                 break
             taken[shard] = min(left, some)
             left -= taken[shard]

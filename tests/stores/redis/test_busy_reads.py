@@ -70,7 +70,7 @@ def test_a_stream_of_which_a_read_gave_more_than_a_step_moves_is_filled_by_the_n
 
 
 def test_a_step_moves_as_many_messages_as_the_backlog_counts_on() -> None:
-    assert any(b"\nlocal MOVED_MAX = %d\n" % backlog._MOVED_MAX in code for _, code in libraries())
+    assert any(b"\nlocal MOVED_MAX = %d\n" % backlog.MOVED_MAX in code for _, code in libraries())
 
 
 async def test_reads_of_a_backlog_go_with_the_settlements_and_in_order(link: RedisLink, url: str) -> None:

@@ -18,7 +18,6 @@ from engine.redis_keys import GROUP, due_key, holders_key, queue_key, wait_key
 from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue import QueueStreams
-from engine.stores.redis.visits import Visits, is_visited, steps_to
 from tests.adversity.proxy import Proxy
 from tests.stores.redis.kit import SHARDS, QueueKit, message, now_us
 
@@ -189,45 +188,6 @@ def test_of_shards_that_share_no_more_is_read_than_lies_ready_in_proportion() ->
     assert sum(given.values()) >= 200 * 31
     for shard, of in given.items():
         assert of / sum(given.values()) == pytest.approx(weights[shard] / 160, rel=0.01)
-
-
-@pytest.mark.parametrize("count", [1, 30, 300, 5000])
-def test_what_waits_is_taken_from_few_shards_at_a_time_and_from_all_by_the_weight_that_waits_there(
-    count: int,
-) -> None:
-    backlog, weights = Backlog(), dict.fromkeys(range(12), 10) | {12: 40, 13: 5}
-    backlog.note(weights, weights.values())
-    visits = Visits(backlog)
-    given = dict.fromkeys(weights, 0)
-    for _ in range(3000):
-        asked, taken = visits.shares(range(16), list(weights), weights, count, 512)
-        # A small rest is left to the next read.
-        assert 0 < sum(taken.values()) <= count
-        assert len(taken) <= 1 + sum(taken.values()) // 8
-        # What comes elsewhere is looked for, each shard is asked once, and all that is taken is read.
-        entries = {shard: most for of, most in asked for shard in of}
-        assert sorted(entries) == list(range(16)) == sorted(shard for of, _ in asked for shard in of)
-        assert all(entries[shard] >= messages for shard, messages in taken.items())
-        visits.gave(taken)
-        given = {shard: given[shard] + taken.get(shard, 0) for shard in given}
-    whole = sum(given.values())
-    for shard, weight in weights.items():
-        # A visit, and what a read gives, at most.
-        assert abs(given[shard] - whole * weight / 165) <= 512, shard
-
-
-def test_of_one_shard_alone_nothing_is_taken_and_of_several_as_long_as_messages_wait_there() -> None:
-    backlog = Backlog()
-    backlog.note([3], [10])
-    assert not is_visited(backlog, 3)
-    backlog.note([4], [10])
-    assert [is_visited(backlog, shard) for shard in (3, 4, 5)] == [True, True, False]
-    backlog.note([4], [0])
-    assert not is_visited(backlog, 3)
-
-
-def test_a_shard_takes_as_many_steps_as_move_what_is_taken_of_it() -> None:
-    assert [steps_to(n) for n in (1, 256, 257, 600)] == [[1], [256], [256, 257], [256, 512, 600]]
 
 
 async def test_each_stream_is_told_its_part_of_what_shall_lie_ready(kit: QueueKit) -> None:

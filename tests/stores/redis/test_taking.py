@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from random import Random
+from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
 
 from engine.delivery.settlement import RetryPauses, after_verdict
+from engine.errors import Unavailable
 from engine.records import Entry, Verdict
 from engine.redis_keys import due_key, queue_key, wait_key
+from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.queue import QueueStreams
 from tests.stores.redis.kit import SHARDS, QueueKit, message, now_us
 
@@ -138,3 +142,33 @@ async def test_several_workers_take_each_message_once(kit: QueueKit) -> None:
             await settle(worker, found)
             taken += found
     assert len({entry.message.id for entry in taken}) == len(taken) == 3 * len(_HEAVY) * _EACH
+
+
+async def test_a_mark_of_lists_is_gone_where_nobody_waits_whoever_says_it_last(kit: QueueKit) -> None:
+    reader = await taking(kit, (0, 1))
+    taken: list[Entry] = []
+    while len(taken) < 2 * len(_HEAVY) * _EACH:
+        taken += await asyncio.wait_for(reader.read(60, 1000), _TIMEOUT_S)
+    # This settlement does not know yet that nobody waits.
+    reader._backlog.note([0, 1], [10, 10])
+    await settle(reader, taken)
+    assert 0 not in await marks(kit)
+
+
+async def test_after_a_read_that_redis_refuses_the_next_one_gives_what_waits_without_waiting(
+    kit: QueueKit,
+) -> None:
+    reader = await taking(kit, (0, 1))
+    await settle(reader, await reader.read(20, 1000))
+    real, refused = wire.read, []
+
+    def wrong(*arguments: Any) -> Any:
+        refused.append(arguments)
+        return ("XREADGROUP", "GROUP", "workers")
+
+    with patch.object(wire, "read", wrong), pytest.raises(Unavailable):
+        await reader.read(20, 1000)
+    assert refused
+    assert wire.read is real
+    # What the steps of the refused read made ready is there as well.
+    assert await asyncio.wait_for(reader.read(20, 60_000), 5)

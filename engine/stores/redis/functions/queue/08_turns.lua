@@ -313,6 +313,8 @@ local function finish(line)
   ways.keep(line)
   if not line.busy then
     keep_ready(line)
+    -- Said by a worker that did not know yet that nobody waits any more.
+    if line.said == 0 then call('HDEL', line.wait, 'mark') end
     return 0
   end
   append_new(line, line.order)
