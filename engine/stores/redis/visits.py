@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from engine.bundle_format import MESSAGES_MAX
 from engine.stores.redis.backlog import MOVED_MAX, Backlog
 
 # A read takes no more than the first, messages, or such a part of what is sent in 20 ms where that is more.
@@ -26,8 +27,10 @@ _VISIT, _VISIT_MIN = 5, 8
 # What a shard may be ahead of its share of all reads, or behind it, segments; more is forgotten. Two visits
 # of long messages come to less.
 _OFF_MAX = 8192.0
-# So many entries more are read of a shard than its messages are likely to be.
-_MORE = 4
+# So many entries are asked for where nothing is taken, at least. Where a step has made messages ready, in
+# bundles of such a part of them, it is twice as many as these are and so many more: what is left in a stream lies before
+# the messages of those who do not have to wait.
+_LOOK, _BUNDLES, _MORE = 4, 4, 8
 
 
 class Visits:
@@ -63,12 +66,14 @@ class Visits:
         most = min(count, max(_TAKEN_MIN, int(_TAKEN_PART * ready_max)))
         taken = self._visited({s: weights[s] for s in busy if s in weights}, most, ready_max)
         calm = [shard for shard in shards if shard not in taken and shard not in quick]
+        made = max(taken.values())
+        bundle = max(1, min(MESSAGES_MAX, made // _BUNDLES))
         reads = [
-            (calm, entries // (4 * len(shards))),
-            (quick, entries // (4 * max(1, len(quick)))),
-            (list(taken), math.ceil(max(taken.values()) * entries / count) + _MORE),
+            (calm, max(_LOOK, entries // (4 * len(shards)))),
+            (quick, max(_LOOK, entries // (4 * max(1, len(quick))))),
+            (list(taken), max(2 * made // bundle, math.ceil(made * entries / count)) + _MORE),
         ]
-        return [(of, max(1, some)) for of, some in reads if of], taken
+        return [(of, some) for of, some in reads if of], taken
 
     def gave(self, segments: Mapping[int, int]) -> None:
         """Note the segments that the last read gave of each shard."""
