@@ -28,8 +28,8 @@ _VISIT, _VISIT_MIN = 5, 8
 # of long messages come to less.
 _OFF_MAX = 8192.0
 # So many entries are asked for where nothing is taken, at least. Where a step has made messages ready, in
-# bundles of such a part of them, it is twice as many as these are and so many more: what is left in a stream lies before
-# the messages of those who do not have to wait.
+# bundles of such a part of them, it is twice as many as these are and so many more: what is left in a stream
+# lies before the messages of those who do not have to wait.
 _LOOK, _BUNDLES, _MORE = 4, 4, 8
 
 
