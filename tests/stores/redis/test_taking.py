@@ -80,7 +80,8 @@ async def test_what_waits_in_several_shards_lies_in_lists_until_it_is_read(kit: 
         # What is settled makes room. All the same nothing comes to the streams.
         await settle(reader, found)
         assert max([await lying(kit, shard) for shard in (0, 1)]) <= 4
-        if len(taken) == 100:
+        if len(taken) <= 100:
+            # Messages wait in both as yet.
             assert (await marks(kit))[:2] == [0, 0]
     names = [f"{entry.message.id}" for entry in taken]
     assert len(set(names)) == len(names)
